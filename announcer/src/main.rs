@@ -1,0 +1,2 @@
+//! The node agent `crier`.
+fn main() {}

@@ -1,0 +1,165 @@
+//! What is desired, resolved: the result of reading all objects, the same on every node.
+//!
+//! A [`Desired`] is a value, built from Kubernetes objects by this module's siblings whichever source they came
+//! from. Ownership, forwarder and prober are functions of it (and of the membership's view), never of raw objects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    time::Duration,
+};
+
+use membership::NodeName;
+use serde::{Deserialize, Serialize};
+
+/// A Service's name with its namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceName {
+    /// The namespace.
+    pub namespace: String,
+    /// The name in it.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Everything that is desired at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The services that are ours and complete enough to serve, by name. No two share a VIP, port and protocol.
+    pub services: BTreeMap<ServiceName, Service>,
+}
+
+/// A load-balanced service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its addresses: at least one; two if dual-stack.
+    pub vips: Vec<Vip>,
+    /// Its ports, each with its backends.
+    pub ports: Vec<ServicePort>,
+    /// Whether only the owner's own pods may serve.
+    pub traffic_policy: TrafficPolicy,
+}
+
+/// An address of a service, and where it may be announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// Which nodes may announce it, and on which of their interfaces. Empty: no L2Advertisement covers it.
+    pub advertise: Vec<Advertise>,
+}
+
+/// One L2Advertisement as far as it concerns a VIP. Several are a union.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertise {
+    /// The nodes its selectors match; `None`: every node.
+    pub nodes: Option<BTreeSet<NodeName>>,
+    /// Interface names; empty: every uplink whose prefixes contain the VIP.
+    pub interfaces: BTreeSet<String>,
+}
+
+/// `externalTrafficPolicy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Any pod may serve.
+    #[default]
+    Cluster,
+    /// Only a node with a usable pod of the service may own the VIP, and only its own pods are used.
+    Local,
+}
+
+/// A transport protocol that is load-balanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name in the Service; may be empty.
+    pub name: String,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The port on the VIP.
+    pub port: u16,
+    /// The pods behind it, of both families, sorted by address and port.
+    pub backends: Vec<Backend>,
+    /// How its pods are probed; `None`: not at all, readiness decides.
+    pub check: Option<Check>,
+}
+
+/// A pod's socket behind a service port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The pod's port.
+    pub port: u16,
+    /// The node it runs on; `None`: not on a node we know, so not usable by the agent there.
+    pub node: Option<NodeName>,
+    /// May get new connections as far as the objects tell (`ready`, or `publishNotReadyAddresses`).
+    pub ready: bool,
+    /// Shutting down: keeps what it has, gets nothing new.
+    pub terminating: bool,
+}
+
+/// How a pod is probed. Equal checks have equal [`Check::id`]s on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Check {
+    /// What is asked and what must be answered.
+    pub kind: CheckKind,
+    /// The port to probe, if not the backend's own.
+    pub port: Option<u16>,
+    /// From the start of one probe to the next.
+    pub interval: Duration,
+    /// How long an answer may take; at most `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that make an unhealthy pod healthy; at least 1.
+    pub rise: u32,
+    /// Failures in a row that make a healthy pod unhealthy; at least 1.
+    pub fall: u32,
+}
+
+/// What is asked and what must be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    /// A TCP connection must be accepted.
+    Tcp,
+    /// An HTTP GET must be answered with an expected status.
+    Http(HttpCheck),
+}
+
+/// The parameters of an HTTP check.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HttpCheck {
+    /// Over TLS; the certificate is not verified, as with kubelet's probes.
+    pub tls: bool,
+    /// Path and query, beginning with `/`.
+    pub path: String,
+    /// The `Host` header (and TLS server name); `None`: the pod's address.
+    pub host: Option<String>,
+    /// Accepted status codes, inclusive ranges, sorted; by default 200 to 399.
+    pub expect: Vec<(u16, u16)>,
+}
+
+impl Check {
+    /// A hash of all parameters: what [`membership::Target::check`] holds for verdicts by this check.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        std::hash::Hash::hash(self, &mut hasher);
+        let digest = hasher.digest().to_le_bytes();
+        u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]])
+    }
+}

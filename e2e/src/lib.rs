@@ -1,0 +1,1 @@
+//! The testbed: hosts as network namespaces on one bridge.

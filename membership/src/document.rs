@@ -1,0 +1,76 @@
+//! What a node says about itself: facts, claims and the health of its pods.
+//!
+//! Only the node itself writes its document; all others hold copies that gossip keeps fresh. A copy may be
+//! late, never wrong about its version, so every reader must be content with an older truth.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A MAC address, in wire order.
+pub type Mac = [u8; 6];
+
+/// An uplink of a node: an interface on which VIPs may be announced.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Interface {
+    /// The kernel's name for it, such as `eth0`.
+    pub name: String,
+    /// Its hardware address: where peers on the segment hand over frames.
+    pub mac: Mac,
+    /// The on-link prefixes with the node's own address in them (`10.0.0.11/24`), sorted.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// What a node is, as far as elections and forwarding need it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The uplinks that are up and have carrier, sorted by name.
+    pub interfaces: Vec<Interface>,
+    /// The node wants to be rid of its VIPs; it takes no new ones.
+    pub draining: bool,
+    /// The node has just started and is still listening; it must not be elected yet.
+    pub listening: bool,
+    /// The node's forwarder carries traffic. False on announce-only nodes and when eBPF failed: no steering to it.
+    pub forwarding: bool,
+}
+
+/// A node's word that it owns a VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Claim {
+    /// Grows by one with each takeover. Of two claims the higher epoch wins.
+    pub epoch: u64,
+    /// When the claim was made, milliseconds since the Unix epoch by the claimant's clock; for display only.
+    pub since_ms: u64,
+}
+
+/// A pod's socket as a prober sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The pod's port (the target port, not the service's).
+    pub port: u16,
+    /// A hash of the check's parameters: two services may judge one socket by different checks.
+    pub check: u32,
+}
+
+/// What a node's prober says of one of its own pods. A target without a verdict has not been probed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Answers as its check demands.
+    Healthy,
+    /// Failed its check often enough (`fall`).
+    Unhealthy,
+}
+
+/// A node's whole document.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDocument {
+    /// What the node is.
+    pub facts: Facts,
+    /// The VIPs the node owns.
+    pub claims: BTreeMap<IpAddr, Claim>,
+    /// The verdicts on the node's own pods.
+    pub health: BTreeMap<Target, Verdict>,
+}

@@ -1,0 +1,2 @@
+//! `crierctl`: looks into a running agent and acts on it.
+fn main() {}
