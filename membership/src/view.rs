@@ -49,6 +49,8 @@ pub struct Member {
 pub struct View {
     /// All members by name, the dead that are not yet forgotten included.
     pub members: BTreeMap<NodeName, Member>,
+    /// This node has exchanged documents with a peer since it started, so it knows the claims that were there before it.
+    pub caught_up: bool,
 }
 
 impl View {
