@@ -153,7 +153,7 @@ impl Range {
             return 0;
         }
         let (first, last) = (bits(self.first), bits(self.last));
-        let upto = |n: u128| (n / 256) + u128::from(n % 256 > 0) + (n / 256);
+        let upto = |n: u128| n.div_ceil(256) + n / 256;
         upto(last + 1) - upto(first)
     }
 
@@ -257,7 +257,7 @@ pub enum AllocateError {
         same_key: bool,
     },
     /// All addresses of the pools are taken.
-    #[error("no {family} address is left: {}; add addresses to a pool or remove a service", counts(.pools))]
+    #[error("no {family} address is left: {}", counts(.pools))]
     Exhausted {
         /// The family that was asked for.
         family: Family,
@@ -285,7 +285,11 @@ fn taken(address: &IpAddr, holder: &ServiceName, port: Option<&(Protocol, u16)>,
 
 fn counts(pools: &[(String, u128, usize)]) -> String {
     let one = |(name, size, used): &(String, u128, usize)| format!("pool {name} has {size}, {used} taken");
-    pools.iter().map(one).collect::<Vec<_>>().join("; ")
+    if pools.is_empty() {
+        return "no pool that the service may use has addresses of this family; add some to spec.addresses of one"
+            .to_owned();
+    }
+    format!("{}; add addresses to a pool or remove a service", pools.iter().map(one).collect::<Vec<_>>().join("; "))
 }
 
 /// Who has which address. Built anew for each decision: pins first, then choices, each in one order on all nodes.

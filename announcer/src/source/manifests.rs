@@ -185,7 +185,7 @@ impl Reader {
         let mut problems = Vec::new();
         let connected = match Listing::read(&self.folder) {
             Err(problem) => {
-                problems.push(problem);
+                problems.push(*problem);
                 false
             }
             Ok(listing) => {
