@@ -3,6 +3,8 @@
 
 use std::{fmt::Write, fs, path::Path};
 
+use proptest::{collection, prelude::*};
+
 use super::*;
 use crate::{model::parse::parse_file, source::manifests::read_once};
 
@@ -105,4 +107,32 @@ fn a_version_that_conflicts_falls_back_to_the_last_good_one_and_a_newcomer_has_n
     assert_eq!(index.resolve().desired.services.len(), 2, "c gets what a had");
     index.reset();
     assert_eq!(index.resolve().desired.services.len(), 0);
+}
+
+proptest! {
+    /// Whatever a file holds, and whichever field a problem names, reading it ends without a panic.
+    #[test]
+    fn no_text_makes_the_parser_panic(
+        tokens in collection::vec(prop_oneof![
+            Just("apiVersion: v1\n"), Just("kind: Service\n"), Just("kind: List\n"), Just("metadata: {name: a}\n"),
+            Just("items:\n"), Just("- "), Just("  "), Just("---\n"), Just("&a "), Just("*a "), Just("!x "), Just("{"),
+            Just("}"), Just("[1, "), Just("]"), Just("spec:\n"), Just("  ports: [{port: 80}]\n"), Just("\t"),
+            Just("\""), Just("\n"), Just("? "), Just("<<: "), Just("\u{0}"), Just("\u{e9}"), Just("|\n"),
+        ], 0..30),
+        field in "[a-z.\\[\\]0-9é]{0,12}", json: bool,
+    ) {
+        let text = tokens.concat();
+        let name = if json { "x.json" } else { "x.yaml" };
+        if let Ok(documents) = parse_file(name, &text) {
+            let mut index = Index::default();
+            for problem in documents.iter().flat_map(|document| &document.problems) {
+                let _ = crate::model::parse::line_of(&text, problem.origin.as_ref().unwrap(), &problem.field);
+            }
+            index.apply(name, documents);
+            let resolved = index.resolve();
+            index.settle(&resolved.problems);
+        }
+        let origin = Origin { file: name.to_owned(), document: 1, item: None };
+        let _ = crate::model::parse::line_of(&text, &origin, &field);
+    }
 }
