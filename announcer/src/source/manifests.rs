@@ -36,6 +36,8 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 const MAX_DEBOUNCES: usize = 20;
 /// How often the folder is looked at without having been told to.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// Bytes of text walked at one reading to find lines; problems beyond that have the document's number alone.
+const MAX_WALKED: usize = 16 << 20;
 /// Objects in the whole folder: 10,000 services with a slice for each family, and room.
 const MAX_OBJECTS: usize = 100_000;
 
@@ -115,6 +117,18 @@ fn report(before: Option<&Snapshot>, now: &Snapshot) {
     }
     if before.is_none_or(|before| before.desired != now.desired) {
         tracing::info!(services = now.desired.services.len(), problems = now.problems.len(), "manifests read");
+    }
+}
+
+/// Adds to problems on which line they stand. Each look walks a whole text, so there is an end to it.
+fn find_lines(problems: &mut [Problem], texts: &BTreeMap<String, String>) {
+    let mut left = MAX_WALKED;
+    for problem in problems.iter_mut().filter(|problem| problem.line.is_none()) {
+        let Some(origin) = &problem.origin else { continue };
+        let Some(text) = texts.get(&origin.file) else { continue };
+        let Some(rest) = left.checked_sub(text.len()) else { continue };
+        left = rest;
+        problem.line = line_of(text, origin, &problem.field);
     }
 }
 
@@ -211,10 +225,7 @@ impl Reader {
         let mut resolved = self.index.resolve();
         self.index.settle(&resolved.problems);
         problems.append(&mut resolved.problems);
-        for problem in &mut problems {
-            let Some(origin) = problem.origin.as_ref().filter(|_| problem.line.is_none()) else { continue };
-            problem.line = texts.get(&origin.file).and_then(|text| line_of(text, origin, &problem.field));
-        }
+        find_lines(&mut problems, &texts);
         Snapshot {
             desired: resolved.desired,
             problems,
