@@ -5,3 +5,5 @@
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
 pub mod model;
+pub mod ownership;
+pub mod serving;

@@ -9,10 +9,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod claims;
 pub mod document;
+pub mod election;
 pub mod node;
 pub mod view;
 
+pub use claims::{Action, Listen, Owner, Ownership, Reason};
 pub use document::{Claim, Facts, Interface, NodeDocument, Target, Verdict};
+pub use election::Candidates;
 pub use node::NodeName;
 pub use view::{Member, MemberState, View};
