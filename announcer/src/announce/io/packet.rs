@@ -87,7 +87,7 @@ pub(super) fn probe() -> io::Result<()> {
 
 fn registered(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` names the same descriptor for as long as it lives, and the `AsyncFd` owns it until then.
-    unsafe { AsyncFd::register(socket) }
+    Ok(unsafe { AsyncFd::register(socket) }?)
 }
 
 fn poll_socket(socket: &AsyncFd<Socket>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
