@@ -1,6 +1,7 @@
 //! Hosts as network namespaces on one switch, removed when the bed is dropped.
 
 use std::{
+    fmt::Display,
     fs::File,
     process::{Command, Output},
     sync::{
@@ -28,7 +29,7 @@ impl Bed {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let bed = Self { prefix: format!("cr{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)) };
-        let switch = bed.host("s");
+        let switch = bed.name("s");
         run(&format!("ip netns add {switch}"));
         bed.sh("s", "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
         bed.sh("s", "ip link add br0 type bridge mcast_snooping 0 forward_delay 0 && ip link set br0 up");
@@ -42,7 +43,7 @@ impl Bed {
 
     /// Gives the host an `eth0` on the switch, addresses 10.77.0.(1+host)/24 and fd77::(1+host)/64.
     pub(crate) fn plug(&self, host: u8) {
-        let (name, switch) = (self.name(host), self.host("s"));
+        let (name, switch) = (self.name(host), self.name("s"));
         run(&format!(
             "ip link add eth0 netns {name} address {} type veth peer name port{host} netns {switch}",
             mac(host)
@@ -55,28 +56,24 @@ impl Bed {
         self.sh(host, "ip link set eth0 up");
     }
 
-    pub(crate) fn name(&self, host: impl ToString) -> String {
-        self.host(&host.to_string())
-    }
-
-    fn host(&self, host: &str) -> String {
+    pub(crate) fn name(&self, host: impl Display) -> String {
         format!("{}{host}", self.prefix)
     }
 
     /// Runs a shell line on a host; it must succeed.
-    pub(crate) fn sh(&self, host: impl ToString, line: &str) -> String {
+    pub(crate) fn sh(&self, host: impl Display, line: &str) -> String {
         let output = self.try_sh(host, line);
         assert!(output.status.success(), "{line}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    pub(crate) fn try_sh(&self, host: impl ToString, line: &str) -> Output {
+    pub(crate) fn try_sh(&self, host: impl Display, line: &str) -> Output {
         Command::new("ip").args(["netns", "exec", &self.name(host), "sh", "-c", line]).output().unwrap()
     }
 
     /// Makes the client's kernel ask for the address.
     pub(crate) fn resolve(&self, host: u8, vip: &str) {
-        self.try_sh(host, &format!("ping -c1 -W1 -i0.2 {vip}"));
+        self.try_sh(host, &format!("bash -c 'echo > /dev/udp/{vip}/9'"));
     }
 
     /// The host's neighbour entry for the address.
@@ -88,7 +85,7 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         for host in ["0", "1", "2", "s"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.host(host)]).output();
+            let _ = Command::new("ip").args(["netns", "del", &self.name(host)]).output();
         }
     }
 }

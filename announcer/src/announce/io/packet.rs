@@ -46,7 +46,7 @@ impl Sockets {
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match poll_socket(&self.arp, cx, buffer) {
             Poll::Pending => poll_socket(&self.ndp, cx, buffer),
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         }
     }
 

@@ -4,8 +4,6 @@
 //! special case, and no state is patched. A burst of events is read once. Events come on a socket of their own, since
 //! the protocol crate gives up its connection when the kernel reports lost events.
 
-#![expect(clippy::disallowed_methods, reason = "edge: waits between reads of the kernel's tables")]
-
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
