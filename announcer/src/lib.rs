@@ -4,6 +4,9 @@
 //! which VIPs are this node's, [`announce`] answers for them, [`forward`] fills the kernel's maps, [`health`] probes
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
+pub mod announce;
+pub mod link;
 pub mod model;
 pub mod ownership;
 pub mod serving;
+pub mod wire;
