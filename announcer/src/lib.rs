@@ -5,8 +5,11 @@
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
 pub mod announce;
+pub mod config;
+pub mod ipam;
 pub mod link;
 pub mod model;
 pub mod ownership;
 pub mod serving;
+pub mod source;
 pub mod wire;

@@ -2,6 +2,24 @@
 //!
 //! A [`Desired`] is a value, built from Kubernetes objects by this module's siblings whichever source they came
 //! from. Ownership, forwarder and prober are functions of it (and of the membership's view), never of raw objects.
+//!
+//! Reading order: [`parse`] (text to [`objects`]), [`index`] (all objects by key, the last good version of each),
+//! then `resolve`, which asks `service`, `pool`, `endpoints` and `health` what the objects mean.
+
+mod endpoints;
+mod health;
+pub mod index;
+pub mod objects;
+pub mod parse;
+mod pool;
+pub mod problem;
+mod resolve;
+mod selector;
+mod service;
+
+pub use index::Index;
+pub use problem::{Problem, Severity};
+pub use resolve::{PoolUsage, Resolved};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

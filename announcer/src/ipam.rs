@@ -1,0 +1,438 @@
+//! Which address a service gets: the same answer on every node, without a word between them.
+//!
+//! First the services that ask for an address get it ([`Allocator::pin`]), then the others choose
+//! ([`Allocator::allocate`]): a hash of the service's name says where in the pool it starts to look and in which
+//! steps it goes on. So a choice depends on other services only where two want the same address, and adding a
+//! service moves, at most, one that collides with it. Ranges are filled in the order in which the pool lists them:
+//! a range added at the end moves nothing. Nothing is ever enumerated beyond the addresses that are taken, so a /64
+//! costs what a /28 costs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::model::{Protocol, ServiceName};
+
+/// Of a range, no more addresses than this are used.
+const MAX_RANGE: u128 = 1 << 64;
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// Addresses from a first to a last one, both included; of one family and in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Range {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+/// Why a text is no range of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RangeError {
+    /// Neither a prefix nor a range.
+    #[error("{0:?} is neither a prefix like 10.0.0.0/24 nor a range like 10.0.0.10-10.0.0.20")]
+    Syntax(String),
+    /// The prefix has bits set behind its length.
+    #[error("{0} has bits set behind its length; did you mean {1}, or the single address {2}?")]
+    HostBits(IpNet, IpNet, IpNet),
+    /// IPv4 on one side, IPv6 on the other.
+    #[error("{0:?} mixes IPv4 and IPv6")]
+    Mixed(String),
+    /// The last address is before the first.
+    #[error("{0:?} ends before it begins")]
+    Backwards(String),
+    /// Addresses no service can have.
+    #[error("{0:?} holds addresses that cannot be a VIP (unspecified, loopback, multicast, broadcast or link-local)")]
+    Unusable(String),
+}
+
+impl FromStr for Range {
+    type Err = RangeError;
+
+    fn from_str(text: &str) -> Result<Self, RangeError> {
+        let syntax = || RangeError::Syntax(text.to_owned());
+        let range = if let Some((first, last)) = text.split_once('-') {
+            let first = first.trim().parse().map_err(|_| syntax())?;
+            let last = last.trim().parse().map_err(|_| syntax())?;
+            Self { first, last }
+        } else {
+            let net: IpNet = text.trim().parse().map_err(|_| syntax())?;
+            if net.trunc() != net {
+                return Err(RangeError::HostBits(net, net.trunc(), IpNet::from(net.addr())));
+            }
+            Self { first: net.network(), last: net.broadcast() }
+        };
+        if Family::of(range.first) != Family::of(range.last) {
+            return Err(RangeError::Mixed(text.to_owned()));
+        }
+        if range.last < range.first {
+            return Err(RangeError::Backwards(text.to_owned()));
+        }
+        if !is_possible_vip(range.first) || !is_possible_vip(range.last) {
+            return Err(RangeError::Unusable(text.to_owned()));
+        }
+        Ok(range)
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// Whether a service can have this address at all.
+#[must_use]
+pub fn is_possible_vip(address: IpAddr) -> bool {
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return false;
+    }
+    match address {
+        IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_link_local() && v4.octets()[0] != 0,
+        IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
+    }
+}
+
+impl Range {
+    /// Whether the address lies in it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        Family::of(address) == self.family() && self.first <= address && address <= self.last
+    }
+
+    /// Whether the two have an address in common.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.first) || other.contains(self.first)
+    }
+
+    /// Its family.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        Family::of(self.first)
+    }
+
+    /// How many addresses it has, at most 2^64.
+    #[must_use]
+    pub fn size(&self) -> u128 {
+        (bits(self.last) - bits(self.first)).saturating_add(1).min(MAX_RANGE)
+    }
+
+    /// How many of its addresses end in .0 or .255.
+    fn buggy(&self) -> u128 {
+        if self.family() == Family::V6 {
+            return 0;
+        }
+        let (first, last) = (bits(self.first), bits(self.last));
+        let upto = |n: u128| (n / 256) + u128::from(n % 256 > 0) + (n / 256);
+        upto(last + 1) - upto(first)
+    }
+
+    /// The address at a position below [`Self::size`].
+    fn at(&self, position: u128) -> IpAddr {
+        let number = bits(self.first).saturating_add(position);
+        match self.family() {
+            Family::V4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+            Family::V6 => Ipv6Addr::from(number).into(),
+        }
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+/// Addresses to choose from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// The ranges, in the order in which they are filled.
+    pub ranges: Vec<Range>,
+    /// Leaves out IPv4 addresses that end in .0 and .255.
+    pub avoid_buggy: bool,
+}
+
+impl Pool {
+    /// Whether a service may have this address from it.
+    #[must_use]
+    pub fn offers(&self, address: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.contains(address)) && !(self.avoid_buggy && is_buggy(address))
+    }
+
+    /// Whether it has addresses of the family.
+    #[must_use]
+    pub fn has(&self, family: Family) -> bool {
+        self.ranges.iter().any(|range| range.family() == family)
+    }
+
+    /// How many addresses of the family it offers, ranges of 2^64 and more counting 2^64.
+    #[must_use]
+    pub fn size(&self, family: Family) -> u128 {
+        let mut ranges: Vec<_> = self.ranges.iter().filter(|range| range.family() == family).copied().collect();
+        ranges.sort_unstable();
+        let mut apart: Vec<Range> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match apart.last_mut() {
+                Some(before) if before.overlaps(&range) => before.last = before.last.max(range.last),
+                _ => apart.push(range),
+            }
+        }
+        let buggy = |range: &Range| if self.avoid_buggy { range.buggy() } else { 0 };
+        apart.iter().fold(0, |sum: u128, range| sum.saturating_add(range.size() - buggy(range)))
+    }
+}
+
+/// Whether it ends in .0 or .255, which some old devices take for a network or broadcast address.
+fn is_buggy(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
+}
+
+/// A service as far as sharing addresses is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its name.
+    pub service: ServiceName,
+    /// The ports it occupies on its addresses.
+    pub ports: BTreeSet<(Protocol, u16)>,
+    /// Tenants with the same key may share an address if their ports differ.
+    pub share: Option<String>,
+    /// With `externalTrafficPolicy: Local`: the pods it selects. Tenants of one address must agree on it, or the
+    /// address would have to be at two nodes.
+    pub local_to: Option<BTreeMap<String, String>>,
+}
+
+impl Tenant {
+    fn may_share_with(&self, other: &Self) -> bool {
+        self.share.is_some()
+            && self.share == other.share
+            && self.local_to == other.local_to
+            && self.ports.is_disjoint(&other.ports)
+    }
+}
+
+/// Why a service does not get an address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AllocateError {
+    /// Another service has the address.
+    #[error("{}", taken(.address, .holder, .port.as_ref(), *.same_key))]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: ServiceName,
+        /// A port both want.
+        port: Option<(Protocol, u16)>,
+        /// Both have the same sharing key.
+        same_key: bool,
+    },
+    /// All addresses of the pools are taken.
+    #[error("no {family} address is left: {}; add addresses to a pool or remove a service", counts(.pools))]
+    Exhausted {
+        /// The family that was asked for.
+        family: Family,
+        /// The pools that were asked: name, addresses of the family, how many of them are taken.
+        pools: Vec<(String, u128, usize)>,
+    },
+}
+
+fn taken(address: &IpAddr, holder: &ServiceName, port: Option<&(Protocol, u16)>, same_key: bool) -> String {
+    match (port, same_key) {
+        (Some((protocol, port)), _) => format!(
+            "{address} port {port}/{} already belongs to Service {holder}; change the address or the port of one of them",
+            format!("{protocol:?}").to_uppercase()
+        ),
+        (None, false) => format!(
+            "{address} already belongs to Service {holder}; to share it, give both services the annotation \
+             crier.io/allow-shared-ip with the same value"
+        ),
+        (None, true) => format!(
+            "{address} already belongs to Service {holder}; services with externalTrafficPolicy: Local share an \
+             address only with those that have the same policy and selector"
+        ),
+    }
+}
+
+fn counts(pools: &[(String, u128, usize)]) -> String {
+    let one = |(name, size, used): &(String, u128, usize)| format!("pool {name} has {size}, {used} taken");
+    pools.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// Who has which address. Built anew for each decision: pins first, then choices, each in one order on all nodes.
+#[derive(Debug, Default)]
+pub struct Allocator {
+    pools: BTreeMap<String, Pool>,
+    tenants: BTreeMap<IpAddr, Vec<Tenant>>,
+    by_share: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Pools in which a lone tenant found nothing; nothing is given back, so the next one need not look.
+    full: BTreeSet<(String, Family)>,
+}
+
+impl Allocator {
+    /// With all addresses free.
+    #[must_use]
+    pub fn new(pools: BTreeMap<String, Pool>) -> Self {
+        Self { pools, ..Self::default() }
+    }
+
+    /// Gives a tenant an address it asks for, in a pool or not.
+    ///
+    /// # Errors
+    /// [`AllocateError::Taken`] if another has it and it cannot be shared; nothing has changed then.
+    pub fn pin(&mut self, tenant: &Tenant, address: IpAddr) -> Result<(), AllocateError> {
+        let others = self.tenants.get(&address).map(Vec::as_slice).unwrap_or_default();
+        if let Some(other) = others.iter().find(|other| !tenant.may_share_with(other)) {
+            return Err(AllocateError::Taken {
+                address,
+                holder: other.service.clone(),
+                port: tenant.ports.intersection(&other.ports).next().copied(),
+                same_key: tenant.share.is_some() && tenant.share == other.share,
+            });
+        }
+        if let Some(share) = &tenant.share {
+            self.by_share.entry(share.clone()).or_default().insert(address);
+        }
+        self.tenants.entry(address).or_default().push(tenant.clone());
+        Ok(())
+    }
+
+    /// Takes back an address given to a service, if it has it.
+    pub fn release(&mut self, service: &ServiceName, address: IpAddr) {
+        if let Some(tenants) = self.tenants.get_mut(&address) {
+            tenants.retain(|tenant| tenant.service != *service);
+            if tenants.is_empty() {
+                self.tenants.remove(&address);
+            }
+            self.full.clear();
+        }
+    }
+
+    /// Chooses an address of the family for a tenant: from the first of the named pools that has one left. An
+    /// address that the tenant can share goes before a free one.
+    ///
+    /// # Errors
+    /// [`AllocateError::Exhausted`] if none is left; nothing has changed then.
+    pub fn allocate(&mut self, tenant: &Tenant, family: Family, pools: &[&str]) -> Result<IpAddr, AllocateError> {
+        for name in pools {
+            let Some(address) = self.find(tenant, family, name) else {
+                self.full.insert(((*name).to_owned(), family));
+                continue;
+            };
+            self.pin(tenant, address)?;
+            return Ok(address);
+        }
+        let describe = |name: &&str| {
+            let pool = self.pools.get(*name)?;
+            let used = self.used(pool, family);
+            pool.has(family).then(|| ((*name).to_owned(), pool.size(family), used))
+        };
+        Err(AllocateError::Exhausted { family, pools: pools.iter().filter_map(describe).collect() })
+    }
+
+    /// How many addresses of a pool's family are taken.
+    fn used(&self, pool: &Pool, family: Family) -> usize {
+        self.tenants.keys().filter(|address| Family::of(**address) == family && pool.offers(**address)).count()
+    }
+
+    /// Addresses and taken ones of every pool, both families together.
+    #[must_use]
+    pub fn usage(&self) -> BTreeMap<String, (u128, usize)> {
+        let both = |pool: &Pool| {
+            let size = pool.size(Family::V4).saturating_add(pool.size(Family::V6));
+            (size, self.used(pool, Family::V4) + self.used(pool, Family::V6))
+        };
+        self.pools.iter().map(|(name, pool)| (name.clone(), both(pool))).collect()
+    }
+
+    fn find(&self, tenant: &Tenant, family: Family, name: &str) -> Option<IpAddr> {
+        let pool = self.pools.get(name)?;
+        let usable = |address: &IpAddr| {
+            let tenants = self.tenants.get(address).map(Vec::as_slice).unwrap_or_default();
+            pool.offers(*address) && tenants.iter().all(|other| tenant.may_share_with(other))
+        };
+        let shared = tenant.share.as_ref().and_then(|share| self.by_share.get(share)).into_iter().flatten();
+        let shared = shared.copied().find(|address| Family::of(*address) == family && usable(address));
+        if shared.is_some() || self.full.contains(&(name.to_owned(), family)) {
+            return shared;
+        }
+        let seed = match &tenant.share {
+            Some(share) => format!("share {share}"),
+            None => tenant.service.to_string(),
+        };
+        let ranges = pool.ranges.iter().filter(|range| range.family() == family);
+        ranges.flat_map(|range| Probe::new(range, &seed)).find(usable)
+    }
+}
+
+/// Walks all addresses of a range once, from a start and in steps that follow from a seed.
+struct Probe<'a> {
+    range: &'a Range,
+    size: u128,
+    step: u128,
+    next: u128,
+    left: u128,
+}
+
+impl<'a> Probe<'a> {
+    fn new(range: &'a Range, seed: &str) -> Self {
+        let size = range.size();
+        let hash = |salt| u128::from(xxh3_64_with_seed(seed.as_bytes(), salt));
+        // A step without a common divisor with the size reaches every position; 1 is such a step.
+        let mut step = hash(2) % size;
+        while gcd(step, size) != 1 {
+            step = (step + 1) % size.max(2);
+        }
+        Self { range, size, step, next: hash(1) % size, left: size }
+    }
+}
+
+impl Iterator for Probe<'_> {
+    type Item = IpAddr;
+
+    fn next(&mut self) -> Option<IpAddr> {
+        self.left = self.left.checked_sub(1)?;
+        let address = self.range.at(self.next);
+        self.next = (self.next + self.step) % self.size;
+        Some(address)
+    }
+}
+
+fn gcd(mut a: u128, mut b: u128) -> u128 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! From all objects to what is desired: a function, the same on every node.
+//!
+//! First every object is read ([`World`]), then the services get their addresses, then each is put together with
+//! its backends, checks and advertisements.
+
+mod addresses;
+mod world;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use super::{
+    Backend, Check, Desired, Service, ServiceName, ServicePort, Vip, endpoints, health,
+    index::Loaded,
+    objects::{Labels, ObjectKey},
+    pool,
+    problem::Problem,
+    service::{self, PortWish, Wish},
+};
+use addresses::Assignment;
+use world::{Source, World};
+
+/// What [`super::Index::resolve`] found.
+#[derive(Debug, Clone, Default)]
+pub struct Resolved {
+    /// What is desired.
+    pub desired: Desired,
+    /// What is wrong, sorted by where it stands.
+    pub problems: Vec<Problem>,
+    /// How full the pools are, by name.
+    pub pools: BTreeMap<String, PoolUsage>,
+}
+
+/// How full a pool is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Its addresses; a range of more than 2^64 counts 2^64.
+    pub addresses: u128,
+    /// Those that a service has.
+    pub used: usize,
+}
+
+/// Resolves one version of every object.
+pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>) -> Resolved {
+    let mut world = World::read(objects);
+    let (assignments, pools) = addresses::assign(&mut world);
+    let mut services = BTreeMap::new();
+    let mut silent: BTreeMap<&str, Vec<(IpAddr, &ServiceName)>> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (name, (source, wish)) in &world.services {
+        let Some(assigned) = assignments.get(name) else { continue };
+        let vips: Vec<Vip> = assigned.iter().map(|one| vip(&world, wish, one)).collect();
+        for (vip, one) in vips.iter().zip(assigned) {
+            if vip.advertise.is_empty() {
+                silent.entry(&one.pool).or_default().push((vip.address, name));
+            }
+        }
+        let slices = world.slices.get(name).map(Vec::as_slice).unwrap_or_default();
+        let ports: Vec<_> = wish
+            .ports
+            .iter()
+            .map(|port| ServicePort {
+                name: port.name.clone(),
+                protocol: port.protocol,
+                port: port.port,
+                backends: backends(port, wish, slices),
+                check: check(&world, name, port, wish),
+            })
+            .collect();
+        problems.extend(unserved(source, name, wish, slices, &ports));
+        services.insert(name.clone(), Service { vips, ports, traffic_policy: wish.policy });
+    }
+    problems.extend(silent.into_iter().filter_map(|(pool, vips)| unannounced(&world, pool, &vips)));
+    let mut all = world.problems;
+    all.extend(problems);
+    Resolved { desired: Desired { services }, problems: all, pools }
+}
+
+fn vip(world: &World, wish: &Wish, assigned: &Assignment) -> Vip {
+    let advertisements = world.advertisements.values().map(|(_, spec)| spec);
+    let advertise = world.pools.get(&assigned.pool).map_or_else(Vec::new, |pool| {
+        pool::advertise(advertisements, &assigned.pool, pool, &wish.labels, &world.nodes)
+    });
+    Vip { address: assigned.address, advertise }
+}
+
+fn backends(port: &PortWish, wish: &Wish, slices: &[endpoints::Slice]) -> Vec<Backend> {
+    let key = (port.name.clone(), port.protocol);
+    let from_slices = slices.iter().flat_map(|slice| {
+        let ports = slice.ports.iter().filter(|(name, _)| *name == key);
+        ports.flat_map(|(_, number)| slice.pods.iter().map(|pod| Backend { port: *number, ..pod.clone() }))
+    });
+    let listed = wish.listed.iter().filter(|entry| service::is_for(entry, port, &wish.ports)).map(|entry| Backend {
+        address: entry.socket.ip(),
+        port: entry.socket.port(),
+        node: entry.node.clone(),
+        ready: true,
+        terminating: false,
+    });
+    let all = from_slices.chain(listed).map(|pod| Backend { ready: pod.ready || wish.publish_not_ready, ..pod });
+    endpoints::merge(all)
+}
+
+fn check(world: &World, name: &ServiceName, port: &PortWish, wish: &Wish) -> Option<Check> {
+    if let Some(annotated) = wish.check.as_ref().filter(|check| check.is_for(port)) {
+        return annotated.check.clone();
+    }
+    let checks = world.checks.get(&name.namespace).map(Vec::as_slice).unwrap_or_default();
+    let near = checks.iter().filter(|check| check.is_for(port)).filter_map(|check| {
+        // Of equally close ones the first by name: the list is sorted by it, and `min_by_key` takes the first.
+        Some((check.distance(&name.name, &wish.labels)?, check))
+    });
+    match near.min_by_key(|(distance, _)| *distance) {
+        Some((_, check)) => check.check.clone(),
+        None => health::default_for(port),
+    }
+}
+
+/// Warnings about ports that have nobody behind them.
+fn unserved(
+    source: &Source,
+    name: &ServiceName,
+    wish: &Wish,
+    slices: &[endpoints::Slice],
+    ports: &[ServicePort],
+) -> Vec<Problem> {
+    if slices.is_empty() && wish.listed.is_empty() {
+        let message = format!(
+            "no pods: no EndpointSlice in namespace {} has the label {}: {}, and there is no annotation crier.io/backends",
+            name.namespace,
+            endpoints::SERVICE_LABEL,
+            name.name
+        );
+        return vec![Problem::error(&source.origin, &source.key, "", message).as_warning()];
+    }
+    let has_pods = slices.iter().any(|slice| !slice.pods.is_empty());
+    let empty = ports.iter().enumerate().filter(|(_, port)| has_pods && port.backends.is_empty());
+    let warn = |(index, port): (usize, &ServicePort)| {
+        let message = format!("no EndpointSlice of the service has a {:?} port named {:?}", port.protocol, port.name);
+        Problem::error(&source.origin, &source.key, &format!("spec.ports[{index}]"), message).as_warning()
+    };
+    empty.map(warn).collect()
+}
+
+/// A warning about VIPs of a pool that nobody announces.
+fn unannounced(world: &World, pool: &str, vips: &[(IpAddr, &ServiceName)]) -> Option<Problem> {
+    let source = world.pool_sources.get(pool)?;
+    let (address, service) = vips.first()?;
+    let more = if vips.len() > 1 { format!(" and {} more", vips.len() - 1) } else { String::new() };
+    let message = format!(
+        "no L2Advertisement covers VIP {address} of Service {service}{more}, so no node announces it; add an \
+         L2Advertisement with spec.ipAddressPools: [{pool}]"
+    );
+    Some(Problem::error(&source.origin, &source.key, "", message).as_warning())
+}
+
+/// Whether node selectors are there and match nobody known.
+fn matches_no_node(selectors: &[LabelSelector], nodes: &BTreeMap<String, Labels>) -> bool {
+    let spec = super::objects::AdvertisementSpec { node_selectors: selectors.to_vec(), ..Default::default() };
+    !selectors.is_empty() && pool::select_nodes(&spec, nodes).is_empty()
+}

@@ -1,0 +1,234 @@
+//! Which service gets which addresses.
+//!
+//! In three rounds, each in the same order on every node: services that ask for addresses get them, services that
+//! had addresses keep them, the others choose. Of two that ask for the same, the older one gets it (by the API's
+//! creation time; without one, the first by name).
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{PoolUsage, Source, World};
+use crate::{
+    ipam::{Allocator, Family, Tenant},
+    model::{
+        ServiceName, TrafficPolicy,
+        objects::Labels,
+        pool::{self, PoolWish},
+        problem::Problem,
+        service::{FamilyPolicy, Wish},
+    },
+};
+
+/// An address of a service and the pool it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Assignment {
+    pub(super) address: IpAddr,
+    pub(super) pool: String,
+}
+
+/// The addresses of every service that gets what it needs; problems go to the world.
+pub(super) fn assign(
+    world: &mut World,
+) -> (BTreeMap<ServiceName, Vec<Assignment>>, BTreeMap<String, PoolUsage>) {
+    let pools = world.pools.iter().map(|(name, pool)| (name.clone(), pool.addresses.clone())).collect();
+    let mut allocator = Allocator::new(pools);
+    let mut assigned: BTreeMap<ServiceName, Vec<Assignment>> = BTreeMap::new();
+    let mut problems = Vec::new();
+
+    let mut by_age: Vec<_> = world.services.iter().collect();
+    by_age.sort_by_key(|(name, (_, wish))| (wish.created.is_none(), wish.created, *name));
+    for (name, (source, wish)) in by_age.iter().filter(|(_, (_, wish))| !wish.requested.1.is_empty()) {
+        match pin_requested(world, &mut allocator, name, source, wish) {
+            Ok(addresses) => drop(assigned.insert((*name).clone(), addresses)),
+            Err(problem) => problems.push(*problem),
+        }
+    }
+    let choosers: Vec<_> = by_age.into_iter().filter(|(_, (_, wish))| wish.requested.1.is_empty()).collect();
+    for (name, (_, wish)) in &choosers {
+        let kept = keep_previous(world, &mut allocator, name, wish);
+        if !kept.is_empty() {
+            assigned.insert((*name).clone(), kept);
+        }
+    }
+    for (name, (source, wish)) in choosers {
+        let kept = assigned.remove(name).unwrap_or_default();
+        match choose(world, &mut allocator, name, source, wish, kept) {
+            Ok(addresses) => drop(assigned.insert(name.clone(), addresses)),
+            Err(problem) => problems.push(*problem),
+        }
+    }
+    world.problems.extend(problems);
+    let usage = allocator.usage().into_iter();
+    (assigned, usage.map(|(name, (addresses, used))| (name, PoolUsage { addresses, used })).collect())
+}
+
+fn tenant(name: &ServiceName, wish: &Wish) -> Tenant {
+    Tenant {
+        service: name.clone(),
+        ports: wish.ports.iter().map(|port| (port.protocol, port.port)).collect(),
+        share: wish.share.clone(),
+        local_to: (wish.policy == TrafficPolicy::Local).then(|| wish.selector.clone()),
+    }
+}
+
+fn admits(world: &World, pool: &PoolWish, name: &ServiceName, wish: &Wish) -> bool {
+    let none = Labels::new();
+    pool::admits(pool, name, &wish.labels, world.namespaces.get(&name.namespace).unwrap_or(&none))
+}
+
+/// The pool that a service may have this address from, or what stands against it.
+fn pool_of(world: &World, name: &ServiceName, wish: &Wish, address: IpAddr) -> Result<String, String> {
+    let offering: Vec<_> = world.pools.iter().filter(|(_, pool)| pool.addresses.offers(address)).collect();
+    if let Some((_, wanted)) = &wish.pool {
+        let there = offering.iter().find(|(pool, _)| *pool == wanted);
+        if there.is_none() {
+            return Err(format!("IPAddressPool {wanted}, which the service asks for, does not contain {address}"));
+        }
+    }
+    let wanted = |pool: &str| wish.pool.as_ref().is_none_or(|(_, wanted)| wanted == pool);
+    let fits = |(pool, read): &&(&String, &PoolWish)| wanted(pool) && admits(world, read, name, wish);
+    if let Some((pool, _)) = offering.iter().find(fits) {
+        return Ok((*pool).clone());
+    }
+    Err(match offering.first() {
+        Some((pool, _)) => format!(
+            "{address} is of IPAddressPool {pool}, whose spec.serviceAllocation does not admit this service"
+        ),
+        None => format!(
+            "no IPAddressPool contains {address}; add it to spec.addresses of one{}",
+            world.pool_list()
+        ),
+    })
+}
+
+fn pin_requested(
+    world: &World,
+    allocator: &mut Allocator,
+    name: &ServiceName,
+    source: &Source,
+    wish: &Wish,
+) -> Result<Vec<Assignment>, Box<Problem>> {
+    let (field, requested) = &wish.requested;
+    let tenant = tenant(name, wish);
+    let mut addresses: Vec<Assignment> = Vec::new();
+    for address in requested {
+        let pinned = pool_of(world, name, wish, *address)
+            .and_then(|pool| allocator.pin(&tenant, *address).map(|()| pool).map_err(|error| error.to_string()));
+        match pinned {
+            Ok(pool) => addresses.push(Assignment { address: *address, pool }),
+            Err(message) => {
+                for done in addresses {
+                    allocator.release(name, done.address);
+                }
+                return Err(Box::new(source.error(field, message)));
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// Gives a service what its status says it had, as far as it still may have it.
+fn keep_previous(world: &World, allocator: &mut Allocator, name: &ServiceName, wish: &Wish) -> Vec<Assignment> {
+    let tenant = tenant(name, wish);
+    let mut kept: Vec<Assignment> = Vec::new();
+    for address in &wish.previous {
+        let family = Family::of(*address);
+        let wanted = match wish.families.policy {
+            FamilyPolicy::Single if wish.families.named.is_empty() => kept.is_empty(),
+            FamilyPolicy::Single => wish.families.named.contains(&family),
+            FamilyPolicy::Prefer | FamilyPolicy::Require => true,
+        };
+        if !wanted || kept.iter().any(|one| Family::of(one.address) == family) {
+            continue;
+        }
+        let Ok(pool) = pool_of(world, name, wish, *address) else { continue };
+        if allocator.pin(&tenant, *address).is_ok() {
+            kept.push(Assignment { address: *address, pool });
+        }
+    }
+    kept
+}
+
+fn choose(
+    world: &World,
+    allocator: &mut Allocator,
+    name: &ServiceName,
+    source: &Source,
+    wish: &Wish,
+    mut addresses: Vec<Assignment>,
+) -> Result<Vec<Assignment>, Box<Problem>> {
+    let pools = candidates(world, name, source, wish)?;
+    let has = |family: Family| {
+        pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|pool| pool.addresses.has(family)))
+    };
+    let tenant = tenant(name, wish);
+    let mut failure = None;
+    for family in families(wish, has, &addresses) {
+        match allocator.allocate(&tenant, family, &pools) {
+            Ok(address) => {
+                let offers = |pool: &&&str| world.pools.get(**pool).is_some_and(|pool| pool.addresses.offers(address));
+                let pool = pools.iter().find(offers).map_or_else(String::new, |pool| (*pool).to_owned());
+                addresses.push(Assignment { address, pool });
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    let Some(error) = failure else { return Ok(addresses) };
+    if wish.families.policy == FamilyPolicy::Prefer && !addresses.is_empty() {
+        return Ok(addresses);
+    }
+    for done in addresses {
+        allocator.release(name, done.address);
+    }
+    let field = if has(Family::V4) && has(Family::V6) { "" } else { "spec.ipFamilies" };
+    Err(Box::new(source.error(field, error.to_string())))
+}
+
+/// The pools a service may choose from.
+fn candidates<'a>(
+    world: &'a World,
+    name: &ServiceName,
+    source: &Source,
+    wish: &'a Wish,
+) -> Result<Vec<&'a str>, Box<Problem>> {
+    let Some((field, wanted)) = &wish.pool else {
+        let pools = pool::automatic(&world.pools, |pool| admits(world, pool, name, wish));
+        return if pools.is_empty() {
+            let message = format!(
+                "no IPAddressPool may give it an address (autoAssign, serviceAllocation){}; add an IPAddressPool, or \
+                 ask for one with the annotation crier.io/address-pool",
+                world.pool_list()
+            );
+            Err(Box::new(source.error("", message)))
+        } else {
+            Ok(pools)
+        };
+    };
+    match world.pools.get(wanted) {
+        None => {
+            let message = format!("there is no IPAddressPool named {wanted:?}{}", world.pool_list());
+            Err(Box::new(source.error(field, message)))
+        }
+        Some(pool) if !admits(world, pool, name, wish) => {
+            let message = format!("spec.serviceAllocation of IPAddressPool {wanted} does not admit this service");
+            Err(Box::new(source.error(field, message)))
+        }
+        Some(_) => Ok(vec![wanted]),
+    }
+}
+
+/// The families that a service still needs an address of.
+fn families(wish: &Wish, has: impl Fn(Family) -> bool, addresses: &[Assignment]) -> Vec<Family> {
+    let first = wish.families.named.first().copied();
+    let order = if first == Some(Family::V6) { [Family::V6, Family::V4] } else { [Family::V4, Family::V6] };
+    let wanted: Vec<_> = match wish.families.policy {
+        FamilyPolicy::Single if !addresses.is_empty() => Vec::new(),
+        // Nobody said which: IPv4 if there is any, as clusters default to.
+        FamilyPolicy::Single => vec![first.unwrap_or(if has(Family::V4) { Family::V4 } else { Family::V6 })],
+        FamilyPolicy::Prefer => {
+            let there: Vec<_> = order.into_iter().filter(|family| has(*family)).collect();
+            if there.is_empty() { vec![order[0]] } else { there }
+        }
+        FamilyPolicy::Require => order.to_vec(),
+    };
+    wanted.into_iter().filter(|family| !addresses.iter().any(|one| Family::of(one.address) == *family)).collect()
+}
