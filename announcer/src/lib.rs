@@ -4,4 +4,7 @@
 //! which VIPs are this node's, [`announce`] answers for them, [`forward`] fills the kernel's maps, [`health`] probes
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
+pub mod health;
+pub mod http;
+pub mod metrics;
 pub mod model;
