@@ -6,8 +6,11 @@
 
 pub mod announce;
 pub mod config;
+pub mod health;
+pub mod http;
 pub mod ipam;
 pub mod link;
+pub mod metrics;
 pub mod model;
 pub mod ownership;
 pub mod serving;
