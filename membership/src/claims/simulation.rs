@@ -109,7 +109,7 @@ impl World {
         world
     }
 
-    fn say(&mut self, text: String) {
+    fn say(&mut self, text: &str) {
         let at = self.now.duration_since(self.started).as_millis();
         self.log.push(format!("{at:>6} {text}"));
     }
@@ -124,14 +124,14 @@ impl World {
             node.document = NodeDocument { facts: node.facts(true, false), ..NodeDocument::default() };
             node.peers.clear();
             node.claimed.clear();
-            self.say(format!("n{n} starts"));
+            self.say(&format!("n{n} starts"));
         }
     }
 
     fn crash(&mut self, n: usize) {
         self.nodes[n].ownership = None;
         self.forget(n, None);
-        self.say(format!("n{n} crashes"));
+        self.say(&format!("n{n} crashes"));
     }
 
     fn drain(&mut self, n: usize) {
@@ -141,7 +141,7 @@ impl World {
             ownership.drain(now);
             node.document.facts.draining = true;
             node.version += 1;
-            self.say(format!("n{n} drains"));
+            self.say(&format!("n{n} drains"));
         }
     }
 
@@ -153,7 +153,7 @@ impl World {
         }
         node.document.facts = node.facts(node.document.facts.listening, node.document.facts.draining);
         node.version += 1;
-        self.say(format!("n{n} uplink {up}"));
+        self.say(&format!("n{n} uplink {up}"));
     }
 
     fn leave(&mut self, n: usize) {
@@ -164,7 +164,7 @@ impl World {
             node.document.claims.clear();
             self.send(n);
             self.forget(n, None);
-            self.say(format!("n{n} leaves"));
+            self.say(&format!("n{n} leaves"));
         }
     }
 
@@ -254,7 +254,7 @@ impl World {
                 Action::Withdraw { .. } => {}
             }
             self.nodes[n].version += 1;
-            self.say(format!("n{n} {action:?}"));
+            self.say(&format!("n{n} {action:?}"));
         }
     }
 
@@ -275,7 +275,7 @@ impl World {
 
     /// Moves every node, with the client beside it, to its segment.
     fn partition(&mut self, sides: Vec<u8>) {
-        self.say(format!("partition {sides:?}"));
+        self.say(&format!("partition {sides:?}"));
         self.side = sides;
         for (client, beliefs) in self.beliefs.iter_mut().enumerate() {
             beliefs.retain(|_, believed| self.side[*believed] == self.side[client]);
@@ -402,7 +402,7 @@ fn random_fault(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The seed of a failing run is in proptest's "minimal failing input".
     #[test]
