@@ -160,7 +160,7 @@ impl Ownership {
         let returned = self.note_returned();
 
         self.yield_lost(&survey);
-        let mut announcements = self.defend(&survey, &returned, now);
+        let mut announcements = self.defend(&survey, returned, now);
         announcements.extend(self.take_elected(&survey, unix_ms));
         self.note_owners(&survey);
 
@@ -181,12 +181,12 @@ impl Ownership {
         }
     }
 
-    /// The peers that have come (back) and may bring VIPs along: one that listens has owned nothing since it started.
-    fn note_returned(&mut self) -> BTreeSet<NodeName> {
+    /// Whether a peer has come (back) that may have answered for any VIP until now, on the far side of a partition. Its
+    /// claims need not be seen: it may have given them up before its document arrives here. One that listens has
+    /// owned nothing since it started.
+    fn note_returned(&mut self) -> bool {
         let peers = || self.view.up().filter(|(name, member)| **name != self.me && startup::is_known(member));
-        let returned =
-            peers().filter(|(name, member)| !member.document.facts.listening && !self.present.contains(*name));
-        let returned = returned.map(|(name, _)| name.clone()).collect();
+        let returned = peers().any(|(name, member)| !member.document.facts.listening && !self.present.contains(name));
         self.present = peers().map(|(name, _)| name.clone()).collect();
         returned
     }
@@ -214,15 +214,15 @@ impl Ownership {
     }
 
     /// Announces again what another node may have announced meanwhile: the last gratuitous ARP on the wire wins.
-    fn defend(&mut self, survey: &Survey, returned: &BTreeSet<NodeName>, now: Instant) -> Vec<Action> {
+    fn defend(&mut self, survey: &Survey, returned: bool, now: Instant) -> Vec<Action> {
         let mut announcements = Vec::new();
         for (vip, held) in &mut self.held {
             let candidates = self.vips.get(vip);
             let eligible = |node: &NodeName| candidates.is_some_and(|nodes| nodes.contains(node));
             let rivals: BTreeSet<NodeName> = survey.claimants(*vip).filter(|node| **node != self.me).cloned().collect();
 
-            let silenced = held.rivals.difference(&rivals).map(|node| eligible(node)).max();
-            let conflict = !rivals.is_subset(&held.rivals) || returned.iter().any(eligible);
+            let silenced = held.rivals.difference(&rivals).map(&eligible).max();
+            let conflict = returned || !rivals.is_subset(&held.rivals);
             let echo = held.echo.is_some_and(|at| at <= now);
             if echo || conflict {
                 held.echo = if conflict { now.checked_add(ECHO) } else { None };
