@@ -4,4 +4,6 @@
 //! which VIPs are this node's, [`announce`] answers for them, [`forward`] fills the kernel's maps, [`health`] probes
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
+pub mod forward;
 pub mod model;
+pub mod serving;
