@@ -6,6 +6,7 @@
 
 pub mod announce;
 pub mod config;
+pub mod forward;
 pub mod health;
 pub mod http;
 pub mod ipam;
