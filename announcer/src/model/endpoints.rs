@@ -52,7 +52,9 @@ pub(super) fn read_slice(slice: &EndpointSlice) -> (Slice, Vec<Complaint>) {
         let name = port.name.clone().unwrap_or_default();
         match port.port.map(u16::try_from) {
             Some(Ok(number)) if number > 0 => ports.push(((name, protocol), number)),
-            None => complaints.push(Complaint::warning(format!("ports[{index}].port"), "missing; the port is not served")),
+            None => {
+                complaints.push(Complaint::warning(format!("ports[{index}].port"), "missing; the port is not served"))
+            }
             Some(_) => complaints.push(Complaint::error(format!("ports[{index}].port"), "must be 1 to 65535")),
         }
     }
@@ -121,9 +123,9 @@ pub(super) fn read_listed(text: &str) -> Result<Vec<Listed>, String> {
                 Some((socket, node)) => (socket, Some(node.parse::<NodeName>().map_err(|error| error.to_string())?)),
                 None => (rest, None),
             };
-            let socket: SocketAddr = socket
-                .parse()
-                .map_err(|_| format!("{entry:?} is not ADDRESS:PORT@NODE, as in 10.1.1.2:8080@n1 or [fd00::2]:8080@n2"))?;
+            let socket: SocketAddr = socket.parse().map_err(|_| {
+                format!("{entry:?} is not ADDRESS:PORT@NODE, as in 10.1.1.2:8080@n1 or [fd00::2]:8080@n2")
+            })?;
             if socket.port() == 0 {
                 return Err(format!("{entry:?}: a port must be 1 to 65535"));
             }

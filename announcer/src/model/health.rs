@@ -165,8 +165,9 @@ fn read_http(spec: &HttpCheckSpec) -> Result<HttpCheck, (String, String)> {
             IntOrString::String(text) => text.clone(),
         })
         .collect();
-    http(spec.scheme == Scheme::Https, spec.path.as_deref(), spec.host.clone(), &texts)
-        .map_err(|(field, message)| (if field == "expect" { "expectedStatuses".to_owned() } else { field.to_owned() }, message))
+    http(spec.scheme == Scheme::Https, spec.path.as_deref(), spec.host.clone(), &texts).map_err(|(field, message)| {
+        (if field == "expect" { "expectedStatuses".to_owned() } else { field.to_owned() }, message)
+    })
 }
 
 fn http(
@@ -179,7 +180,8 @@ fn http(
     if !path.starts_with('/') || path.bytes().any(|byte| !(0x21..0x7f).contains(&byte)) || path.len() > 1024 {
         return Err(("path", "must begin with / and hold no spaces or control characters".to_owned()));
     }
-    let odd = |host: &String| host.is_empty() || host.len() > 253 || host.bytes().any(|byte| !(0x21..0x7f).contains(&byte));
+    let odd =
+        |host: &String| host.is_empty() || host.len() > 253 || host.bytes().any(|byte| !(0x21..0x7f).contains(&byte));
     if host.as_ref().is_some_and(odd) {
         return Err(("host", "must be a host name, optionally with :PORT".to_owned()));
     }

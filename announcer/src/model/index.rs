@@ -43,6 +43,8 @@ struct FileContent {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     files: BTreeMap<String, FileContent>,
+    /// Objects in all files.
+    objects: usize,
 }
 
 impl Index {
@@ -50,6 +52,7 @@ impl Index {
     /// version it had.
     pub fn apply(&mut self, file: &str, documents: Vec<Document>) {
         let mut before = self.files.remove(file).unwrap_or_default();
+        self.objects -= before.objects.len();
         let mut content = FileContent::default();
         for document in documents {
             let mut problems = document.problems;
@@ -67,22 +70,31 @@ impl Index {
             }
             content.problems.append(&mut problems);
         }
+        self.objects += content.objects.len();
         self.files.insert(file.to_owned(), content);
     }
 
     /// Notes that `file` cannot be read: what came from it before stays.
-    pub fn refuse(&mut self, file: &str, problem: Problem) {
-        self.files.entry(file.to_owned()).or_default().problems = vec![problem];
+    pub fn refuse(&mut self, file: &str, mut problem: Problem) {
+        let content = self.files.entry(file.to_owned()).or_default();
+        if content.objects.is_empty() {
+            problem.message.push_str("; nothing of this file is used until that is corrected");
+        } else {
+            keep(&mut problem);
+        }
+        content.problems = vec![problem];
     }
 
     /// Removes what came from `file`.
     pub fn delete(&mut self, file: &str) {
-        self.files.remove(file);
+        if let Some(content) = self.files.remove(file) {
+            self.objects -= content.objects.len();
+        }
     }
 
     /// Removes everything.
     pub fn reset(&mut self) {
-        self.files.clear();
+        *self = Self::default();
     }
 
     /// The files that were applied or refused, sorted.
@@ -93,7 +105,7 @@ impl Index {
     /// How many objects came from files other than `file`.
     #[must_use]
     pub fn count_without(&self, file: &str) -> usize {
-        self.files.iter().filter(|(name, _)| *name != file).map(|(_, content)| content.objects.len()).sum()
+        self.objects.saturating_sub(self.files.get(file).map_or(0, |content| content.objects.len()))
     }
 
     /// How many objects there are of each kind.

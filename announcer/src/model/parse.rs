@@ -46,9 +46,12 @@ pub fn parse_file(name: &str, text: &str) -> Result<Vec<Document>, Box<Problem>>
             continue;
         }
         match list_items(&tree) {
-            Some(items) => documents.extend(items.iter().enumerate().map(|(item, tree)| {
-                read_object(Origin { item: Some(item), ..origin.clone() }, tree)
-            })),
+            Some(items) => documents.extend(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(item, tree)| read_object(Origin { item: Some(item), ..origin.clone() }, tree)),
+            ),
             None => documents.push(read_object(origin, &tree)),
         }
     }

@@ -32,7 +32,10 @@ pub(super) fn read_pool(pool: &IPAddressPool) -> (PoolWish, Vec<Complaint>) {
         }
     }
     if pool.spec.addresses.is_empty() {
-        complaints.push(Complaint::error("spec.addresses", "empty; list prefixes (10.0.0.0/28) or ranges (10.0.0.10-10.0.0.20)"));
+        complaints.push(Complaint::error(
+            "spec.addresses",
+            "empty; list prefixes (10.0.0.0/28) or ranges (10.0.0.10-10.0.0.20)",
+        ));
     }
     if let Some(allocation) = &pool.spec.service_allocation {
         complaints.extend(selector::vet("spec.serviceAllocation.namespaceSelectors", &allocation.namespace_selectors));

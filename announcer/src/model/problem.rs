@@ -49,7 +49,14 @@ impl Problem {
     #[must_use]
     pub fn of_file(file: &str, message: impl Into<String>) -> Self {
         let origin = (!file.is_empty()).then(|| Origin { file: file.to_owned(), document: 0, item: None });
-        Self { severity: Severity::Error, origin, line: None, object: None, field: String::new(), message: message.into() }
+        Self {
+            severity: Severity::Error,
+            origin,
+            line: None,
+            object: None,
+            field: String::new(),
+            message: message.into(),
+        }
     }
 
     /// An error in `object`.

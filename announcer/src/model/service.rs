@@ -158,13 +158,12 @@ fn read_ports(spec: &ServiceSpec, wish: &mut Wish, complaints: &mut Vec<Complain
         let at = format!("spec.ports[{index}]");
         match read_port(port, ports.len() > 1) {
             Err((field, message)) => complaints.push(Complaint::error(format!("{at}.{field}"), message)),
-            Ok(None) => complaints.push(Complaint::warning(
-                format!("{at}.protocol"),
-                "SCTP is not served yet: this port is left out",
-            )),
+            Ok(None) => complaints
+                .push(Complaint::warning(format!("{at}.protocol"), "SCTP is not served yet: this port is left out")),
             Ok(Some(port)) => {
                 if !numbers.insert((port.protocol, port.port)) {
-                    complaints.push(Complaint::error(format!("{at}.port"), "the same port and protocol is there twice"));
+                    complaints
+                        .push(Complaint::error(format!("{at}.port"), "the same port and protocol is there twice"));
                 }
                 if !names.insert(port.name.clone()) {
                     complaints.push(Complaint::error(format!("{at}.name"), "the same name is there twice"));
@@ -211,7 +210,10 @@ fn read_addresses(service: &Service, spec: &ServiceSpec, wish: &mut Wish, compla
             }
             Ok(address) if addresses.iter().any(|other| Family::of(*other) == Family::of(address)) => {
                 let family = Family::of(address);
-                complaints.push(Complaint::error(&field, format_args!("more than one {family} address; give one of a family")));
+                complaints.push(Complaint::error(
+                    &field,
+                    format_args!("more than one {family} address; give one of a family"),
+                ));
             }
             Ok(address) => addresses.push(address),
             Err(_) => complaints.push(Complaint::error(&field, format_args!("{entry:?} is not an IP address"))),

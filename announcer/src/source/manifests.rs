@@ -243,7 +243,7 @@ impl Reader {
                 self.applied.insert(name.to_owned(), hash);
                 self.index.refuse(name, *problem);
             }
-            Ok(documents) if self.objects_without(name) + documents.len() > MAX_OBJECTS => {
+            Ok(documents) if self.index.count_without(name) + documents.len() > MAX_OBJECTS => {
                 // Not remembered as applied: there may be room once another file has shrunk.
                 self.applied.remove(name);
                 let message = format!("not read: with it the folder would hold more than {MAX_OBJECTS} objects");
@@ -254,10 +254,6 @@ impl Reader {
                 self.index.apply(name, documents);
             }
         }
-    }
-
-    fn objects_without(&self, file: &str) -> usize {
-        self.index.count_without(file)
     }
 }
 

@@ -41,11 +41,7 @@ pub(super) fn read(name: &str, text: &str) -> Result<Vec<Value>, Box<Problem>> {
 
 fn broken(name: &str, document: usize, line: Option<usize>, error: String) -> Problem {
     let origin = Origin { file: name.to_owned(), document, item: None };
-    Problem {
-        origin: Some(origin),
-        line,
-        ..Problem::of_file(name, format!("cannot be read: {error}; nothing of this file is used until it is corrected"))
-    }
+    Problem { origin: Some(origin), line, ..Problem::of_file(name, format!("cannot be read: {error}")) }
 }
 
 /// What is left to spend.

@@ -26,9 +26,7 @@ pub(super) struct Assignment {
 }
 
 /// The addresses of every service that gets what it needs; problems go to the world.
-pub(super) fn assign(
-    world: &mut World,
-) -> (BTreeMap<ServiceName, Vec<Assignment>>, BTreeMap<String, PoolUsage>) {
+pub(super) fn assign(world: &mut World) -> (BTreeMap<ServiceName, Vec<Assignment>>, BTreeMap<String, PoolUsage>) {
     let pools = world.pools.iter().map(|(name, pool)| (name.clone(), pool.addresses.clone())).collect();
     let mut allocator = Allocator::new(pools);
     let mut assigned: BTreeMap<ServiceName, Vec<Assignment>> = BTreeMap::new();
@@ -90,13 +88,10 @@ fn pool_of(world: &World, name: &ServiceName, wish: &Wish, address: IpAddr) -> R
         return Ok((*pool).clone());
     }
     Err(match offering.first() {
-        Some((pool, _)) => format!(
-            "{address} is of IPAddressPool {pool}, whose spec.serviceAllocation does not admit this service"
-        ),
-        None => format!(
-            "no IPAddressPool contains {address}; add it to spec.addresses of one{}",
-            world.pool_list()
-        ),
+        Some((pool, _)) => {
+            format!("{address} is of IPAddressPool {pool}, whose spec.serviceAllocation does not admit this service")
+        }
+        None => format!("no IPAddressPool contains {address}; add it to spec.addresses of one{}", world.pool_list()),
     })
 }
 
@@ -157,9 +152,8 @@ fn choose(
     mut addresses: Vec<Assignment>,
 ) -> Result<Vec<Assignment>, Box<Problem>> {
     let pools = candidates(world, name, source, wish)?;
-    let has = |family: Family| {
-        pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|pool| pool.addresses.has(family)))
-    };
+    let has =
+        |family: Family| pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|pool| pool.addresses.has(family)));
     let tenant = tenant(name, wish);
     let mut failure = None;
     for family in families(wish, has, &addresses) {

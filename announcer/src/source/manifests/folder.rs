@@ -37,7 +37,10 @@ impl Listing {
                 _ => "",
             };
             let shown = folder.display();
-            Problem::of_file("", format!("the manifest folder {shown} cannot be read: {error}{hint}; it is watched for"))
+            Problem::of_file(
+                "",
+                format!("the manifest folder {shown} cannot be read: {error}{hint}; it is watched for"),
+            )
         })?;
         let mut listing = Self { files: BTreeMap::new(), problems: Vec::new() };
         if names.is_empty() {
@@ -48,15 +51,18 @@ impl Listing {
             listing.problems.push(Problem { severity: Severity::Warning, ..Problem::of_file("", message) });
         }
         if names.len() > MAX_FILES {
-            let message = format!("more than {MAX_FILES} files: the last {} by name are left out", names.len() - MAX_FILES);
+            let message =
+                format!("more than {MAX_FILES} files: the last {} by name are left out", names.len() - MAX_FILES);
             listing.problems.push(Problem::of_file("", message));
         }
         let mut left = MAX_FOLDER;
         for (name, path) in names.into_iter().take(MAX_FILES) {
             let text = match read_text(&path, left) {
                 // Gone between listing and reading.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => continue,
-                Err(error) => Err(Problem::of_file(&name, format!("cannot be read: {error}; what was read before is kept"))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => {
+                    continue;
+                }
+                Err(error) => Err(Problem::of_file(&name, format!("cannot be read: {error}"))),
                 Ok(text) => {
                     left = left.saturating_sub(text.len() as u64);
                     Ok(text)
@@ -98,7 +104,8 @@ fn read_text(path: &Path, left: u64) -> io::Result<String> {
     if size > left {
         return Err(refuse(format!("with it the folder would be larger than {} MiB", MAX_FOLDER >> 20)));
     }
-    String::from_utf8(bytes).map_err(|error| refuse(format!("not UTF-8 text (byte {})", error.utf8_error().valid_up_to())))
+    String::from_utf8(bytes)
+        .map_err(|error| refuse(format!("not UTF-8 text (byte {})", error.utf8_error().valid_up_to())))
 }
 
 /// Device and inode of the folder at a path.
