@@ -28,7 +28,7 @@ use tokio::{
 use crate::metrics::Limits;
 
 /// Connections served at a time, each door for itself; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
+pub(super) const MAX_CONNECTIONS: usize = 64;
 /// How long a request's head may take to come, and how long a connection may idle between requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// After this a connection gets no further requests, and [`LAST_ANSWER`] later it is cut.

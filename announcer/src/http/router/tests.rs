@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     http::{
         Readiness, Refused, Status,
-        listen::{bind_tcp, bind_unix, serve},
+        listen::{MAX_CONNECTIONS, bind_tcp, bind_unix, serve},
         status::tests::example,
     },
     metrics::Snapshot,
@@ -166,4 +166,23 @@ async fn a_head_without_end_is_refused() {
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn idle_connections_are_bounded_and_the_bound_is_counted() {
+    let served = served(&[]).await;
+    let mut idle = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        idle.push(TcpStream::connect(served.tcp).await.unwrap());
+    }
+    let mut last = TcpStream::connect(served.tcp).await.unwrap();
+    last.write_all(b"GET /healthz HTTP/1.1\r\nhost: crier\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let waits = tokio::time::timeout(Duration::from_millis(50), last.read_to_string(&mut answer)).await;
+    assert!(waits.is_err(), "answered beyond the bound: {answer}");
+    let (_, metrics) = unix(&served.socket, "GET /metrics").await;
+    assert!(metrics.contains("crier_limits_reached_total{what=\"http_connections\"} 1"), "{metrics}");
+    idle.pop();
+    last.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("ok\n"), "served as soon as one leaves: {answer}");
 }
