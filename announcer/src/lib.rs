@@ -5,6 +5,7 @@
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
 pub mod announce;
+pub mod app;
 pub mod config;
 pub mod forward;
 pub mod health;

@@ -105,11 +105,23 @@ impl Ownership {
         self.actions.pop_front()
     }
 
-    /// Hand everything over and take nothing more; final. The caller gossips `facts.draining` too, by which the
+    /// Hand everything over and take nothing more, until [`Self::undrain`]. The caller gossips `facts.draining` too, by which the
     /// others know that they have to take over; each VIP is answered for until its successor's claim is here.
     pub fn drain(&mut self, now: Instant) {
         self.draining = true;
         self.evaluate(now, 0);
+    }
+
+    /// End a drain: this node may own VIPs again. What it handed over stays where it is.
+    pub fn undrain(&mut self, now: Instant) {
+        self.draining = false;
+        self.evaluate(now, 0);
+    }
+
+    /// Whether this node wants to be rid of its VIPs; belongs into `facts.draining`.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Whether stopping costs nobody anything: this node owns nothing, or only what no other node could take.

@@ -78,6 +78,8 @@ pub struct ForwardCount {
     pub ingress: (u64, u64),
     /// Packets and bytes to clients.
     pub egress: (u64, u64),
+    /// Packets and bytes handed on to other nodes.
+    pub forwarded: (u64, u64),
     /// New flows to this node's pods.
     pub flows: u64,
 }
@@ -173,7 +175,9 @@ impl Snapshot {
             let ServiceName { namespace, name } = &count.service;
             let labels = [namespace.as_str(), name, port.as_str(), protocol_label(count.protocol)];
             flows.with_label_values(&labels).inc_by(count.flows);
-            for (direction, carried) in [("ingress", count.ingress), ("egress", count.egress)] {
+            for (direction, carried) in
+                [("ingress", count.ingress), ("egress", count.egress), ("forwarded", count.forwarded)]
+            {
                 let [namespace, name, port, protocol] = labels;
                 let labels = [namespace, name, port, protocol, direction];
                 packets.with_label_values(&labels).inc_by(carried.0);

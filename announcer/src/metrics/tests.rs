@@ -22,6 +22,7 @@ fn full_snapshot() -> Snapshot {
             protocol: Protocol::Tcp,
             ingress: (5, 6),
             egress: (7, 8),
+            forwarded: (9, 10),
             flows: 9,
         }],
         drops: [("ttl", 10)].into(),

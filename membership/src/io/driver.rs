@@ -101,6 +101,12 @@ impl Handle {
         self.stats.clone()
     }
 
+    /// A way for others to hand over commands.
+    #[must_use]
+    pub fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
     /// Hands over a command; waits if the task is behind. Ignored after a [`Command::Leave`].
     pub async fn command(&self, command: Command) {
         // The task only ends with this handle or after a goodbye; then there is nobody to tell.

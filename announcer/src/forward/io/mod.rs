@@ -149,7 +149,7 @@ pub struct Applied {
 }
 
 /// What the status page says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     /// `tcx`, `clsact` or `off`; `tc` before anything is attached.
     pub mode: &'static str,
