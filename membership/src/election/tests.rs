@@ -138,6 +138,5 @@ fn where_all_candidates_are_at_the_bound_the_least_loaded_takes_it() {
 #[test]
 fn ranks_do_not_change_between_builds() {
     // All nodes of a cluster must agree, whichever build they run: changing this number splits a rolling upgrade.
-    assert_eq!(rank(vip(2), &node(1)), rank(vip(2), &node(1)));
     assert_eq!(rank(IpAddr::from([10, 77, 0, 100]), &node(1)), xxhash_rust::xxh3::xxh3_64(b"\x0a\x4d\x00\x64n1"));
 }
