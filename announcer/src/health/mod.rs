@@ -1,6 +1,6 @@
 //! The prober: asks this node's own pods whether they answer, and reports a verdict on each.
 //!
-//! The way of a verdict: [`plan`] says which pods are asked and how (from [`crate::model::Desired`]), [`schedule`]
+//! The way of a verdict: [`mod@plan`] says which pods are asked and how (from [`crate::model::Desired`]), [`schedule`]
 //! when, [`io`] asks, [`state`] turns answers into verdicts by `rise` and `fall`. The app gossips the verdicts in
 //! this node's document, so a cluster probes each pod once, not once per node.
 //!

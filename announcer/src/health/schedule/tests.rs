@@ -92,9 +92,9 @@ fn a_target_that_leaves_and_returns_begins_anew_and_ignores_old_answers() {
     let (now, old) = next_start(&mut schedule);
     schedule.replace(&plan([]), now);
     schedule.replace(&plan([1]), now);
+    let (now, new) = next_start(&mut schedule);
     assert_eq!(schedule.handle_answer(&old.target, old.token, refused(), now, wall()), Effect::None);
     assert_eq!(verdict(&schedule, &target(1)), None);
-    let (now, new) = next_start(&mut schedule);
     assert_eq!(schedule.handle_answer(&new.target, new.token, ok(), now, wall()), Effect::Turned(Verdict::Healthy));
 }
 

@@ -177,11 +177,11 @@ async fn idle_connections_are_bounded_and_the_bound_is_counted() {
     }
     let mut last = TcpStream::connect(served.tcp).await.unwrap();
     last.write_all(b"GET /healthz HTTP/1.1\r\nhost: crier\r\nconnection: close\r\n\r\n").await.unwrap();
+    let counted = "crier_limits_reached_total{what=\"http_connections\"} 1";
+    while !unix(&served.socket, "GET /metrics").await.1.contains(counted) {}
     let mut answer = String::new();
     let waits = tokio::time::timeout(Duration::from_millis(50), last.read_to_string(&mut answer)).await;
     assert!(waits.is_err(), "answered beyond the bound: {answer}");
-    let (_, metrics) = unix(&served.socket, "GET /metrics").await;
-    assert!(metrics.contains("crier_limits_reached_total{what=\"http_connections\"} 1"), "{metrics}");
     idle.pop();
     last.read_to_string(&mut answer).await.unwrap();
     assert!(answer.ends_with("ok\n"), "served as soon as one leaves: {answer}");

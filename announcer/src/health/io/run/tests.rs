@@ -5,7 +5,7 @@ use std::{future::Future, net::Ipv4Addr, pin::Pin};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use super::*;
@@ -96,15 +96,19 @@ fn success(reason: &str) -> Answer {
     Answer::Success(reason.to_owned())
 }
 
-/// An address at which nobody listens.
-async fn closed() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
+/// An address at which nobody listens, nor can while the socket is held.
+fn closed() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 #[tokio::test]
 async fn tcp_asks_for_no_more_than_a_connection() {
     assert_eq!(answer(hanging(b"").await, CheckKind::Tcp, AMPLE).await, success("connected"));
-    assert_eq!(answer(closed().await, CheckKind::Tcp, AMPLE).await, failure("connection refused"));
+    let (_held, closed) = closed();
+    assert_eq!(answer(closed, CheckKind::Tcp, AMPLE).await, failure("connection refused"));
 }
 
 #[tokio::test]
@@ -158,8 +162,9 @@ async fn the_deadline_covers_all_of_an_answer() {
 #[tokio::test]
 async fn broken_answers_are_failures_with_a_reason() {
     let endless_head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+    let (_held, closed) = closed();
     for (what, address, expected) in [
-        ("nobody listens", closed().await, "connection refused"),
+        ("nobody listens", closed, "connection refused"),
         ("closes without a word", answering("").await, "connection closed before an answer"),
         ("speaks another protocol", answering("SSH-2.0-OpenSSH_9.2\r\n\r\n").await, "not HTTP"),
         ("sends an endless head", answering(endless_head).await, "headers are larger than 16384 bytes"),
@@ -232,9 +237,9 @@ fn want_of_our_own_means_does_not_condemn_a_pod() {
 #[tokio::test]
 async fn the_task_follows_its_plan_and_publishes_verdicts() {
     let metrics = Metrics::new("0").unwrap();
-    let quick = Check { interval: Duration::from_millis(20), ..check(CheckKind::Tcp, Duration::from_millis(20)) };
+    let quick = Check { interval: Duration::from_millis(20), ..check(CheckKind::Tcp, AMPLE) };
     let up = hanging(b"").await;
-    let down = closed().await;
+    let (socket, down) = closed();
     let plan = |addresses: &[SocketAddr]| {
         Arc::new(Plan { targets: addresses.iter().map(|address| (target(*address, &quick), quick.clone())).collect() })
     };
@@ -246,7 +251,7 @@ async fn the_task_follows_its_plan_and_publishes_verdicts() {
     assert_eq!(found.targets[&target(down, &quick)].verdict, Verdict::Unhealthy);
     assert_eq!(found.targets[&target(down, &quick)].reason, "connection refused");
 
-    let revived = TcpListener::bind(down).await.unwrap();
+    let revived = socket.listen(8).unwrap();
     verdicts.wait_for(|v| v.targets[&target(down, &quick)].verdict == Verdict::Healthy).await.unwrap();
     drop(revived);
     verdicts.wait_for(|v| v.targets[&target(down, &quick)].verdict == Verdict::Unhealthy).await.unwrap();
