@@ -90,7 +90,7 @@ fn a_host_that_wants_the_vip_for_itself_finds_it_taken() {
     let bed = Bed::new();
     let owner = Owner::new(&bed, 1);
     owner.set(&[VIP6], 1);
-    eventually("announced", || owner.announcer.counters().unsolicited_na > 0);
+    eventually("the burst is over", || owner.announcer.counters().unsolicited_na >= 6);
     bed.sh(CLIENT, "sysctl -qw net.ipv6.conf.all.accept_dad=1 net.ipv6.conf.eth0.accept_dad=1");
     bed.sh(CLIENT, &format!("ip addr add {VIP6}/64 dev eth0"));
     eventually("duplicate address detection fails", || {

@@ -85,7 +85,7 @@ fn subscribe(routes: bool) -> io::Result<TokioSocket> {
 
 async fn follow(
     mut events: TokioSocket,
-    handle: Handle,
+    mut handle: Handle,
     wanted: Option<Vec<String>>,
     sender: watch::Sender<Arc<Links>>,
 ) {
@@ -104,6 +104,11 @@ async fn follow(
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot read interfaces and addresses; the last ones stay in use");
+                // The connection may be what failed.
+                if let Ok((connection, fresh, _)) = rtnetlink::new_connection() {
+                    tokio::spawn(connection);
+                    handle = fresh;
+                }
                 RETRY
             }
         };
