@@ -81,7 +81,7 @@ pub fn load(args: &Args, hostname: &str) -> Result<Settings, ConfigError> {
     };
     let path = args.config.as_deref().unwrap_or(Path::new("(no file)"));
     let raw = raw::parse(path, &text)?;
-    resolve(raw, &args.overrides, hostname).map_err(|fault| fault.at(path, &text))
+    resolve(&raw, &args.overrides, hostname).map_err(|fault| fault.at(path, &text))
 }
 
 /// What `crier --check` says.

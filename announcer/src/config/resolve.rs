@@ -237,7 +237,7 @@ impl FromStr for HostPort {
 ///
 /// # Errors
 /// The first value that makes no sense.
-pub fn resolve(raw: Raw, overrides: &Overrides, hostname: &str) -> Result<Settings, Fault> {
+pub fn resolve(raw: &Raw, overrides: &Overrides, hostname: &str) -> Result<Settings, Fault> {
     let node = Given::new("node", "--node or CRIER_NODE", raw.node.as_ref(), overrides.node.as_ref());
     let lowered = hostname.to_lowercase();
     let name = node.value.map_or(lowered.as_str(), String::as_str);
@@ -247,9 +247,9 @@ pub fn resolve(raw: Raw, overrides: &Overrides, hostname: &str) -> Result<Settin
     };
     Ok(Settings {
         node: name,
-        interfaces: interfaces(&raw, overrides)?,
-        gossip: gossip(&raw, overrides)?,
-        source: source(&raw, overrides)?,
+        interfaces: interfaces(raw, overrides)?,
+        gossip: gossip(raw, overrides)?,
+        source: source(raw, overrides)?,
         forwarder: Given::new(
             "forwarder.mode",
             "--forwarder-mode or CRIER_FORWARDER_MODE",
@@ -262,7 +262,7 @@ pub fn resolve(raw: Raw, overrides: &Overrides, hostname: &str) -> Result<Settin
             ("tc", ForwarderMode::Tc),
             ("off", ForwarderMode::Off),
         ])?,
-        http: http(&raw, overrides)?,
+        http: http(raw, overrides)?,
         state_dir: path(
             "stateDir",
             "--state-dir or CRIER_STATE_DIR",
@@ -272,7 +272,7 @@ pub fn resolve(raw: Raw, overrides: &Overrides, hostname: &str) -> Result<Settin
         )?,
         socket: path("socket", "--socket or CRIER_SOCKET", &raw.socket, &overrides.socket, "/run/crier/crier.sock")?,
         pin_dir: path("pinDir", "--pin-dir or CRIER_PIN_DIR", &raw.pin_dir, &overrides.pin_dir, "/sys/fs/bpf/crier")?,
-        log: log(&raw, overrides)?,
+        log: log(raw, overrides)?,
     })
 }
 

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser};
 fn read(text: &str, overrides: &Overrides) -> Result<Settings, String> {
     let path = Path::new("crier.yaml");
     let raw = raw::parse(path, text).map_err(|error| error.to_string())?;
-    resolve(raw, overrides, "Worker-1").map_err(|fault| fault.at(path, text).to_string())
+    resolve(&raw, overrides, "Worker-1").map_err(|fault| fault.at(path, text).to_string())
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What must hold of every allocation, for random pools and services.
 
+use std::net::Ipv4Addr;
+
 use proptest::{collection, prelude::*};
 
 use super::*;

@@ -53,7 +53,7 @@ pub(super) fn read_slice(slice: &EndpointSlice) -> (Slice, Vec<Complaint>) {
         match port.port.map(u16::try_from) {
             Some(Ok(number)) if number > 0 => ports.push(((name, protocol), number)),
             None => {
-                complaints.push(Complaint::warning(format!("ports[{index}].port"), "missing; the port is not served"))
+                complaints.push(Complaint::warning(format!("ports[{index}].port"), "missing; the port is not served"));
             }
             Some(_) => complaints.push(Complaint::error(format!("ports[{index}].port"), "must be 1 to 65535")),
         }

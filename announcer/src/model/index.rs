@@ -5,7 +5,7 @@
 //! desired; [`Index::settle`] then remembers which versions were good.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -56,17 +56,20 @@ impl Index {
         let mut content = FileContent::default();
         for document in documents {
             let mut problems = document.problems;
-            if let Some(key) = document.key {
-                if content.objects.contains_key(&key) {
-                    problems.push(duplicate(&document.origin, &key, file));
-                } else if let Some(object) = document.object {
-                    let current = Arc::new(Loaded { origin: document.origin, object });
-                    let good = before.objects.remove(&key).and_then(|slot| slot.good);
-                    content.objects.insert(key, Slot { current, good });
-                } else if let Some(slot) = before.objects.remove(&key) {
-                    problems.iter_mut().for_each(keep);
-                    content.objects.insert(key, slot);
-                }
+            match document.key.map(|key| content.objects.entry(key)) {
+                None => {}
+                Some(Entry::Occupied(first)) => problems.push(duplicate(&document.origin, first.key(), file)),
+                Some(Entry::Vacant(place)) => match (document.object, before.objects.remove(place.key())) {
+                    (Some(object), earlier) => {
+                        let current = Arc::new(Loaded { origin: document.origin, object });
+                        place.insert(Slot { current, good: earlier.and_then(|slot| slot.good) });
+                    }
+                    (None, Some(earlier)) => {
+                        problems.iter_mut().for_each(keep);
+                        place.insert(earlier);
+                    }
+                    (None, None) => {}
+                },
             }
             content.problems.append(&mut problems);
         }

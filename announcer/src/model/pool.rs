@@ -82,7 +82,7 @@ pub(super) fn admits(pool: &PoolWish, service: &ServiceName, labels: &Labels, na
 
 /// The pools that a service that asks for none may use, in the order in which they are asked: those made for it
 /// first, by priority; then the others by name.
-pub(super) fn automatic<'a>(pools: &'a Pools, admitted: impl Fn(&PoolWish) -> bool) -> Vec<&'a str> {
+pub(super) fn automatic(pools: &Pools, admitted: impl Fn(&PoolWish) -> bool) -> Vec<&str> {
     let rank = |pool: &PoolWish| match &pool.allocation {
         Some(allocation) if allocation.priority > 0 => u64::from(allocation.priority),
         Some(_) => u64::from(u32::MAX) + 1,

@@ -12,7 +12,7 @@
 mod folder;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::Hasher,
     path::{Path, PathBuf},
     sync::Arc,
@@ -62,6 +62,7 @@ pub async fn watch(folder: PathBuf) -> watch::Receiver<Arc<Snapshot>> {
         Ok(read) => read,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
+    report(None, &snapshot);
     let (publish, published) = watch::channel(Arc::new(snapshot));
     tokio::spawn(run(reader, alarm, woken, publish));
     published
@@ -97,22 +98,23 @@ async fn run(
         };
         reader = back;
         if let Some(snapshot) = snapshot {
-            report(&publish.borrow(), &snapshot);
+            report(Some(&publish.borrow()), &snapshot);
             publish.send_replace(Arc::new(snapshot));
         }
     }
 }
 
 /// Logs what is new.
-fn report(before: &Snapshot, now: &Snapshot) {
-    for problem in now.problems.iter().filter(|problem| !before.problems.contains(problem)) {
+fn report(before: Option<&Snapshot>, now: &Snapshot) {
+    let known: BTreeSet<_> = before.iter().flat_map(|before| &before.problems).collect();
+    for problem in now.problems.iter().filter(|problem| !known.contains(problem)) {
         match problem.severity {
             Severity::Error => tracing::error!("{problem}"),
             Severity::Warning => tracing::warn!("{problem}"),
         }
     }
-    if before.desired != now.desired {
-        tracing::info!(services = now.desired.services.len(), problems = now.problems.len(), "manifests changed");
+    if before.is_none_or(|before| before.desired != now.desired) {
+        tracing::info!(services = now.desired.services.len(), problems = now.problems.len(), "manifests read");
     }
 }
 
@@ -185,7 +187,7 @@ impl Reader {
         let mut problems = Vec::new();
         let connected = match Listing::read(&self.folder) {
             Err(problem) => {
-                problems.push(problem);
+                problems.push(*problem);
                 false
             }
             Ok(listing) => {

@@ -23,7 +23,7 @@ pub(super) fn read(name: &str, text: &str) -> Result<Vec<Value>, Box<Problem>> {
         let tree = Node(&budget).deserialize(&mut json).and_then(|tree| json.end().map(|()| tree));
         return tree.map(|tree| vec![tree]).map_err(|error| {
             let line = error.line();
-            Box::new(broken(name, 1, (line > 0).then_some(line), error.to_string()))
+            Box::new(broken(name, 1, (line > 0).then_some(line), &error.to_string()))
         });
     }
     let mut trees = Vec::new();
@@ -32,14 +32,14 @@ pub(super) fn read(name: &str, text: &str) -> Result<Vec<Value>, Box<Problem>> {
             Ok(tree) => trees.push(tree),
             Err(error) => {
                 let line = error.location().map(|location| location.line());
-                return Err(Box::new(broken(name, trees.len() + 1, line, error.to_string())));
+                return Err(Box::new(broken(name, trees.len() + 1, line, &error.to_string())));
             }
         }
     }
     Ok(trees)
 }
 
-fn broken(name: &str, document: usize, line: Option<usize>, error: String) -> Problem {
+fn broken(name: &str, document: usize, line: Option<usize>, error: &str) -> Problem {
     let origin = Origin { file: name.to_owned(), document, item: None };
     Problem { origin: Some(origin), line, ..Problem::of_file(name, format!("cannot be read: {error}")) }
 }

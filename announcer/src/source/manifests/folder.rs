@@ -29,7 +29,7 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads all manifests; the error is a problem of the folder.
-    pub(super) fn read(folder: &Path) -> Result<Self, Problem> {
+    pub(super) fn read(folder: &Path) -> Result<Self, Box<Problem>> {
         let names = names(folder).map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::NotFound => "; create it, or correct source.manifests",
@@ -37,10 +37,8 @@ impl Listing {
                 _ => "",
             };
             let shown = folder.display();
-            Problem::of_file(
-                "",
-                format!("the manifest folder {shown} cannot be read: {error}{hint}; it is watched for"),
-            )
+            let message = format!("the manifest folder {shown} cannot be read: {error}{hint}; it is watched for");
+            Box::new(Problem::of_file("", message))
         })?;
         let mut listing = Self { files: BTreeMap::new(), problems: Vec::new() };
         if names.is_empty() {
@@ -115,7 +113,10 @@ pub(super) fn identity(folder: &Path) -> Option<(u64, u64)> {
 
 /// What shows, without reading any file, that something has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fingerprint(Vec<(String, Option<(u64, u64, i64, i64)>)>);
+pub(super) struct Fingerprint(Vec<(String, Option<Sign>)>);
+
+/// Inode, size, and time of change in seconds and nanoseconds.
+type Sign = (u64, u64, i64, i64);
 
 impl Fingerprint {
     /// Of the folder now; `None` if it cannot be listed.
