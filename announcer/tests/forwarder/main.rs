@@ -1,5 +1,5 @@
 //! The forwarder with the real eBPF program in network namespaces. Needs root; makes and removes its own namespaces.
-#![expect(clippy::disallowed_methods, reason = "edge: tests of the real thing run in real time")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "edge: a test of the real thing, in real time")]
 
 mod lan;
 mod rig;
