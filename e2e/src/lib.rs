@@ -21,15 +21,18 @@
 //! Everything needs root: namespaces, veths and raw sockets are made with it. Nothing leaves the namespaces.
 #![expect(clippy::disallowed_methods, reason = "edge: the testbed drives real processes in real time")]
 
+pub mod agent;
 pub mod cleanup;
 pub mod faults;
 pub mod http;
 pub mod longlived;
+pub mod manifests;
 pub mod metrics;
 pub mod netns;
 pub mod observe;
 pub mod pods;
 mod poll;
+pub mod scenario;
 pub mod sniffer;
 pub mod status;
 pub mod topology;

@@ -146,14 +146,8 @@ fn open(target: SocketAddr) -> Result<(Talk, Answer)> {
     Ok((talk, answer))
 }
 
-fn run(
-    target: SocketAddr,
-    stop: &AtomicBool,
-    records: &AtomicU64,
-    first: &Sender<Result<String>>,
-) -> Ended {
-    let mut ended =
-        Ended { pod: String::new(), fate: Fate::Survived, records: 0, longest_pause: Duration::ZERO };
+fn run(target: SocketAddr, stop: &AtomicBool, records: &AtomicU64, first: &Sender<Result<String>>) -> Ended {
+    let mut ended = Ended { pod: String::new(), fate: Fate::Survived, records: 0, longest_pause: Duration::ZERO };
     let mut talk = match open(target) {
         Ok((talk, answer)) => {
             ended.pod.clone_from(&answer.pod);

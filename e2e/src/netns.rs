@@ -259,4 +259,3 @@ pub(crate) fn kill_children() {
         }
     }
 }
-

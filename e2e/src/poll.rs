@@ -11,6 +11,8 @@ pub(crate) fn readable(fds: &[RawFd], timeout: Duration) -> Vec<bool> {
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: the array and the deadline live until the call returns, and the length is the array's.
-    let ready = unsafe { libc::ppoll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, &raw const deadline, std::ptr::null()) };
+    let ready = unsafe {
+        libc::ppoll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, &raw const deadline, std::ptr::null())
+    };
     polled.iter().map(|entry| ready > 0 && entry.revents != 0).collect()
 }

@@ -24,6 +24,7 @@ use pnet_packet::{
     ip::{IpNextHeaderProtocol, IpNextHeaderProtocols},
     ipv4::Ipv4Packet,
     ipv6::Ipv6Packet,
+    udp::UdpPacket,
 };
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -136,7 +137,7 @@ impl Drop for Sniffer {
 }
 
 /// ETH_P_ALL in network byte order, as AF_PACKET wants it.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ETH_P_ALL is 3")]
+#[expect(clippy::cast_possible_truncation, reason = "ETH_P_ALL is 3")]
 const EVERYTHING: u16 = (libc::ETH_P_ALL as u16).to_be();
 
 /// A packet socket bound to the interface before it receives anything.
@@ -221,4 +222,41 @@ fn ipv6(bytes: &[u8]) -> Option<Kind> {
         }
     }
     Some(ip(packet.get_source().into(), packet.get_destination().into(), packet.get_next_header()))
+}
+
+/// Records the payloads of `count` UDP datagrams to `port` that pass `interface` of `ns`, with their destinations;
+/// gives up after `timeout` with those it has.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn capture_udp(
+    ns: &Netns,
+    interface: &str,
+    port: u16,
+    count: usize,
+    timeout: Duration,
+) -> Result<Vec<(IpAddr, Vec<u8>)>> {
+    ns.run(|| {
+        let mut socket = open(interface)?;
+        let start = Instant::now();
+        let mut buffer = [0_u8; 4096];
+        let mut datagrams = Vec::new();
+        while datagrams.len() < count && start.elapsed() < timeout {
+            let Ok(length) = socket.read(&mut buffer) else { continue };
+            datagrams.extend(udp_payload(&buffer[..length], port));
+        }
+        Ok(datagrams)
+    })
+}
+
+fn udp_payload(bytes: &[u8], port: u16) -> Option<(IpAddr, Vec<u8>)> {
+    let frame = EthernetPacket::new(bytes)?;
+    let packet = Ipv4Packet::new(frame.payload())?;
+    if frame.get_ethertype() != EtherTypes::Ipv4 || packet.get_next_level_protocol() != IpNextHeaderProtocols::Udp {
+        return None;
+    }
+    let udp = UdpPacket::new(packet.payload())?;
+    let length = usize::from(udp.get_length()).checked_sub(8)?;
+    let payload = udp.payload().get(..length)?;
+    (udp.get_destination() == port).then(|| (packet.get_destination().into(), payload.to_vec()))
 }

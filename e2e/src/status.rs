@@ -19,7 +19,7 @@ pub struct Status {
     /// All backends of all services.
     pub backends: Vec<Backend>,
     /// Where objects come from, and how that goes.
-    pub source: serde_json::Value,
+    pub source: Source,
     /// The forwarder.
     pub forwarder: Forwarder,
 }
@@ -75,6 +75,27 @@ pub struct Backend {
     pub reason: serde_json::Value,
 }
 
+/// Where objects come from.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Source {
+    /// What is wrong with them.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}
+
+/// A mistake in the objects.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Problem {
+    /// The file, with the line where known.
+    pub file: Option<String>,
+    /// Kind, namespace and name.
+    pub object: Option<String>,
+    /// The field's path.
+    pub field: Option<String>,
+    /// What is wrong with it and what to do.
+    pub message: String,
+}
+
 /// The forwarder.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Forwarder {
@@ -98,5 +119,12 @@ impl Status {
         let mut names: Vec<_> = up.map(|member| member.name.as_str()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// Whether a problem names all of `words`, anywhere in it.
+    #[must_use]
+    pub fn complains_of(&self, words: &[&str]) -> bool {
+        let texts = self.source.problems.iter().map(|problem| format!("{problem:?}"));
+        texts.into_iter().any(|text| words.iter().all(|word| text.contains(word)))
     }
 }

@@ -13,7 +13,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use anyhow::{Context, Result};
@@ -42,7 +42,7 @@ pub struct Host {
     /// `n1`, `c1`, `n1-p1`; for those on the bridge also the name of their bridge port.
     pub name: String,
     /// Where it lives.
-    pub ns: Netns,
+    pub ns: Arc<Netns>,
     /// The hardware address of its eth0.
     pub mac: Mac,
     /// Its IPv4 address.
@@ -128,7 +128,8 @@ impl Lan {
     /// One line a namespace, on how to look inside; for failed tests and curious people.
     #[must_use]
     pub fn enter_hints(&self) -> String {
-        let hosts = self.nodes.iter().flat_map(|node| std::iter::once(&node.host).chain(&node.pods)).chain(&self.client);
+        let hosts =
+            self.nodes.iter().flat_map(|node| std::iter::once(&node.host).chain(&node.pods)).chain(&self.client);
         hosts.map(|host| format!("{:8} {}\n", host.name, host.ns.enter_hint())).collect()
     }
 }
@@ -184,10 +185,7 @@ impl LanBuilder {
         let others = (1..=self.nodes).filter(|n| Some(*n) != own);
         others
             .flat_map(|n| {
-                [
-                    format!("route add 10.78.{n}.0/24 via 10.77.0.{n}"),
-                    format!("route add fd78:{n}::/64 via fd77::{n}"),
-                ]
+                [format!("route add 10.78.{n}.0/24 via 10.77.0.{n}"), format!("route add fd78:{n}::/64 via fd77::{n}")]
             })
             .collect()
     }
@@ -248,7 +246,7 @@ const NODE_SYSCTLS: [(&str, &str); 7] = [
 ];
 
 fn build_host(switch: &Netns, name: String, number: u8, forwards: bool) -> Result<Host> {
-    let ns = Netns::new(&name)?;
+    let ns = Arc::new(Netns::new(&name)?);
     ns.sysctl(&HOST_SYSCTLS)?;
     if forwards {
         ns.sysctl(&NODE_SYSCTLS)?;
@@ -268,7 +266,7 @@ fn build_host(switch: &Netns, name: String, number: u8, forwards: bool) -> Resul
 
 fn build_pod(node: &Host, n: u8, p: u8) -> Result<Host> {
     let name = format!("n{n}-p{p}");
-    let ns = Netns::new(&name)?;
+    let ns = Arc::new(Netns::new(&name)?);
     ns.sysctl(&HOST_SYSCTLS)?;
     let mac = Mac([2, 0xc7, 0, 1, n, p]);
     let number = FIRST_POD + p;

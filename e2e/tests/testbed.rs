@@ -121,7 +121,10 @@ fn loss_loses_about_what_it_says() -> Result<()> {
     lan.loss("n1", 20)?;
     let load = Load::new(Transport::Udp, SocketAddr::new(node.addresses[0], UDP_PORT)).per_second(1000);
     let meter = load.start(&lan.client().ns)?;
-    eventually(10 * SECOND, "600 answers", || Ok(ensure!(meter.answered() >= 600)))?;
+    eventually(10 * SECOND, "600 answers", || {
+        ensure!(meter.answered() >= 600);
+        Ok(())
+    })?;
     let report = meter.stop()?;
     // There and back: 1 - 0.8 * 0.8 = 36 %; the bounds are five standard deviations away.
     let lost = report.lost as f64 / report.sent as f64;
@@ -135,20 +138,29 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
     let node = Pod::start("n1", "n1", &lan.nodes[0].host)?;
     let load = Load::new(Transport::Udp, SocketAddr::new(node.addresses[0], UDP_PORT)).per_second(1000);
     let calm = load.start(&lan.client().ns)?;
-    eventually(10 * SECOND, "500 answers", || Ok(ensure!(calm.answered() >= 500)))?;
+    eventually(10 * SECOND, "500 answers", || {
+        ensure!(calm.answered() >= 500);
+        Ok(())
+    })?;
     let report = calm.stop()?;
     assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
     assert!(report.outage < Duration::from_millis(50), "{report:?}");
 
     let meter = load.start(&lan.client().ns)?;
-    eventually(10 * SECOND, "100 answers", || Ok(ensure!(meter.answered() >= 100)))?;
+    eventually(10 * SECOND, "100 answers", || {
+        ensure!(meter.answered() >= 100);
+        Ok(())
+    })?;
     lan.cut("n1")?;
     let cut = Instant::now();
     std::thread::sleep(Duration::from_millis(300));
     let before = cut.elapsed();
     lan.heal("n1")?;
     let healed = meter.answered();
-    eventually(10 * SECOND, "answers after the gap", || Ok(ensure!(meter.answered() >= healed + 100)))?;
+    eventually(10 * SECOND, "answers after the gap", || {
+        ensure!(meter.answered() >= healed + 100);
+        Ok(())
+    })?;
     let report = meter.stop()?;
     assert!(report.outage >= before, "{report:?} but cut for {before:?}");
     // Healing takes three commands, on a machine that may be busy.
@@ -170,7 +182,10 @@ fn a_long_lived_connection_survives_a_short_cut_hangs_on_a_long_one_and_breaks_w
     std::thread::sleep(Duration::from_millis(100));
     lan.heal("n1")?;
     let before = connections.records(&pods[0].name);
-    eventually(5 * SECOND, "records after the cut", || Ok(ensure!(connections.records(&pods[0].name) > before + 30)))?;
+    eventually(5 * SECOND, "records after the cut", || {
+        ensure!(connections.records(&pods[0].name) > before + 30);
+        Ok(())
+    })?;
     for end in connections.finish()? {
         assert_eq!(end.fate, Fate::Survived);
         assert!(end.longest_pause > Duration::from_millis(80), "{end:?}");
@@ -184,7 +199,10 @@ fn a_long_lived_connection_survives_a_short_cut_hangs_on_a_long_one_and_breaks_w
 
     let connections = open(1)?;
     drop(pods);
-    eventually(SECOND, "the end", || Ok(ensure!(connections.records("") == 0)))?;
+    eventually(SECOND, "the end", || {
+        ensure!(connections.records("") == 0);
+        Ok(())
+    })?;
     std::thread::sleep(Duration::from_millis(100));
     assert!(matches!(connections.finish()?[0].fate, Fate::Broken(_)));
     Ok(())
@@ -206,7 +224,11 @@ fn the_sniffer_sees_who_sends_and_the_neighbour_table_agrees() -> Result<()> {
             let wanted = Kind::Ip { source: from, destination: to, protocol: 17 };
             ensure!(sniffer.count(|f| f.source == mac && f.destination == client.mac && f.kind == wanted) == 1);
         }
-        ensure!(sniffer.count(|f| matches!(f.kind, Kind::Arp { request: false, sender, .. } if sender == lan.nodes[0].host.v4)) == 1);
+        ensure!(
+            sniffer.count(
+                |f| matches!(f.kind, Kind::Arp { request: false, sender, .. } if sender == lan.nodes[0].host.v4)
+            ) == 1
+        );
         ensure!(sniffer.count(|f| f.kind == Kind::Advertisement(lan.nodes[0].host.v6)) >= 1);
         Ok(())
     })
@@ -224,11 +246,17 @@ fn a_pod_can_be_unhealthy_deaf_or_paused() -> Result<()> {
     assert_eq!(status()?, 503);
     asks()?;
     pods[0].refuse_connections(true);
-    eventually(SECOND, "refused", || Ok(ensure!(asks().is_err())))?;
+    eventually(SECOND, "refused", || {
+        ensure!(asks().is_err());
+        Ok(())
+    })?;
     pods[0].refuse_connections(false);
     eventually(SECOND, "taken again", asks)?;
     pods[0].pause(true);
-    eventually(SECOND, "silent", || Ok(ensure!(asks().is_err())))?;
+    eventually(SECOND, "silent", || {
+        ensure!(asks().is_err());
+        Ok(())
+    })?;
     pods[0].pause(false);
     eventually(SECOND, "speaking again", asks)
 }
@@ -254,7 +282,10 @@ fn nothing_stays_behind_after_a_panic_or_a_kill() -> Result<()> {
             let names = std::fs::read_dir("/run/netns")?.filter_map(|e| e.ok()?.file_name().into_string().ok());
             Ok(names.filter(|name| name.starts_with(&own)).count())
         };
-        eventually(20 * SECOND, "the helper has built its network", || Ok(ensure!(namespaces()? == 5)))?;
+        eventually(20 * SECOND, "the helper has built its network", || {
+            ensure!(namespaces()? == 5);
+            Ok(())
+        })?;
         Command::new("kill").args([signal, &child.id().to_string()]).status()?;
         assert!(!child.wait()?.success());
         assert_eq!(namespaces()?, 0, "after {signal}");
@@ -275,7 +306,10 @@ fn helper_that_waits_to_be_killed() -> Result<()> {
 fn addresses_follow_from_the_names() -> Result<()> {
     let lan = Lan::new().nodes(2).pods(1).build()?;
     let pod = lan.pods().last().expect("a pod");
-    assert_eq!((pod.name.as_str(), pod.addresses()), ("n2-p1", ["10.78.2.11".parse::<IpAddr>()?, "fd78:2::11".parse()?]));
+    assert_eq!(
+        (pod.name.as_str(), pod.addresses()),
+        ("n2-p1", ["10.78.2.11".parse::<IpAddr>()?, "fd78:2::11".parse()?])
+    );
     assert_eq!(lan.host("n2")?.mac.to_string(), "02:c7:00:00:00:02");
     assert!(lan.host("n3").is_err());
     assert!(lan.enter_hints().contains("ip netns exec cr"));
