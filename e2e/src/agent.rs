@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Output},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -89,15 +89,29 @@ impl Agent {
     /// # Errors
     /// When the binary is not built, or its BPF file system cannot be mounted.
     pub fn prepare(host: &Host, dir: PathBuf, config: &Config) -> Result<Self> {
+        let agent = Self::unconfigured(host, dir)?;
+        agent.configure(config)?;
+        Ok(agent)
+    }
+
+    /// As [`Agent::prepare`], with the text of a config file and of a key file.
+    ///
+    /// # Errors
+    /// As [`Agent::prepare`].
+    pub fn prepare_with(host: &Host, dir: PathBuf, config: &str, keys: &str) -> Result<Self> {
+        let agent = Self::unconfigured(host, dir)?;
+        agent.write_config(config, keys)?;
+        Ok(agent)
+    }
+
+    fn unconfigured(host: &Host, dir: PathBuf) -> Result<Self> {
         let binary = binary("crier")?;
         for sub in ["state", "bpf"] {
             fs::create_dir_all(dir.join(sub))?;
         }
         mount(Some("bpf"), &dir.join("bpf"), Some("bpf"), MsFlags::empty(), None::<&str>)
             .context("cannot mount a BPF file system: the kernel needs CONFIG_BPF_SYSCALL")?;
-        let agent = Self { name: config.node.clone(), ns: Arc::clone(&host.ns), dir, binary, child: Mutex::new(None) };
-        agent.configure(config)?;
-        Ok(agent)
+        Ok(Self { name: host.name.clone(), ns: Arc::clone(&host.ns), dir, binary, child: Mutex::new(None) })
     }
 
     /// Writes config and key file; a running agent reads them on [`Agent::hup`] or restart.
@@ -105,8 +119,14 @@ impl Agent {
     /// # Errors
     /// When they cannot be written.
     pub fn configure(&self, config: &Config) -> Result<()> {
-        fs::write(self.dir.join("gossip.key"), config.keys.join("\n") + "\n")?;
-        fs::write(self.config_path(), config.yaml(&self.dir)).context("cannot write the agent's config")
+        self.write_config(&config.yaml(&self.dir), &(config.keys.join("\n") + "\n"))
+    }
+
+    fn write_config(&self, config: &str, keys: &str) -> Result<()> {
+        let keyfile = self.dir.join("gossip.key");
+        fs::write(&keyfile, keys)?;
+        fs::set_permissions(&keyfile, fs::Permissions::from_mode(0o600))?;
+        fs::write(self.config_path(), config).context("cannot write the agent's config")
     }
 
     /// The config file.

@@ -4,6 +4,8 @@
 //! Questions about the present are asked once (`agreed_owner`); those about what is to come wait (`owner`,
 //! `new_owner`). When a test ends, the ends of the agents' logs are printed, which the test harness shows on failure.
 
+mod build;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -14,15 +16,17 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
-    agent::{Agent, Config, GOSSIP_PORT},
+    agent::{Agent, Config},
     cleanup::RunDir,
     longlived::LongLived,
-    manifests::{Endpoint, Folder, POOL, ServiceSpec},
+    manifests::{Endpoint, Folder, ServiceSpec},
     observe::eventually,
     pods::Pod,
     topology::{Host, Lan},
     traffic::{Answer, Load, Transport, ask},
 };
+
+pub use build::ClusterBuilder;
 
 /// How long a cluster may take to settle after a start or a fault. Far beyond what it should need.
 pub const SETTLE: Duration = Duration::from_secs(20);
@@ -37,19 +41,6 @@ pub const DNS: u16 = 5353;
 #[must_use]
 pub fn key(byte: u8) -> String {
     STANDARD.encode([byte; 32])
-}
-
-/// What to build; see [`Cluster::three`].
-#[derive(Debug, Clone)]
-pub struct ClusterBuilder {
-    name: String,
-    nodes: u8,
-    pods: u8,
-    host_network: bool,
-    watch: (Duration, u32),
-    forwarder: String,
-    services: Vec<ServiceSpec>,
-    quiet: bool,
 }
 
 /// A running cluster. Fields are dropped in order: agents before the network they live in.
@@ -70,131 +61,7 @@ pub struct Cluster {
     run: RunDir,
 }
 
-impl ClusterBuilder {
-    /// With this service; all pods are behind it.
-    #[must_use]
-    pub fn service(mut self, service: ServiceSpec) -> Self {
-        self.services.push(service);
-        self
-    }
-
-    /// So many pods on each node; by default 2.
-    #[must_use]
-    pub fn pods(mut self, per_node: u8) -> Self {
-        self.pods = per_node;
-        self
-    }
-
-    /// One pod on each node's own address instead of pods behind it.
-    #[must_use]
-    pub fn host_network(mut self) -> Self {
-        self.host_network = true;
-        self
-    }
-
-    /// Heartbeats each `interval`; after `misses` missed ones a node is gone.
-    #[must_use]
-    pub fn watch(mut self, interval: Duration, misses: u32) -> Self {
-        self.watch = (interval, misses);
-        self
-    }
-
-    /// `forwarder.mode`.
-    #[must_use]
-    pub fn forwarder(mut self, mode: &str) -> Self {
-        mode.clone_into(&mut self.forwarder);
-        self
-    }
-
-    /// Without the ends of the logs when it is over.
-    #[must_use]
-    pub fn quiet(mut self) -> Self {
-        self.quiet = true;
-        self
-    }
-
-    /// Builds network, pods and manifests; the agents are prepared, not started.
-    ///
-    /// # Errors
-    /// Without root, or when the agent is not built.
-    pub fn build(self) -> Result<Cluster> {
-        let run = RunDir::new(&self.name)?;
-        let pods_behind = if self.host_network { 0 } else { self.pods };
-        let lan = Lan::new().nodes(self.nodes).client().pods(pods_behind).build()?;
-        println!("{}: inside by\n{}", self.name, lan.enter_hints());
-        let pods = start_pods(&lan, self.host_network)?;
-        let manifests = Folder::new(run.path().join("manifests"))?;
-        let seeds: Vec<_> = lan.nodes.iter().map(|n| SocketAddr::new(n.host.v4.into(), GOSSIP_PORT)).collect();
-        let (mut agents, mut configs) = (Vec::new(), Vec::new());
-        for node in &lan.nodes {
-            let config = Config {
-                node: node.host.name.clone(),
-                interfaces: vec!["eth0".to_owned()],
-                join: seeds.clone(),
-                keys: vec![key(7)],
-                watch: self.watch,
-                manifests: manifests.path().to_owned(),
-                forwarder: self.forwarder.clone(),
-            };
-            agents.push(Agent::prepare(&node.host, run.path().join(&node.host.name), &config)?);
-            configs.push(config);
-        }
-        let mut cluster =
-            Cluster { agents, pods, lan, manifests, services: Vec::new(), configs, quiet: self.quiet, run };
-        cluster.manifests.write("pool.yaml", POOL)?;
-        for (index, service) in (0..).zip(self.services) {
-            cluster.add(index, service)?;
-        }
-        Ok(cluster)
-    }
-
-    /// Builds it, starts the agents and waits until all is settled.
-    ///
-    /// # Errors
-    /// When it does not settle.
-    pub fn start(self) -> Result<Cluster> {
-        let cluster = self.build()?;
-        cluster.agents.iter().try_for_each(Agent::start)?;
-        cluster.settle()?;
-        Ok(cluster)
-    }
-}
-
-fn start_pods(lan: &Lan, host_network: bool) -> Result<Vec<Pod>> {
-    let mut pods = Vec::new();
-    for node in &lan.nodes {
-        if host_network {
-            pods.push(Pod::start(&format!("{}-host", node.host.name), &node.host.name, &node.host)?);
-        }
-        for host in &node.pods {
-            pods.push(Pod::start(&host.name, &node.host.name, host)?);
-        }
-    }
-    Ok(pods)
-}
-
 impl Cluster {
-    /// Three nodes, two pods behind each, a client. `name` is for the reader of logs and `/tmp`.
-    #[must_use]
-    pub fn three(name: &str) -> ClusterBuilder {
-        Self::of(name, 3)
-    }
-
-    /// So many nodes, two pods behind each, a client.
-    #[must_use]
-    pub fn of(name: &str, nodes: u8) -> ClusterBuilder {
-        ClusterBuilder {
-            name: name.to_owned(),
-            nodes,
-            pods: 2,
-            host_network: false,
-            watch: (Duration::from_millis(50), 3),
-            forwarder: "auto".to_owned(),
-            services: Vec::new(),
-            quiet: false,
-        }
-    }
-
     // --- who is there ---
 
     /// The client.
