@@ -72,7 +72,7 @@ pub(crate) struct Lan {
     pub(crate) client: Host,
     pub(crate) nodes: Vec<Host>,
     pub(crate) pods: Vec<Host>,
-    _switch: Host,
+    switch: Host,
 }
 
 impl Lan {
@@ -83,14 +83,14 @@ impl Lan {
         switch.ip("link set br0 up");
         let client = Host::new(format!("{prefix}c"));
         plug(&switch, &client, "c", 9);
-        let mut lan = Self { client, nodes: Vec::new(), pods: Vec::new(), _switch: switch };
+        let mut lan = Self { client, nodes: Vec::new(), pods: Vec::new(), switch: switch };
         for n in 1..=nodes {
             let node = Host::new(format!("{prefix}n{n}"));
             for setting in ["net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1", "net/ipv4/conf/all/rp_filter=0"]
             {
                 node.sysctl(setting);
             }
-            plug(&lan._switch, &node, &format!("n{n}"), 10 + n);
+            plug(&lan.switch, &node, &format!("n{n}"), 10 + n);
             let pod = Host::new(format!("{prefix}p{n}"));
             node.ip(&format!("link add pod0 type veth peer name eth0 netns {}", pod.name));
             node.ip(&format!("addr add 10.77.{}.1/24 dev pod0", 100 + n));
