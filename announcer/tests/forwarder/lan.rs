@@ -83,7 +83,7 @@ impl Lan {
         switch.ip("link set br0 up");
         let client = Host::new(format!("{prefix}c"));
         plug(&switch, &client, "c", 9);
-        let mut lan = Self { client, nodes: Vec::new(), pods: Vec::new(), switch: switch };
+        let mut lan = Self { client, nodes: Vec::new(), pods: Vec::new(), switch };
         for n in 1..=nodes {
             let node = Host::new(format!("{prefix}n{n}"));
             for setting in ["net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1", "net/ipv4/conf/all/rp_filter=0"]
