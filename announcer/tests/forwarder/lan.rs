@@ -54,6 +54,28 @@ impl Host {
         self.run(move || nix::net::if_::if_nametoindex(interface).unwrap())
     }
 
+    /// Makes the host fill in checksums before a frame leaves by the interface, so that its receiver verifies them.
+    pub(crate) fn checksum_in_software(&self, interface: &'static str) {
+        let inside = || {
+            use std::os::fd::AsRawFd;
+
+            const SIOCETHTOOL: u64 = 0x8946;
+            const ETHTOOL_STXCSUM: u32 = 0x17;
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut request = [ETHTOOL_STXCSUM, 0];
+            // SAFETY: all zero is a value of this plain C structure.
+            let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in ifreq.ifr_name.iter_mut().zip(interface.bytes()) {
+                *to = from as libc::c_char;
+            }
+            ifreq.ifr_ifru.ifru_data = (&raw mut request).cast();
+            // SAFETY: the request is an ethtool_value, which lives until the call returns.
+            let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut ifreq) };
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        };
+        self.run(inside);
+    }
+
     fn sysctl(&self, setting: &str) {
         let (path, value) = setting.split_once('=').unwrap();
         let path = format!("/proc/sys/{path}");

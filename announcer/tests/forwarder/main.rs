@@ -13,7 +13,7 @@ use std::{
 };
 
 use announcer::{
-    forward::{Wanted, detach_all},
+    forward::{Forwarder, Mode, Options, Wanted, detach_all},
     model::Protocol,
 };
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -125,6 +125,40 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         std::thread::yield_now();
+    }
+}
+
+/// Veth hands packets over with checksums nobody has filled in or looks at. Here the last sender fills them in, after
+/// the program has changed what they will be made of.
+#[test]
+fn partial_checksums_are_right_when_they_are_filled_in() {
+    let rig = Rig::new();
+    for node in &rig.lan.nodes {
+        node.checksum_in_software("pod0");
+        node.checksum_in_software("eth0");
+    }
+    exchange_with_both_pods(&rig);
+}
+
+#[test]
+fn whole_checksums_are_right_after_each_change() {
+    let rig = Rig::new();
+    for host in rig.lan.pods.iter().chain([&rig.lan.client]) {
+        host.checksum_in_software("eth0");
+    }
+    exchange_with_both_pods(&rig);
+}
+
+/// TCP and UDP of both families; packets with a wrong checksum would be dropped by their receiver.
+fn exchange_with_both_pods(rig: &Rig) {
+    for vip in [vip4(), vip6()] {
+        for who in ["one", "two"] {
+            echo(&mut connect_to(rig, vip, who), 1 << 18);
+        }
+        let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        for _ in 0..8 {
+            ask(&rig.lan.client.run(|| UdpSocket::bind(any).unwrap()), socket(vip, 80));
+        }
     }
 }
 
@@ -291,6 +325,23 @@ fn a_packet_from_the_slots_own_node_is_never_sent_back() {
     udp.send_to(b"who?", socket(vip4(), 80)).unwrap();
     eventually("dropped where it would turn round", || rig.drops(1, DropReason::NoBackend) == 1);
     assert_eq!(rig.drops(0, DropReason::TtlExpired) + rig.drops(1, DropReason::TtlExpired), 0);
+}
+
+#[test]
+fn modes_that_need_no_kernel_say_what_they_are() {
+    let options = |mode| Options { mode, pin_dir: "/nonexistent/crier".into() };
+    let mut off = Forwarder::start(options(Mode::Off)).unwrap();
+    assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
+    assert_eq!(off.info().mode, "off");
+    let error = Forwarder::start(options(Mode::Xdp)).unwrap_err().to_string();
+    assert!(error.contains("use auto or tc"), "{error}");
+}
+
+#[test]
+fn a_pin_directory_that_cannot_be_made_is_named_with_the_way_out() {
+    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into() };
+    let error = Forwarder::start(options).unwrap_err().to_string();
+    assert!(error.contains("/proc/crier") && error.contains("mount -t bpf"), "{error}");
 }
 
 #[test]
