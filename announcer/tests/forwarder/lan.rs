@@ -54,6 +54,28 @@ impl Host {
         self.run(move || nix::net::if_::if_nametoindex(interface).unwrap())
     }
 
+    /// Makes the host fill in checksums before a frame leaves by the interface, so that its receiver verifies them.
+    pub(crate) fn checksum_in_software(&self, interface: &'static str) {
+        let inside = || {
+            use std::os::fd::AsRawFd;
+
+            const SIOCETHTOOL: u64 = 0x8946;
+            const ETHTOOL_STXCSUM: u32 = 0x17;
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut request = [ETHTOOL_STXCSUM, 0];
+            // SAFETY: all zero is a value of this plain C structure.
+            let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in ifreq.ifr_name.iter_mut().zip(interface.bytes()) {
+                *to = from as libc::c_char;
+            }
+            ifreq.ifr_ifru.ifru_data = (&raw mut request).cast();
+            // SAFETY: the request is an ethtool_value, which lives until the call returns.
+            let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut ifreq) };
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        };
+        self.run(inside);
+    }
+
     fn sysctl(&self, setting: &str) {
         let (path, value) = setting.split_once('=').unwrap();
         let path = format!("/proc/sys/{path}");
@@ -72,7 +94,7 @@ pub(crate) struct Lan {
     pub(crate) client: Host,
     pub(crate) nodes: Vec<Host>,
     pub(crate) pods: Vec<Host>,
-    _switch: Host,
+    switch: Host,
 }
 
 impl Lan {
@@ -83,14 +105,14 @@ impl Lan {
         switch.ip("link set br0 up");
         let client = Host::new(format!("{prefix}c"));
         plug(&switch, &client, "c", 9);
-        let mut lan = Self { client, nodes: Vec::new(), pods: Vec::new(), _switch: switch };
+        let mut lan = Self { client, nodes: Vec::new(), pods: Vec::new(), switch };
         for n in 1..=nodes {
             let node = Host::new(format!("{prefix}n{n}"));
             for setting in ["net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1", "net/ipv4/conf/all/rp_filter=0"]
             {
                 node.sysctl(setting);
             }
-            plug(&lan._switch, &node, &format!("n{n}"), 10 + n);
+            plug(&lan.switch, &node, &format!("n{n}"), 10 + n);
             let pod = Host::new(format!("{prefix}p{n}"));
             node.ip(&format!("link add pod0 type veth peer name eth0 netns {}", pod.name));
             node.ip(&format!("addr add 10.77.{}.1/24 dev pod0", 100 + n));

@@ -35,14 +35,13 @@ pub(crate) fn name(n: usize) -> NodeName {
 /// A node's forwarder.
 pub(crate) struct Agent {
     pub(crate) forwarder: Forwarder,
-    pin_dir: tempfile::TempDir,
+    pub(crate) pins: tempfile::TempDir,
 }
 
 impl Agent {
     pub(crate) fn start(host: &Host) -> Self {
-        let pin_dir = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
-        let forwarder = Self::open(host, pin_dir.path().to_owned());
-        Self { forwarder, pin_dir }
+        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
+        Self { forwarder: Self::open(host, pins.path().to_owned()), pins }
     }
 
     fn open(host: &Host, pin_dir: PathBuf) -> Forwarder {
@@ -51,7 +50,7 @@ impl Agent {
 
     /// As if the agent was killed and started again.
     pub(crate) fn restart(&mut self, host: &Host) {
-        self.forwarder = Self::open(host, self.pin_dir.path().to_owned());
+        self.forwarder = Self::open(host, self.pins.path().to_owned());
     }
 
     pub(crate) fn apply(&mut self, host: &Host, wanted: &Wanted) {
@@ -65,8 +64,11 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = detach_all(self.pin_dir.path());
-        assert!(!self.pin_dir.path().exists() || thread::panicking(), "pins are left");
+        if let Err(error) = detach_all(self.pins.path())
+            && !thread::panicking()
+        {
+            panic!("pins are left: {error}");
+        }
     }
 }
 

@@ -156,7 +156,8 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
     }
     match fs::remove_dir(pin_dir) {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            nix::mount::umount(pin_dir)?;
+            // Lazily: another mount namespace may hold a copy for a moment, and there is nothing left in it.
+            nix::mount::umount2(pin_dir, nix::mount::MntFlags::MNT_DETACH)?;
             fs::remove_dir(pin_dir)
         }
         other => other,
