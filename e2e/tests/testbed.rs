@@ -162,7 +162,8 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
         Ok(())
     })?;
     let report = meter.stop()?;
-    assert!(report.outage >= before, "{report:?} but cut for {before:?}");
+    // What the prober itself slept is taken off.
+    assert!(report.outage + Duration::from_millis(60) >= before, "{report:?} but cut for {before:?}");
     // Healing takes three commands, on a machine that may be busy.
     assert!(report.outage < before + Duration::from_millis(250), "{report:?} but cut for {before:?}");
     let milliseconds = u64::try_from(report.outage.as_millis())?;
