@@ -191,6 +191,12 @@ impl Agent {
         self.child().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Whether it was started and has ended though nobody ended it.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.child().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
+    }
+
     /// SIGKILL: no goodbye.
     ///
     /// # Errors

@@ -6,18 +6,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    sync::PoisonError,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
 
-use crate::topology::Lan;
+use crate::{observe::eventually, topology::Lan};
 
-/// The faults that are frame filters.
+/// The faults that are in force, but for links that are down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     /// (from, to) hosts between which nothing passes in that direction.
     blocked: BTreeSet<(String, String)>,
+    /// Hosts whose ports are deaf; not part of the chain.
+    cut: BTreeSet<String>,
     /// Per cent of the frames lost from and, again, to a host.
     loss: BTreeMap<String, u8>,
 }
@@ -61,7 +64,9 @@ impl Lan {
     /// When there is no such host.
     pub fn cut(&self, host: &str) -> Result<()> {
         self.host(host)?;
-        self.port_state(host, "0")
+        self.port_state(host, "0")?;
+        self.plan().cut.insert(host.to_owned());
+        Ok(())
     }
 
     /// Undoes what was done to this host's port, and its loss and partitions.
@@ -75,7 +80,11 @@ impl Lan {
             plan.blocked.retain(|(from, to)| from != host && to != host);
         })?;
         self.switch.ip(&[format!("link set {host} up")])?;
-        self.port_state(host, "3")
+        if self.plan().cut.remove(host) {
+            // A port that was also down takes no state before its carrier is back, a moment after "up".
+            eventually(Duration::from_secs(2), "the port forwards again", || self.port_state(host, "3"))?;
+        }
+        Ok(())
     }
 
     /// Undoes every fault.
@@ -130,7 +139,7 @@ impl Lan {
     }
 
     fn change(&self, edit: impl FnOnce(&mut FaultPlan)) -> Result<()> {
-        let mut plan = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = self.plan();
         let mut next = plan.clone();
         edit(&mut next);
         if next != *plan {
@@ -138,6 +147,10 @@ impl Lan {
             *plan = next;
         }
         Ok(())
+    }
+
+    fn plan(&self) -> MutexGuard<'_, FaultPlan> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn port_state(&self, host: &str, state: &str) -> Result<()> {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
@@ -180,18 +180,19 @@ impl Cluster {
     /// # Errors
     /// When it does not come to that in time, or an agent has ended by itself.
     pub fn settle(&self) -> Result<()> {
-        if let Some(ended) = self.agents.iter().find(|agent| !agent.is_running() && agent.log().contains("panicked")) {
-            bail!(ended.obituary());
-        }
-        let running = self.running();
         eventually(SETTLE, "all members see each other", || {
+            // No use in waiting for an agent that is gone.
+            if let Some(failed) = self.agents.iter().find(|agent| agent.has_failed()) {
+                return Ok(Err(anyhow!(failed.obituary())));
+            }
+            let running = self.running();
+            ensure!(!running.is_empty(), "no agent runs");
             for node in &running {
                 let status = self.agent(node)?.status()?;
                 ensure!(status.up() == running, "{node} sees {:?}", status.members);
             }
-            ensure!(!running.is_empty(), "no agent runs. {}", self.agents[0].obituary());
-            Ok(())
-        })?;
+            Ok(Ok(()))
+        })??;
         for vip in self.vips() {
             self.owner(vip)?;
             eventually(SETTLE, &format!("{vip} is served"), || self.get(vip).map(drop))?;

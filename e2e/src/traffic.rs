@@ -1,7 +1,8 @@
 //! Clients that account for every request: what was sent, answered, lost, answered twice, by whom, and the longest gap.
 //!
-//! An outage is the longest time between two answers, less the time in which the prober itself did not run (on a
-//! busy machine it would otherwise blame the network). Times are taken when the process sees an answer.
+//! An outage is the longest run of requests in a row that were never answered, by the times at which they were sent:
+//! so a busy machine, on which the prober itself runs late, is not blamed on the network. What was answered late, not
+//! lost, shows in `slowest`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -94,7 +95,7 @@ pub struct Report {
     pub lost: u64,
     /// Answers to a request that had been answered before.
     pub duplicates: u64,
-    /// The longest time without an answer (module documentation).
+    /// The longest time in which every request was lost (module documentation); zero if none was.
     pub outage: Duration,
     /// The longest time from a request to its answer.
     pub slowest: Duration,
@@ -107,23 +108,20 @@ pub struct Report {
 /// The books of a load: a plain function of what happened when.
 #[derive(Debug, Default)]
 struct Ledger {
+    interval: Duration,
     sent: Vec<(Instant, bool)>,
     report: Report,
-    last_answer: Option<Instant>,
-    stalled: Duration,
 }
 
 impl Ledger {
-    /// A request goes out; its number.
-    fn send(&mut self, now: Instant) -> usize {
-        self.last_answer.get_or_insert(now);
-        self.sent.push((now, false));
-        self.sent.len() - 1
+    fn new(interval: Duration) -> Self {
+        Self { interval, ..Self::default() }
     }
 
-    /// The prober did not run for so long.
-    fn stall(&mut self, time: Duration) {
-        self.stalled += time;
+    /// A request goes out; its number.
+    fn send(&mut self, now: Instant) -> usize {
+        self.sent.push((now, false));
+        self.sent.len() - 1
     }
 
     fn answer(&mut self, answer: &Answer, now: Instant) {
@@ -137,21 +135,16 @@ impl Ledger {
         self.report.answered += 1;
         *self.report.by_pod.entry(answer.pod.clone()).or_default() += 1;
         self.report.seen_as.insert(answer.seen.ip());
-        self.gap_until(now);
-        self.last_answer = Some(now);
-        self.stalled = Duration::ZERO;
-    }
-
-    fn gap_until(&mut self, now: Instant) {
-        if let Some(last) = self.last_answer {
-            let gap = now.saturating_duration_since(last).saturating_sub(self.stalled);
-            self.report.outage = self.report.outage.max(gap);
-        }
     }
 
     fn finish(mut self) -> Report {
-        if let Some((last_sent, false)) = self.sent.last().copied() {
-            self.gap_until(last_sent);
+        for run in self.sent.chunk_by(|one, next| one.1 == next.1) {
+            if let [(first, false), ..] = run
+                && let Some((last, _)) = run.last()
+            {
+                let span = last.saturating_duration_since(*first) + self.interval;
+                self.report.outage = self.report.outage.max(span);
+            }
         }
         self.report.sent = self.sent.len() as u64;
         self.report.lost = self.report.sent - self.report.answered;
@@ -215,7 +208,7 @@ impl Load {
         let sockets = (0..self.sources).map(|_| udp_to(self.target)).collect::<Result<Vec<_>, _>>()?;
         sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
         let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(self.interval);
         let mut due = Instant::now();
         let mut draining = None;
         let mut buffer = [0_u8; 2048];
@@ -227,7 +220,7 @@ impl Load {
                     let id = ledger.send(now);
                     // A refused or unreachable destination shows as a lost request.
                     let _ = sockets[id % sockets.len()].send(id.to_string().as_bytes());
-                    due = next_due(&mut ledger, due, now, self.interval);
+                    due = next_due(due, now, self.interval);
                 }
                 Some(end) if now >= end => break,
                 _ => {}
@@ -248,7 +241,7 @@ impl Load {
     }
 
     fn tcp(self, stop: &AtomicBool, progress: &Arc<AtomicU64>) -> Result<Report> {
-        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let ledger = Arc::new(Mutex::new(Ledger::new(self.interval)));
         let mut due = Instant::now();
         let mut requests = Vec::new();
         while !stop.load(Ordering::Relaxed) {
@@ -256,7 +249,7 @@ impl Load {
             let now = Instant::now();
             let id = {
                 let mut books = lock(&ledger);
-                due = next_due(&mut books, due, now, self.interval);
+                due = next_due(due, now, self.interval);
                 books.send(now)
             };
             let (ledger, progress) = (Arc::clone(&ledger), Arc::clone(progress));
@@ -281,14 +274,9 @@ fn lock(ledger: &Mutex<Ledger>) -> std::sync::MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The next time to send. Missed times are not made up for; they count as a stall of the prober.
-fn next_due(ledger: &mut Ledger, due: Instant, now: Instant, interval: Duration) -> Instant {
-    let late = now.saturating_duration_since(due);
-    if late > interval {
-        ledger.stall(late);
-        return now + interval;
-    }
-    due + interval
+/// The next time to send. Missed times are not made up for.
+fn next_due(due: Instant, now: Instant, interval: Duration) -> Instant {
+    (due + interval).max(now)
 }
 
 /// A running load.
@@ -329,28 +317,28 @@ mod tests {
     }
 
     #[test]
-    fn the_outage_is_the_longest_gap_less_the_probers_own_stalls() {
-        let (start, mut ledger) = (Instant::now(), Ledger::default());
-        for at in [0, 10, 20, 120, 200] {
+    fn the_outage_is_the_longest_run_of_lost_requests() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(ms(10)));
+        for at in [0, 10, 20, 30, 120, 130, 140] {
             ledger.send(start + ms(at));
         }
-        ledger.answer(&from_pod("0"), start + ms(1));
-        ledger.answer(&from_pod("1"), start + ms(11));
-        ledger.stall(ms(30));
-        ledger.answer(&from_pod("3"), start + ms(121));
-        ledger.answer(&from_pod("3"), start + ms(122));
+        for (id, at) in [("0", 1), ("2", 95), ("5", 131), ("5", 132)] {
+            ledger.answer(&from_pod(id), start + ms(at));
+        }
         let report = ledger.finish();
-        assert_eq!(report.outage, ms(80), "110 ms between answers, of which the prober slept 30");
-        assert_eq!((report.sent, report.answered, report.lost, report.duplicates), (5, 3, 2, 1));
+        assert_eq!(report.outage, ms(100), "requests 3 and 4, sent at 30 and 120 ms, and the interval");
+        assert_eq!(report.slowest, ms(75), "request 2 was late, not lost");
+        assert_eq!((report.sent, report.answered, report.lost, report.duplicates), (7, 3, 4, 1));
     }
 
     #[test]
-    fn an_outage_that_has_not_ended_counts() {
-        let (start, mut ledger) = (Instant::now(), Ledger::default());
-        ledger.send(start);
-        ledger.answer(&from_pod("0"), start + ms(1));
-        ledger.send(start + ms(500));
-        assert_eq!(ledger.finish().outage, ms(499));
+    fn without_a_lost_request_there_was_no_outage_however_late_the_prober_ran() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(ms(1)));
+        for (id, at) in [("0", 0), ("1", 500)] {
+            ledger.send(start + ms(at));
+            ledger.answer(&from_pod(id), start + ms(at + 1));
+        }
+        assert_eq!(ledger.finish().outage, Duration::ZERO);
     }
 
     #[test]

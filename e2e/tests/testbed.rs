@@ -144,7 +144,7 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
     })?;
     let report = calm.stop()?;
     assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
-    assert!(report.outage < Duration::from_millis(50), "{report:?}");
+    assert_eq!(report.outage, Duration::ZERO, "{report:?}");
 
     let meter = load.start(&lan.client().ns)?;
     eventually(10 * SECOND, "100 answers", || {
@@ -162,11 +162,11 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
         Ok(())
     })?;
     let report = meter.stop()?;
-    assert!(report.outage >= before, "{report:?} but cut for {before:?}");
+    // The prober may have run late when the cut began or ended.
+    assert!(report.outage + Duration::from_millis(100) >= before, "{report:?} but cut for {before:?}");
     // Healing takes three commands, on a machine that may be busy.
     assert!(report.outage < before + Duration::from_millis(250), "{report:?} but cut for {before:?}");
-    let milliseconds = u64::try_from(report.outage.as_millis())?;
-    assert!(report.lost.abs_diff(milliseconds) < 150, "a request each millisecond: {report:?}");
+    assert!(report.lost > 30, "up to a request each millisecond: {report:?}");
     Ok(())
 }
 

@@ -76,6 +76,7 @@ impl Fault {
 
 struct Trial {
     outage: Duration,
+    slowest: Duration,
     lost: u64,
     duplicates: u64,
     survived: usize,
@@ -107,6 +108,7 @@ fn trial(cluster: &Cluster, fault: Fault, arguments: &Arguments, random: &mut St
     let survived = elsewhere.iter().filter(|end| end.fate == Fate::Survived).count();
     Ok(Trial {
         outage: report.outage,
+        slowest: report.slowest,
         lost: report.lost,
         duplicates: report.duplicates,
         survived,
@@ -126,14 +128,17 @@ fn row(fault: Fault, trials: &[Trial]) -> String {
     let milliseconds = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
     let (median, least, most) = spread(trials.iter().map(|trial| trial.outage));
     let (lost, _, most_lost) = spread(trials.iter().map(|trial| trial.lost));
+    let (slow, _, slowest) = spread(trials.iter().map(|trial| trial.slowest));
     let sum = |count: fn(&Trial) -> usize| trials.iter().map(count).sum::<usize>();
     format!(
-        "| {} | {} | {} / {} / {} | {lost} / {most_lost} | {} | {} / {} |",
+        "| {} | {} | {} / {} / {} | {lost} / {most_lost} | {} / {} | {} | {} / {} |",
         fault.name(),
         trials.len(),
         milliseconds(median),
         milliseconds(least),
         milliseconds(most),
+        milliseconds(slow),
+        milliseconds(slowest),
         trials.iter().map(|trial| trial.duplicates).sum::<u64>(),
         sum(|trial| trial.broken),
         sum(|trial| trial.survived),
@@ -145,10 +150,10 @@ fn main() -> Result<()> {
     let mut random = StdRng::seed_from_u64(1);
     let mut table = vec![
         format!("Heartbeats each {} ms, {} missed.\n", arguments.interval, arguments.misses),
-        "| fault on the owner | trials | outage ms (median / min / max) | requests lost (median / max) | duplicates \
+        "| fault on the owner | trials | outage ms (median / min / max) | requests lost (median / max) | slowest answer ms (median / max) | duplicates \
          | long-lived connections to pods elsewhere (broken / survived) |"
             .to_owned(),
-        "|---|---|---|---|---|---|".to_owned(),
+        "|---|---|---|---|---|---|---|".to_owned(),
     ];
     for fault in Fault::ALL.into_iter().filter(|fault| fault.name().contains(&arguments.only)) {
         let cluster = Cluster::three("bench-failover")

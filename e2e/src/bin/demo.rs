@@ -73,7 +73,7 @@ impl Narrator {
                 return Err(error).with_context(|| format!("waited {} s in vain: {what}", PATIENCE.as_secs()));
             }
             if waited > shown {
-                shown += Duration::from_secs(1);
+                shown += Duration::from_secs(if self.colour { 1 } else { 5 });
                 if self.colour {
                     print!("\r           ... {what}, {:.0} s", waited.as_secs_f64());
                     let _ = std::io::stdout().flush();
@@ -255,7 +255,11 @@ fn the_return(tell: &Narrator, cluster: &Cluster, vip: IpAddr, old: &str, new: &
 
 fn fates(tell: &Narrator, ended: &[Ended]) {
     let survived = ended.iter().filter(|end| end.fate == Fate::Survived).count();
-    tell.say(&format!("of {} long-lived connections, {} survived to the end", ended.len(), tell.good(survived.to_string())));
+    tell.say(&format!(
+        "of {} long-lived connections, {} survived to the end",
+        ended.len(),
+        tell.good(survived.to_string())
+    ));
     for end in ended.iter().filter(|end| end.fate != Fate::Survived) {
         tell.say(&tell.bad(format!("the one to {} did not: {:?}", end.pod, end.fate)));
     }
