@@ -55,11 +55,19 @@ fn a_hundred_nodes_agree_again_after_each_fault() {
     println!("three left in {:?}", sim.converge(10 * SECOND));
 }
 
+/// All timings follow from the interval, so a slower watch tests the same with less to seal.
+fn unhurried(index: usize, generation: u64) -> Config {
+    Config { watch: Watch { interval: Duration::from_millis(250), misses: 3 }, ..config(index, generation) }
+}
+
 /// An hour of faults on twelve nodes, drawn from `seed`; then peace, and agreement.
 fn hour(seed: u64) -> u64 {
     const SIZE: usize = 12;
     println!("seed {seed}");
-    let mut sim = Sim::started(seed, SIZE);
+    let mut sim = Sim::new(seed);
+    for index in 0..SIZE {
+        sim.boot(index, unhurried(index, 1000));
+    }
     let mut dice = StdRng::seed_from_u64(seed);
     let mut lives = [1000; SIZE];
     for nth in 0.. {
@@ -72,7 +80,7 @@ fn hour(seed: u64) -> u64 {
             0 => sim.crash(index),
             1 | 2 => {
                 lives[index] += 1;
-                sim.boot(index, config(index, lives[index]));
+                sim.boot(index, unhurried(index, lives[index]));
             }
             3 => {
                 let side: Vec<_> = (0..SIZE).filter(|_| dice.random()).collect();

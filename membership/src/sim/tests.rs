@@ -170,7 +170,9 @@ fn a_node_that_lost_its_state_and_clock_comes_back() {
         sim.command(2, Command::SetFacts(facts(77)));
         sim.converge(3 * SECOND);
         assert!(sim.node(2).identity().generation > 1000);
-        assert!(rejected(&sim, 0, RejectReason::StaleGeneration) + rejected(&sim, 1, RejectReason::StaleGeneration) == 0);
+        assert!(
+            rejected(&sim, 0, RejectReason::StaleGeneration) + rejected(&sim, 1, RejectReason::StaleGeneration) == 0
+        );
     }
 }
 
@@ -269,7 +271,9 @@ fn a_lost_cell_is_repaired() {
 #[test]
 fn what_does_not_fit_its_cell_is_counted_not_gossiped() {
     let mut sim = settled(19, 2);
-    let crowd: Vec<_> = (0..100).map(|n| crate::Interface { name: format!("ethernet{n}"), mac: [1; 6], prefixes: Vec::new() }).collect();
+    let crowd: Vec<_> = (0..100)
+        .map(|n| crate::Interface { name: format!("ethernet{n}"), mac: [1; 6], prefixes: Vec::new() })
+        .collect();
     sim.command(0, Command::SetFacts(Facts { interfaces: crowd, ..Facts::default() }));
     assert!(sim.node(0).stats().limits[&crate::Limit::CellFull] > 0);
     sim.converge(SECOND);
