@@ -132,7 +132,7 @@ impl Cluster {
             return;
         }
         self.swim.handle_timeout(now);
-        self.spread.handle_timeout(self.roster.up(), &self.roster.known(), now);
+        self.spread.handle_timeout(self.roster.up(), || self.roster.known(), now);
         for address in self.discovery.due(now, || self.rng.random()) {
             self.channel.greet(address);
         }
@@ -262,8 +262,8 @@ impl Cluster {
 
     fn take_members(&mut self, now: Instant) {
         self.stats.renewals = self.swim.renewals();
+        let Some(arrived) = self.roster.refresh(|| self.swim.members(), &mut self.stats) else { return };
         self.view_is_stale = true;
-        let arrived = self.roster.refresh(self.swim.members(), &mut self.stats);
         let peers = self.roster.up();
         for peer in arrived {
             if !self.discovery.remember(peer.address, now) {

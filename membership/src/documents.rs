@@ -194,6 +194,11 @@ impl Documents {
         copy.batches_above(before)
     }
 
+    /// The whole own document.
+    pub(crate) fn own_batches(&self) -> Vec<Batch> {
+        self.copies.get(&self.own).map(|copy| copy.batches_above(0)).unwrap_or_default()
+    }
+
     /// Goes on under another generation: peers will fetch the whole document again.
     pub(crate) fn set_own_generation(&mut self, generation: u64) {
         if let Some(copy) = self.copies.get_mut(&self.own) {

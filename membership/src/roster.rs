@@ -46,18 +46,32 @@ impl Roster {
         }
     }
 
-    /// Takes over the members from SWIM; returns those that came up, or came up in another life.
-    pub(crate) fn refresh<'a>(
+    /// What SWIM says of a node, or that it left.
+    fn state_of(&self, identity: &Identity, state: MemberState) -> MemberState {
+        let left = !state.is_up() && self.leavers.get(&identity.name) == Some(identity);
+        if left { MemberState::Left } else { state }
+    }
+
+    /// Takes over the members from SWIM. `None`: nothing changed; else those that came up, or came up in another life.
+    pub(crate) fn refresh<'a, I: Iterator<Item = (&'a Identity, MemberState)>>(
         &mut self,
-        members: impl Iterator<Item = (&'a Identity, MemberState)>,
+        members: impl Fn() -> I,
         stats: &mut Stats,
-    ) -> Vec<Peer> {
+    ) -> Option<Vec<Peer>> {
+        let mut count = 0;
+        let unchanged = members().all(|(identity, state)| {
+            count += 1;
+            let state = self.state_of(identity, state);
+            self.members.get(&identity.name).is_some_and(|(known, before)| known == identity && *before == state)
+        });
+        // SWIM tells of this node, too, only by events.
+        if unchanged && count == self.members.len() && !self.shown.members.is_empty() {
+            return None;
+        }
         let mut arrived = Vec::new();
         let mut refreshed = BTreeMap::new();
-        for (identity, mut state) in members {
-            if !state.is_up() && self.leavers.get(&identity.name) == Some(identity) {
-                state = MemberState::Left;
-            }
+        for (identity, state) in members() {
+            let state = self.state_of(identity, state);
             let before = self.members.get(&identity.name);
             if before.is_none_or(|(_, before)| *before != state) {
                 *stats.transitions.entry(state).or_default() += 1;
@@ -76,7 +90,7 @@ impl Roster {
         });
         let up = self.members.values().filter(|(_, state)| state.is_up());
         self.up = up.map(|(identity, _)| Peer::from(identity)).map(|peer| (peer.id, peer)).collect();
-        arrived
+        Some(arrived)
     }
 
     /// The view, if it differs from the one shown last.

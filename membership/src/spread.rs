@@ -151,15 +151,21 @@ impl Spread {
         }
         if !comparison.behind && !self.catch_up.is_done() {
             let up = peers.keys().copied().collect();
-            self.changed |= self.catch_up.satisfied(from.id, page, &up);
+            if self.catch_up.satisfied(from.id, page, &up) {
+                self.changed = true;
+                // What was written while nobody was known reached nobody.
+                for batch in self.documents.own_batches() {
+                    self.flood(&batch, peers);
+                }
+            }
         }
     }
 
-    /// Lets time pass. `known` are the members, up or remembered.
-    pub(crate) fn handle_timeout(&mut self, peers: &Peers, known: &BTreeSet<u64>, now: Instant) {
+    /// Lets time pass. `known` gives the members, up or remembered.
+    pub(crate) fn handle_timeout(&mut self, peers: &Peers, known: impl FnOnce() -> BTreeSet<u64>, now: Instant) {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
-            self.sweep(known);
+            self.sweep(&known());
         }
         if now < self.next_digest {
             return;

@@ -116,6 +116,8 @@ impl Swim {
         if leaver.name == self.foca.identity().name {
             return;
         }
+        // Also if it is known as dead already: the roster tells who left from who died.
+        self.changed = true;
         self.run(now, |foca, runtime| foca.apply_many(std::iter::once(Member::down(leaver)), true, runtime));
     }
 
