@@ -4,7 +4,17 @@
 //! which VIPs are this node's, [`announce`] answers for them, [`forward`] fills the kernel's maps, [`health`] probes
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
+pub mod announce;
+pub mod app;
 pub mod config;
+pub mod forward;
+pub mod health;
+pub mod http;
 pub mod ipam;
+pub mod link;
+pub mod metrics;
 pub mod model;
+pub mod ownership;
+pub mod serving;
 pub mod source;
+pub mod wire;

@@ -1,3 +1,55 @@
-//! What the kernel program and the agent share: map layouts, names, limits and drop reasons.
+//! What the kernel program and the agent share: map layouts, names, limits, the flow hash and drop reasons.
+//!
+//! `kernel/` beside this library is the eBPF program itself, a package outside the workspace; `obj/` holds it
+//! built, so that a plain stable `cargo build` needs no eBPF toolchain. `hack/build-ebpf` builds the object anew,
+//! `hack/check-ebpf` proves that it belongs to the sources.
+//!
+//! Reading order: [`layout`] (what lies in the maps), [`steer`] (which slot a connection hashes to), [`reason`]
+//! (why a packet was dropped), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+pub mod layout;
+pub mod limits;
+pub mod reason;
+pub mod steer;
+
+#[cfg(feature = "user")]
+mod user;
+
+pub use layout::*;
+pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS};
+#[cfg(feature = "user")]
+pub use user::OBJECT;
+
+/// Names of the programs in the object.
+pub mod program {
+    /// TC ingress: from the wire.
+    pub const INGRESS: &str = "crier_ingress";
+    /// TC egress: to the wire.
+    pub const EGRESS: &str = "crier_egress";
+}
+
+/// Names of the maps in the object.
+pub mod map {
+    /// Hash: interface index to [`crate::Uplink`].
+    pub const UPLINKS: &str = "UPLINKS";
+    /// Hash: address to a word that is not looked at.
+    pub const VIPS: &str = "VIPS";
+    /// Hash: [`crate::ServiceKey`] to [`crate::ServiceEntry`].
+    pub const SERVICES: &str = "SERVICES";
+    /// Array of [`crate::Row`].
+    pub const ROWS: &str = "ROWS";
+    /// Array of [`crate::NodeEntry`], by [`crate::node_entry_index`].
+    pub const NODES: &str = "NODES";
+    /// Array of [`crate::BackendEntry`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// LRU hash: [`crate::Tuple`] client to VIP, to [`crate::Flow`].
+    pub const FLOWS: &str = "FLOWS";
+    /// LRU hash: [`crate::Tuple`] pod to client, to [`crate::Reply`].
+    pub const REPLIES: &str = "REPLIES";
+    /// Per-CPU array of [`crate::Counter`], by [`crate::counter_index`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops.
+    pub const EVENTS: &str = "EVENTS";
+}

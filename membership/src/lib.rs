@@ -4,15 +4,47 @@
 //! time, and answers with datagrams to send, a deadline to wake at and, when something changed, a new [`View`].
 //! Sockets, files and clocks live in [`io`] (feature `io`); without that feature the crate has no tokio.
 //!
-//! Reading order: [`node`] (identities), [`document`] (what a node says about itself), [`view`] (what a node
+//! Reading order: [`node`] and [`identity`] (who is who), [`document`] (what a node says about itself), [`view`] (what a node
 //! knows of all), [`election`] and [`claims`] (from a view to owners).
 
 #![forbid(unsafe_code)]
 
+mod catch_up;
+mod cells;
+mod channel;
+pub mod claims;
+pub mod cluster;
+pub mod config;
+mod digest;
+mod discovery;
 pub mod document;
+mod documents;
+pub mod election;
+mod frame;
+mod header;
+pub mod identity;
+#[cfg(feature = "io")]
+pub mod io;
 pub mod node;
+mod replay;
+mod roster;
+pub mod seal;
+mod session;
+#[cfg(test)]
+mod sim;
+mod spread;
+pub mod stats;
+mod swim;
+mod timers;
 pub mod view;
 
+pub use claims::{Action, Listen, Owner, Ownership, Reason};
+pub use cluster::{Cluster, Command};
+pub use config::{Config, Watch};
 pub use document::{Claim, Facts, Interface, NodeDocument, Target, Verdict};
+pub use election::Candidates;
+pub use identity::Identity;
 pub use node::NodeName;
+pub use seal::{KeyError, KeyRing};
+pub use stats::{Limit, RejectReason, Stats};
 pub use view::{Member, MemberState, View};

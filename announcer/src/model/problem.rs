@@ -72,6 +72,15 @@ impl Problem {
         }
     }
 
+    /// Where it is written, as far as is known: `web.yaml:12 (document 2)`.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        let origin = self.origin.as_ref()?;
+        let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
+        let document = if origin.document > 0 { format!(" (document {})", origin.document) } else { String::new() };
+        Some(format!("{}{line}{document}", origin.file))
+    }
+
     /// The same, as a warning.
     #[must_use]
     pub fn as_warning(mut self) -> Self {
@@ -82,15 +91,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = &self.origin {
-            f.write_str(&origin.file)?;
-            if let Some(line) = self.line {
-                write!(f, ":{line}")?;
-            }
-            if origin.document > 0 {
-                write!(f, " (document {})", origin.document)?;
-            }
-            f.write_str(": ")?;
+        if let Some(place) = self.place() {
+            write!(f, "{place}: ")?;
         }
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;

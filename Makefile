@@ -1,0 +1,71 @@
+# Crier's commands. `make` alone prints them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# Tests and the demo make network namespaces and load eBPF: their binaries run as root, the compiler does not.
+HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo -E')
+CARGO  := $(if $(AS_ROOT),$(RUNNER)='$(AS_ROOT)') cargo
+
+.PHONY: help
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  \033[1mmake %-15s\033[0m %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: ## Three nodes, a client and pods on this machine: watch a VIP move
+	@hack/setup demo
+	@echo "==> building the agent (a first build takes a few minutes)"
+	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
+	@$(AS_ROOT) target/release/demo
+
+.PHONY: test
+test: ## Everything CI checks: lints, unit, property, simulation and namespace tests, the eBPF object, a short chaos run
+	@hack/setup test
+	@$(MAKE) --no-print-directory lint check-ebpf unit e2e
+	@$(AS_ROOT) target/debug/chaos --minutes 1
+
+.PHONY: build
+build: ## Build the agent and crierctl (release)
+	@cargo build --release -p crier -p crierctl
+
+.PHONY: lint
+lint: ## Formatting, clippy, documentation, the walls between the parts, licences
+	@hack/lint
+
+.PHONY: unit
+unit: ## Unit, property and simulation tests, and what loads eBPF or opens raw sockets in namespaces of its own
+	@$(CARGO) test -p crier-membership -p crier -p forwarder-ebpf -p crierctl
+
+.PHONY: e2e
+e2e: ## Scenarios: real agents on the testbed (needs root)
+	@cargo build -p crier -p crierctl -p crier-e2e --bins
+	@$(CARGO) test -p crier-e2e -- --test-threads=2
+
+.PHONY: ebpf
+ebpf: ## Build the kernel program and put its object in the tree
+	@hack/build-ebpf
+
+.PHONY: check-ebpf
+check-ebpf: ## Verify that the object in the tree is what the source gives
+	@hack/check-ebpf
+
+.PHONY: bench
+bench: bench-failover ## All figures, side by side with the alternatives
+
+.PHONY: bench-failover
+bench-failover: ## The client's outage when the owner is cut off, killed, stopped
+	@hack/setup demo
+	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
+	@$(AS_ROOT) target/release/bench_failover
+
+.PHONY: chaos
+chaos: ## Ten minutes of random cuts and heals with traffic on
+	@hack/setup demo
+	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
+	@$(AS_ROOT) target/release/chaos --minutes 10
+
+.PHONY: fuzz
+fuzz: ## Fuzz the codecs (needs cargo-fuzz and a nightly toolchain); SECONDS=60 each
+	@hack/fuzz $${SECONDS_EACH:-60}

@@ -1,0 +1,244 @@
+//! The loop of the announcer's thread: waits, feeds the core, brings about what it says.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    counters::{Event, Tally},
+    multicast::Groups,
+    packet::{LONGEST, Sockets},
+};
+use crate::{
+    announce::{
+        Announcement, Conflict, Kind,
+        speaker::{Action, Port, Speaker, Verdict},
+    },
+    link::Links,
+    wire::MacAddr,
+};
+
+/// Until sockets that could not be opened, and groups that could not be joined, are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// An interface's sockets, or that they are missing, and for which port.
+#[derive(Debug)]
+struct Line {
+    port: Port,
+    sockets: Option<Sockets>,
+    /// Sending failed and that was logged; cleared by a success.
+    failing: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Driver {
+    speaker: Speaker,
+    lines: BTreeMap<String, Line>,
+    groups: Groups,
+    retry_at: Option<Instant>,
+    /// Rotates which interface is heard first, so that a busy one does not starve the others.
+    turn: usize,
+    tally: Arc<Tally>,
+    reports: mpsc::Sender<Conflict>,
+}
+
+impl Driver {
+    pub(super) fn new(refresh: Duration, tally: Arc<Tally>, reports: mpsc::Sender<Conflict>) -> Self {
+        Self {
+            speaker: Speaker::new(refresh),
+            lines: BTreeMap::new(),
+            groups: Groups::default(),
+            retry_at: None,
+            turn: 0,
+            tally,
+            reports,
+        }
+    }
+
+    /// Until the [`super::Announcer`] is dropped.
+    pub(super) async fn run(
+        mut self,
+        mut links: watch::Receiver<Arc<Links>>,
+        mut wished: watch::Receiver<BTreeMap<IpAddr, Announcement>>,
+        mut again: mpsc::Receiver<IpAddr>,
+    ) {
+        let mut buffer = vec![0; LONGEST];
+        let mut links_known = true;
+        links.mark_changed();
+        loop {
+            let due = self.speaker.poll_timeout().into_iter().chain(self.retry_at).min();
+            tokio::select! {
+                (name, result) = self.next_frame(&mut buffer) => self.heard(&name, result, &buffer),
+                changed = wished.changed() => match changed {
+                    Ok(()) => {
+                        let wishes = wished.borrow_and_update().clone();
+                        self.speaker.handle_wishes(wishes, Instant::now());
+                    }
+                    Err(_) => return,
+                },
+                changed = links.changed(), if links_known => {
+                    links_known = changed.is_ok();
+                    let current = Arc::clone(&links.borrow_and_update());
+                    self.speaker.handle_links(&current, Instant::now());
+                },
+                Some(vip) = again.recv() => self.speaker.handle_again(vip, Instant::now()),
+                () = sleep_until(due) => {}
+            }
+            self.turn();
+        }
+    }
+
+    /// Brings about what the core wants by now: first what others wait for, then memberships.
+    fn turn(&mut self) {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.groups.retry();
+        }
+        self.sync_lines(now);
+        self.speaker.handle_timeout(now);
+        while let Some(action) = self.speaker.poll_action() {
+            match action {
+                Action::Send { interface, kind, frame } => self.send(&interface, kind, &frame),
+                Action::Report(conflict) => self.report(conflict),
+            }
+        }
+        self.sync_groups(now);
+    }
+
+    /// Opens and closes sockets until there are some for exactly the speaker's ports.
+    fn sync_lines(&mut self, now: Instant) {
+        let ports = self.speaker.ports().clone();
+        self.lines.retain(|name, line| ports.get(name) == Some(&line.port));
+        let may_retry = self.retry_at.is_none();
+        for (name, port) in ports {
+            let (line, first) = match self.lines.entry(name.clone()) {
+                Entry::Vacant(entry) => (entry.insert(Line { port, sockets: None, failing: false }), true),
+                Entry::Occupied(entry) => (entry.into_mut(), false),
+            };
+            if line.sockets.is_some() || !(first || may_retry) {
+                continue;
+            }
+            match Sockets::open(port.index) {
+                Ok(sockets) => {
+                    line.sockets = Some(sockets);
+                    if !first {
+                        tracing::info!(interface = %name, "packet sockets are open again");
+                        self.speaker.handle_opened(&name, now);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(interface = %name, %error, "cannot open packet sockets; trying again");
+                    self.retry_at = Some(now + RETRY);
+                }
+            }
+        }
+    }
+
+    fn sync_groups(&mut self, now: Instant) {
+        let refused = self.groups.sync(&self.speaker.groups());
+        for index in refused {
+            self.tally.count(Event::GroupError);
+            let line = self.lines.values_mut().find(|line| line.port.index == index);
+            if let Some(Err(error)) =
+                line.and_then(|line| line.sockets.as_mut()).map(|sockets| sockets.admit_all_multicast(index))
+            {
+                tracing::warn!(index, %error, "cannot let all multicast in; solicitations may not be heard");
+            }
+        }
+        if self.groups.has_failed() && self.retry_at.is_none() {
+            self.retry_at = Some(now + RETRY);
+        }
+    }
+
+    fn send(&mut self, interface: &str, kind: Kind, frame: &[u8]) {
+        let Some(line) = self.lines.get_mut(interface) else { return };
+        let result = match &line.sockets {
+            Some(sockets) => sockets.send(frame),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        match result {
+            Ok(()) => {
+                line.failing = false;
+                self.tally.count(Event::Sent(kind));
+            }
+            Err(error) => {
+                self.tally.count(Event::SendError);
+                if !std::mem::replace(&mut line.failing, true) {
+                    tracing::warn!(%interface, ?kind, %error, "cannot send; announcements are repeated");
+                }
+            }
+        }
+    }
+
+    fn report(&self, conflict: Conflict) {
+        tracing::warn!(
+            vip = %conflict.vip, interface = %conflict.interface, mac = %MacAddr::from(conflict.mac),
+            "another machine answers for a VIP announced here"
+        );
+        if self.reports.try_send(conflict).is_err() {
+            self.tally.count(Event::ConflictUnreported);
+        }
+    }
+
+    fn heard(&mut self, interface: &str, result: io::Result<usize>, buffer: &[u8]) {
+        let frame = match result {
+            Ok(length) => buffer.get(..length).unwrap_or_default(),
+            Err(error) => {
+                self.failed(interface, &error);
+                return;
+            }
+        };
+        match self.speaker.handle_frame(interface, frame, Instant::now()) {
+            Verdict::Fine | Verdict::Foreign => {}
+            Verdict::Conflict => self.tally.count(Event::Conflict),
+            Verdict::Malformed(reason) => {
+                self.tally.count(Event::Malformed);
+                tracing::debug!(%interface, %reason, "ignored a malformed frame");
+            }
+        }
+    }
+
+    /// An interface that went down says so once, and its sockets live on; anything else gets new sockets.
+    fn failed(&mut self, interface: &str, error: &io::Error) {
+        if error.raw_os_error() == Some(libc::ENETDOWN) {
+            return;
+        }
+        tracing::warn!(%interface, %error, "cannot hear; opening new packet sockets");
+        if let Some(line) = self.lines.get_mut(interface) {
+            line.sockets = None;
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// The next frame of any interface.
+    async fn next_frame(&mut self, buffer: &mut [u8]) -> (String, io::Result<usize>) {
+        self.turn = self.turn.wrapping_add(1);
+        let skip = self.turn % self.lines.len().max(1);
+        std::future::poll_fn(|cx| {
+            for (name, line) in self.lines.iter().cycle().skip(skip).take(self.lines.len()) {
+                if let Some(sockets) = &line.sockets
+                    && let Poll::Ready(result) = sockets.poll_recv(cx, buffer)
+                {
+                    return Poll::Ready((name.clone(), result));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,29 @@
+//! Answers ARP and NDP for the VIPs that this node owns, and tells the segment when it takes one over.
+//!
+//! The agent hands the whole set of VIPs to announce to [`Announcer::set`]; ownership decides, this part obeys.
+//! [`speaker`] is the pure core: frames, links and wishes in, frames and conflicts out. It is made of [`responder`]
+//! (an answer to a frame), [`burst`] (when to announce unasked) and [`conflict`] (someone else answers for our VIP).
+//! [`io`] holds the packet sockets, group memberships and the thread that serves nothing else.
+//!
+//! The VIPs are on no interface, so the kernel neither answers for them nor joins their groups.
+
+pub mod burst;
+pub mod conflict;
+pub mod io;
+pub mod responder;
+pub mod speaker;
+
+use std::collections::BTreeSet;
+
+pub use conflict::Conflict;
+pub use io::{Announcer, Counters, StartError, start};
+pub use responder::Kind;
+
+/// The wish that a VIP be announced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// The epoch of the claim; when it grows, the VIP is announced again.
+    pub epoch: u64,
+    /// The names of the uplinks it is announced on.
+    pub interfaces: BTreeSet<String>,
+}

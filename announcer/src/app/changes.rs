@@ -1,0 +1,54 @@
+//! Tells what changed between two moments, in the log and the counters: by these lines a takeover can be followed.
+
+use membership::{MemberState, NodeName, View, document::Mac};
+use tracing::{info, warn};
+
+use super::controller::Owners;
+use crate::metrics::Events;
+
+/// Logs and counts changes of members' states.
+pub(super) fn members(before: &View, now: &View, me: &NodeName, events: &Events) {
+    for (name, member) in &now.members {
+        let old = before.members.get(name).map(|member| member.state);
+        if old == Some(member.state) {
+            continue;
+        }
+        events.member_transition(member.state);
+        if name == me {
+            continue;
+        }
+        let address = member.address;
+        match member.state {
+            MemberState::Alive => info!(member = %name, %address, "member is alive"),
+            MemberState::Suspect => info!(member = %name, %address, "member missed a probe"),
+            MemberState::Down => warn!(member = %name, %address, "member is down"),
+            MemberState::Left => info!(member = %name, %address, "member left"),
+        }
+    }
+}
+
+/// Logs and counts changes of owners.
+pub(super) fn owners(before: &Owners, now: &Owners, events: &Events) {
+    for (vip, owner) in now {
+        let old = before.get(vip);
+        if old.is_some_and(|old| old.node == owner.node && old.epoch == owner.epoch) {
+            continue;
+        }
+        events.vip_transition(*vip, owner.reason.as_str());
+        let from = old.map(|old| old.node.as_str());
+        info!(%vip, owner = %owner.node, from, epoch = owner.epoch, reason = %owner.reason, "the VIP has an owner");
+    }
+    for (vip, old) in before {
+        if !now.contains_key(vip) {
+            warn!(%vip, from = %old.node, epoch = old.epoch, "the VIP has no owner");
+        }
+    }
+}
+
+/// The member with this MAC on one of its uplinks.
+pub(super) fn node_with_mac(view: &View, mac: Mac) -> Option<&NodeName> {
+    let has = |(_, member): &(&NodeName, &membership::Member)| {
+        member.document.facts.interfaces.iter().any(|interface| interface.mac == mac)
+    };
+    view.members.iter().find(has).map(|(name, _)| name)
+}

@@ -1,0 +1,109 @@
+//! The forwarder's task: it alone writes the kernel's maps, and reads their counters for whoever shows them.
+
+#![expect(clippy::disallowed_methods, reason = "edge: tells the tables the time")]
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    forward::{Counters, Forwarder, Info, Wanted},
+    metrics::Limits,
+};
+
+/// How often counters are read, deferred frees happen and a failed write is tried again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the forwarder tells.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// What is in use.
+    pub info: Info,
+    /// What the kernel counted.
+    pub counters: Counters,
+    /// What went wrong at the last write; `None`: the maps hold what is wanted.
+    pub trouble: Option<String>,
+}
+
+/// Both ends of a running forwarder.
+#[derive(Debug)]
+pub struct Forwarding {
+    /// What the maps shall hold; `None`: not known yet, whatever a former agent put there stays.
+    pub wanted: watch::Sender<Option<Arc<Wanted>>>,
+    /// What the forwarder tells, every second.
+    pub report: watch::Receiver<Arc<Report>>,
+    /// Whether traffic is carried: attached to an uplink.
+    pub carrying: watch::Receiver<bool>,
+}
+
+/// Starts the task.
+#[must_use]
+pub fn start(forwarder: Forwarder, limits: Limits) -> Forwarding {
+    let (wanted, wishes) = watch::channel(None);
+    let (reports, report) = watch::channel(Arc::new(Report::default()));
+    let (carries, carrying) = watch::channel(false);
+    tokio::spawn(run(forwarder, limits, wishes, reports, carries));
+    Forwarding { wanted, report, carrying }
+}
+
+async fn run(
+    mut forwarder: Forwarder,
+    limits: Limits,
+    mut wishes: watch::Receiver<Option<Arc<Wanted>>>,
+    reports: watch::Sender<Arc<Report>>,
+    carries: watch::Sender<bool>,
+) {
+    let mut tick = tokio::time::interval(TICK);
+    let mut trouble = None;
+    let mut reached = BTreeMap::new();
+    loop {
+        tokio::select! {
+            changed = wishes.changed() => if changed.is_err() { return },
+            _ = tick.tick() => {}
+        }
+        let Some(wanted) = wishes.borrow_and_update().clone() else { continue };
+        trouble = match forwarder.apply(&wanted, Instant::now()) {
+            Ok(applied) => {
+                if applied.writes > 0 {
+                    debug!(
+                        writes = applied.writes,
+                        services = wanted.services.len(),
+                        "the forwarder's maps are up to date"
+                    );
+                }
+                if applied.limits != reached {
+                    for (what, count) in &applied.limits {
+                        limits.add(what.as_str(), u64::from(*count));
+                        warn!(what = what.as_str(), left_out = count, "a table of the forwarder is full");
+                    }
+                    reached = applied.limits;
+                }
+                None
+            }
+            Err(problem) => {
+                let problem = problem.to_string();
+                if trouble.as_ref() != Some(&problem) {
+                    error!(%problem, "the forwarder's maps could not be brought up to date; what they held keeps serving");
+                }
+                Some(problem)
+            }
+        };
+        let info = forwarder.info();
+        let attached = !info.interfaces.is_empty();
+        carries.send_if_modified(|current| {
+            let changed = *current != attached;
+            if changed {
+                info!(mode = %info.mode, interfaces = ?info.interfaces, attached, "forwarder");
+            }
+            *current = attached;
+            changed
+        });
+        let counters = forwarder.counters().unwrap_or_default();
+        reports.send_replace(Arc::new(Report { info, counters, trouble: trouble.clone() }));
+    }
+}

@@ -1,0 +1,277 @@
+//! The agent put together: starts the parts in the order in which they need each other, and stops them in the reverse.
+//!
+//! Start: what can fail for a mistake in the configuration comes first (sockets, keys, eBPF), so that a faulty agent
+//! ends with one clear error before peers have heard of it. Stop: hand over, fall silent, leave the gossip.
+//! The eBPF programs stay attached and go on carrying established connections; `crier cleanup` removes them.
+
+#![expect(clippy::disallowed_methods, reason = "edge: notes when the agent started")]
+
+mod changes;
+pub mod controller;
+pub mod forwarding;
+mod reload;
+pub mod report;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use membership::{
+    Facts, KeyRing,
+    claims::{Listen, Ownership},
+    io as gossip,
+};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::{
+    announce,
+    config::{ForwarderMode, HostPort, Settings, SourceSettings},
+    forward, health,
+    http::{listen, router},
+    link::{self, Links},
+    metrics::{Metrics, MetricsError},
+    source::manifests,
+};
+use controller::{Controller, Inputs, Outputs};
+pub use reload::{LogLevels, Reload};
+use report::Reporter;
+
+/// Between announcements of a VIP in calm times.
+const REFRESH: Duration = Duration::from_secs(60);
+/// A stopping agent waits at most this long for others to take its VIPs over.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the agent waits at its start for an uplink with an address, as when the machine is booting.
+const UPLINK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the agent could not start. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The cluster's keys cannot be read.
+    #[error(
+        "gossip.keyFile: {path}: {reason}; make one with `head -c 32 /dev/urandom | base64 > {path}` and put the same file on every node"
+    )]
+    Keys {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The uplinks cannot be watched.
+    #[error(transparent)]
+    Links(#[from] link::LinkError),
+    /// No uplink has an address that peers could reach.
+    #[error(
+        "no uplink has an address of the family of gossip.bind ({bind}): configure one, or set `gossip.advertise` (uplinks: {uplinks})"
+    )]
+    NoAddress {
+        /// Where gossip listens.
+        bind: SocketAddr,
+        /// The uplinks looked at.
+        uplinks: String,
+    },
+    /// The HTTP port or the unix socket cannot be had.
+    #[error(transparent)]
+    Http(#[from] listen::BindError),
+    /// eBPF cannot be loaded.
+    #[error(transparent)]
+    Forwarder(#[from] forward::StartError),
+    /// Packet sockets cannot be had.
+    #[error(transparent)]
+    Announcer(#[from] announce::StartError),
+    /// The gossip port cannot be had.
+    #[error(transparent)]
+    Gossip(#[from] gossip::StartError),
+    /// TLS for HTTPS probes cannot be set up.
+    #[error("TLS for HTTPS probes: {0}")]
+    Tls(#[from] rustls::Error),
+    /// Metrics could not be registered.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+/// Runs the agent until a signal stops it.
+///
+/// # Errors
+/// See [`AppError`]: only while starting.
+pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
+    let started = SystemTime::now();
+    let keys = read_keys(&settings)?;
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+    let tcp = match settings.http {
+        Some(address) => Some(listen::bind_tcp(address).await?),
+        None => None,
+    };
+    let unix = listen::bind_unix(&settings.socket)?;
+    let links = link::watch(settings.interfaces.clone()).await?;
+    let advertise = advertised(&settings, links.clone()).await?;
+    let mode = forward_mode(settings.forwarder);
+    let forwarder_off = mode == forward::Mode::Off;
+    let forwarder = forward::Forwarder::start(forward::Options { mode, pin_dir: settings.pin_dir.clone() })?;
+    let mut announcer = announce::start(links.clone(), REFRESH)?;
+    let conflicts = announcer.conflicts();
+    let announcer = Arc::new(announcer);
+
+    let gossip = gossip::start(gossip::Options {
+        node: settings.node.clone(),
+        bind: settings.gossip.bind,
+        advertise,
+        keys,
+        seeds: resolve_seeds(&settings.gossip.join).await,
+        watch: membership::Watch { interval: settings.gossip.watch.interval, misses: settings.gossip.watch.misses },
+        state_dir: settings.state_dir.clone(),
+    })
+    .await?;
+    info!(
+        node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), settings = ?settings,
+        "the agent has started"
+    );
+
+    let SourceSettings::Manifests(folder) = &settings.source;
+    let snapshot = manifests::watch(folder.clone()).await;
+    let (plan, plans) = watch::channel(Arc::default());
+    let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
+    let forwarding = forwarding::start(forwarder, metrics.limits.clone());
+    let (owners_out, owners) = watch::channel(Arc::default());
+    let (facts_out, facts) = watch::channel(Facts { listening: true, ..Facts::default() });
+    let (orders, orders_in) = mpsc::channel(8);
+
+    let reporter = Arc::new(Reporter {
+        node: settings.node.clone(),
+        started,
+        source: ("manifests", folder.display().to_string()),
+        forwarder_off,
+        view: gossip.view(),
+        gossip: gossip.stats(),
+        snapshot: snapshot.clone(),
+        owners,
+        facts,
+        verdicts: prober.verdicts(),
+        forwarding: forwarding.report.clone(),
+        announcer: Arc::clone(&announcer),
+    });
+    if let Some(tcp) = tcp {
+        let reading = router::reading(Arc::clone(&reporter) as _, Arc::clone(&metrics));
+        tokio::spawn(listen::serve(tcp, reading, metrics.limits.clone()));
+    }
+    let acting = router::acting(reporter as _, Arc::clone(&metrics), orders);
+    tokio::spawn(listen::serve(unix, acting, metrics.limits.clone()));
+
+    let ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    let inputs = Inputs {
+        view: gossip.view(),
+        snapshot,
+        links,
+        verdicts: prober.verdicts(),
+        forwarding: forwarding.carrying.clone(),
+        conflicts,
+        orders: orders_in,
+    };
+    let outputs = Outputs {
+        gossip: gossip.commands(),
+        announcer: Arc::clone(&announcer),
+        wanted: forwarding.wanted,
+        plan,
+        owners: owners_out,
+        facts: facts_out,
+        events: metrics.events.clone(),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let reloading = tokio::spawn(reload.run(settings.clone(), gossip.commands(), stop));
+    let limits = tokio::spawn(count_limits(gossip.stats(), metrics.limits.clone()));
+    Controller::new(settings.node.clone(), ownership, inputs, outputs).run(stopped, HANDOVER_PATIENCE).await;
+
+    reloading.abort();
+    limits.abort();
+    gossip.shutdown().await;
+    info!(
+        "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
+    );
+    Ok(())
+}
+
+/// The cluster's keys from their file.
+fn read_keys(settings: &Settings) -> Result<KeyRing, AppError> {
+    let path = settings.gossip.key_file.display().to_string();
+    let text = std::fs::read_to_string(&settings.gossip.key_file)
+        .map_err(|error| AppError::Keys { path: path.clone(), reason: error.to_string() })?;
+    KeyRing::parse(&text).map_err(|error| AppError::Keys { path, reason: error.to_string() })
+}
+
+/// Where peers reach this node: as configured, or its address on the first uplink that has one.
+async fn advertised(settings: &Settings, mut links: watch::Receiver<Arc<Links>>) -> Result<SocketAddr, AppError> {
+    let bind = settings.gossip.bind;
+    if let Some(address) = settings.gossip.advertise {
+        return Ok(address);
+    }
+    if !bind.ip().is_unspecified() {
+        return Ok(bind);
+    }
+    let of_family = |address: &IpAddr| bind.is_ipv6() || address.is_ipv4();
+    let found = async {
+        loop {
+            let address = links
+                .borrow_and_update()
+                .usable()
+                .find_map(|uplink| uplink.prefixes.iter().map(ipnet::IpNet::addr).find(of_family));
+            if let Some(address) = address {
+                return SocketAddr::new(address, bind.port());
+            }
+            warn!("waiting for an uplink with an address");
+            if links.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    match tokio::time::timeout(UPLINK_PATIENCE, found).await {
+        Ok(address) => Ok(address),
+        Err(_) => {
+            let uplinks = links.borrow().uplinks.keys().cloned().collect::<Vec<_>>().join(", ");
+            Err(AppError::NoAddress { bind, uplinks })
+        }
+    }
+}
+
+/// The addresses of the seeds; names that do not resolve are left out, peers remembered on disk may do instead.
+pub(crate) async fn resolve_seeds(seeds: &[HostPort]) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for seed in seeds {
+        match tokio::net::lookup_host((seed.host.as_str(), seed.port)).await {
+            Ok(found) => addresses.extend(found),
+            Err(problem) => warn!(seed = %seed.host, %problem, "gossip.join: the name does not resolve; left out"),
+        }
+    }
+    addresses
+}
+
+fn forward_mode(mode: ForwarderMode) -> forward::Mode {
+    match mode {
+        ForwarderMode::Auto => forward::Mode::Auto,
+        ForwarderMode::Xdp => forward::Mode::Xdp,
+        ForwarderMode::Tc => forward::Mode::Tc,
+        ForwarderMode::Off => forward::Mode::Off,
+    }
+}
+
+/// A number of this node's own, so that nodes do not probe in step.
+fn name_seed(settings: &Settings) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(settings.node.as_str().as_bytes())
+}
+
+/// Carries the bounds that the gossip hit over to the metrics.
+async fn count_limits(mut stats: watch::Receiver<Arc<membership::Stats>>, limits: crate::metrics::Limits) {
+    let mut before = membership::Stats::default();
+    while stats.changed().await.is_ok() {
+        let now = stats.borrow_and_update().clone();
+        for (limit, count) in &now.limits {
+            let new = count.saturating_sub(before.limits.get(limit).copied().unwrap_or_default());
+            if new > 0 {
+                limits.add(limit.label(), new);
+            }
+        }
+        before = (*now).clone();
+    }
+    error!("the gossip has ended");
+}

@@ -1,0 +1,284 @@
+//! What the agent tells of itself: from the newest values to the status, readiness and metrics.
+//!
+//! It reads what the parts publish and asks nobody, so an answer never waits.
+
+#![expect(clippy::disallowed_methods, reason = "edge: says when the answer was given")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use forwarder_ebpf::Direction;
+use membership::{Facts, NodeName, Stats, Verdict, View};
+use tokio::sync::watch;
+
+use super::{controller::Owners, forwarding::Report};
+use crate::{
+    announce::Announcer,
+    health::{Verdicts, target_of},
+    http::{Readiness, Status, StatusSource, status},
+    metrics,
+    model::{Backend, Desired, ServiceName, ServicePort},
+    serving::{serving, verdict},
+    source::Snapshot,
+};
+
+/// The newest values of all parts.
+#[derive(Debug)]
+pub struct Reporter {
+    /// This node.
+    pub node: NodeName,
+    /// When the agent started.
+    pub started: SystemTime,
+    /// What the source reads, as a user names it.
+    pub source: (&'static str, String),
+    /// The forwarder is not wanted.
+    pub forwarder_off: bool,
+    /// The cluster.
+    pub view: watch::Receiver<Arc<View>>,
+    /// The gossip's counters.
+    pub gossip: watch::Receiver<Arc<Stats>>,
+    /// The objects.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// The owners of all VIPs.
+    pub owners: watch::Receiver<Arc<Owners>>,
+    /// This node's own facts.
+    pub facts: watch::Receiver<Facts>,
+    /// The verdicts on this node's pods, with reasons.
+    pub verdicts: watch::Receiver<Arc<Verdicts>>,
+    /// The forwarder.
+    pub forwarding: watch::Receiver<Arc<Report>>,
+    /// The announcer, for its counters.
+    pub announcer: Arc<Announcer>,
+}
+
+impl StatusSource for Reporter {
+    fn status(&self) -> Status {
+        let (view, snapshot) = (self.view.borrow().clone(), self.snapshot.borrow().clone());
+        let forwarding = self.forwarding.borrow().clone();
+        let readiness = self.readiness();
+        Status {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            now: SystemTime::now(),
+            ready: readiness.is_ready(),
+            awaiting: readiness.awaiting,
+            draining: self.facts.borrow().draining,
+            members: members(&view),
+            vips: vips(&snapshot.desired, &self.owners.borrow()),
+            backends: backends(&snapshot.desired, &view, &self.verdicts.borrow()),
+            source: status::Source {
+                kind: self.source.0.to_owned(),
+                path: Some(self.source.1.clone()),
+                objects: snapshot.objects.values().sum(),
+                connected: snapshot.connected,
+                problems: snapshot.problems.iter().map(problem).collect(),
+            },
+            forwarder: status::Forwarder {
+                mode: forwarding.info.mode.to_string(),
+                interfaces: forwarding.info.interfaces.clone(),
+            },
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut awaiting = Vec::new();
+        if !self.snapshot.borrow().connected {
+            awaiting.push(format!("source: {} cannot be read", self.source.1));
+        }
+        if self.facts.borrow().listening {
+            awaiting.push("membership: listening for what the others own".to_owned());
+        }
+        if !self.forwarder_off && !self.facts.borrow().forwarding {
+            awaiting.push("forwarder: not attached to any uplink".to_owned());
+        }
+        Readiness { awaiting }
+    }
+
+    fn snapshot(&self) -> metrics::Snapshot {
+        let (view, snapshot) = (self.view.borrow().clone(), self.snapshot.borrow().clone());
+        let gossip = self.gossip.borrow().clone();
+        let forwarding = self.forwarding.borrow().clone();
+        let announced = self.announcer.counters();
+        let mut members = BTreeMap::new();
+        for member in view.members.values() {
+            *members.entry(member.state).or_default() += 1;
+        }
+        let owners = self.owners.borrow().clone();
+        let vips = services_of_vips(&snapshot.desired).map(|(vip, service)| metrics::VipOwned {
+            vip,
+            service: service.clone(),
+            owned: owners.get(&vip).is_some_and(|owner| owner.node == self.node),
+        });
+        let (forwarded, drops) = forwarded(&forwarding);
+        metrics::Snapshot {
+            members,
+            vips: vips.collect(),
+            backends: health(&snapshot.desired, &view),
+            gossip: metrics::GossipCounts {
+                sent: gossip.packets_out,
+                received: gossip.packets_in - gossip.rejected.values().sum::<u64>().min(gossip.packets_in),
+                rejected: gossip.rejected.iter().map(|(reason, count)| (reason.label(), *count)).collect(),
+            },
+            announcements: BTreeMap::from([
+                ("garp", announced.garp),
+                ("unsolicited_na", announced.unsolicited_na),
+                ("arp_reply", announced.arp_reply),
+                ("na", announced.na),
+            ]),
+            forwarded,
+            drops,
+            source: metrics::SourceState {
+                connected: snapshot.connected,
+                problems: u64::try_from(snapshot.problems.len()).unwrap_or(u64::MAX),
+            },
+        }
+    }
+}
+
+fn members(view: &View) -> Vec<status::Member> {
+    let member = |(name, member): (&NodeName, &membership::Member)| status::Member {
+        name: name.clone(),
+        address: member.address,
+        state: member.state,
+        draining: member.document.facts.draining,
+    };
+    view.members.iter().map(member).collect()
+}
+
+/// Every VIP with every service that has it, by address.
+fn services_of_vips(desired: &Desired) -> impl Iterator<Item = (std::net::IpAddr, &ServiceName)> {
+    let all =
+        desired.services.iter().flat_map(|(name, service)| service.vips.iter().map(move |vip| (vip.address, name)));
+    all.collect::<BTreeSet<_>>().into_iter()
+}
+
+fn vips(desired: &Desired, owners: &Owners) -> Vec<status::Vip> {
+    let vip = |(address, service): (std::net::IpAddr, &ServiceName)| {
+        let owner = owners.get(&address);
+        status::Vip {
+            address,
+            namespace: service.namespace.clone(),
+            service: service.name.clone(),
+            owner: owner.map(|owner| owner.node.clone()),
+            epoch: owner.map_or(0, |owner| owner.epoch),
+            since: owner.map(|owner| UNIX_EPOCH + Duration::from_millis(owner.since_ms)),
+            reason: owner.map_or_else(|| unowned(desired, service, address), |owner| owner.reason.as_str().to_owned()),
+        }
+    };
+    services_of_vips(desired).map(vip).collect()
+}
+
+fn unowned(desired: &Desired, service: &ServiceName, address: std::net::IpAddr) -> String {
+    let vips = desired.services.get(service).map(|service| service.vips.as_slice()).unwrap_or_default();
+    let advertised = vips.iter().any(|vip| vip.address == address && !vip.advertise.is_empty());
+    if advertised {
+        "no node may own it: none is up, has an uplink for the address and, with externalTrafficPolicy Local, a usable pod".to_owned()
+    } else {
+        "no L2Advertisement covers it".to_owned()
+    }
+}
+
+/// Every backend of every service once for each port, with the port it stands behind.
+fn all_backends(desired: &Desired) -> impl Iterator<Item = (&ServiceName, &ServicePort, &Backend)> {
+    desired.services.iter().flat_map(|(name, service)| {
+        service.ports.iter().flat_map(move |port| port.backends.iter().map(move |backend| (name, port, backend)))
+    })
+}
+
+fn backends(desired: &Desired, view: &View, own: &Verdicts) -> Vec<status::Backend> {
+    let mut seen = BTreeSet::new();
+    let mut backends = Vec::new();
+    for (name, port, backend) in all_backends(desired) {
+        let judged = verdict(port, backend, view);
+        if !seen.insert((name, backend.address, backend.port, judged.is_some())) {
+            continue;
+        }
+        let on_node_that_is_up =
+            backend.node.as_ref().and_then(|node| view.members.get(node)).is_some_and(|member| member.state.is_up());
+        let last_probe = port
+            .check
+            .as_ref()
+            .and_then(|check| own.targets.get(&target_of(backend, check)))
+            .map(|own| own.reason.clone());
+        let reason = match (judged, last_probe) {
+            _ if backend.node.is_none() => "on no node with an agent".to_owned(),
+            _ if !on_node_that_is_up => "its node is not up".to_owned(),
+            _ if backend.terminating => "terminating".to_owned(),
+            _ if !backend.ready => "not ready".to_owned(),
+            (_, Some(reason)) => reason,
+            (Some(Verdict::Healthy), None) => "passes its check".to_owned(),
+            (Some(Verdict::Unhealthy), None) => "fails its check".to_owned(),
+            (None, None) if port.check.is_some() => "not probed yet".to_owned(),
+            (None, None) => "not probed".to_owned(),
+        };
+        backends.push(status::Backend {
+            namespace: name.namespace.clone(),
+            service: name.name.clone(),
+            address: backend.address,
+            port: backend.port,
+            node: backend.node.clone(),
+            ready: backend.ready && !backend.terminating,
+            healthy: judged.map(|verdict| verdict == Verdict::Healthy),
+            reason,
+        });
+    }
+    backends.sort_by(|a, b| {
+        (&a.namespace, &a.service, a.address, a.port).cmp(&(&b.namespace, &b.service, b.address, b.port))
+    });
+    backends
+}
+
+fn health(desired: &Desired, view: &View) -> Vec<metrics::BackendHealth> {
+    let mut healths: BTreeMap<(&ServiceName, SocketAddr), bool> = BTreeMap::new();
+    for (service, port, backend) in all_backends(desired) {
+        let usable = serving(port, backend.address, view);
+        let healthy = usable.backends.contains(&backend) && verdict(port, backend, view) != Some(Verdict::Unhealthy);
+        let entry = healths.entry((service, SocketAddr::new(backend.address, backend.port))).or_insert(true);
+        *entry &= healthy;
+    }
+    let one = |((service, backend), healthy): ((&ServiceName, SocketAddr), bool)| metrics::BackendHealth {
+        service: service.clone(),
+        backend,
+        healthy,
+    };
+    healths.into_iter().map(one).collect()
+}
+
+fn forwarded(report: &Report) -> (Vec<metrics::ForwardCount>, BTreeMap<&'static str, u64>) {
+    let mut counts = BTreeMap::new();
+    for ((labels, direction), traffic) in &report.counters.traffic {
+        let count = counts.entry(labels).or_insert_with(|| metrics::ForwardCount {
+            service: labels.service.clone(),
+            port: labels.port,
+            protocol: labels.protocol,
+            ingress: (0, 0),
+            egress: (0, 0),
+            forwarded: (0, 0),
+            flows: 0,
+        });
+        match direction {
+            Direction::Inbound => {
+                count.ingress = (traffic.packets, traffic.bytes);
+                count.flows = traffic.flows;
+            }
+            Direction::Outbound => count.egress = (traffic.packets, traffic.bytes),
+            Direction::Forwarded => count.forwarded = (traffic.packets, traffic.bytes),
+        }
+    }
+    let drops = report.counters.drops.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+    (counts.into_values().collect(), drops)
+}
+
+fn problem(problem: &crate::model::Problem) -> status::Problem {
+    status::Problem {
+        file: problem.place(),
+        object: problem.object.as_ref().map(ToString::to_string),
+        field: (!problem.field.is_empty()).then(|| problem.field.clone()),
+        message: problem.message.clone(),
+    }
+}

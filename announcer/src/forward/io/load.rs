@@ -1,0 +1,257 @@
+//! Loads the programs, and puts them on the uplinks in the place of a predecessor's.
+
+use std::{
+    collections::BTreeMap,
+    fs, io, mem,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{
+        ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkOrder, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+    },
+};
+use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, map, program};
+
+use super::{ApplyError, Info, Maps, StartError, bpffs};
+use crate::forward::wanted::Uplink;
+
+/// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
+const PRIORITY: u16 = 0x0c71;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+const LINK_PREFIX: &str = "link_";
+
+/// The two hooks of an uplink.
+const HOOKS: [(TcAttachType, &str, &str); 2] =
+    [(TcAttachType::Ingress, program::INGRESS, "ingress"), (TcAttachType::Egress, program::EGRESS, "egress")];
+
+/// The loaded programs.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    ebpf: Ebpf,
+    pin_dir: PathBuf,
+    /// By interface index: its name.
+    attached: BTreeMap<u32, String>,
+    /// The kernel has no TCX.
+    clsact: bool,
+}
+
+impl Kernel {
+    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout.
+    pub(super) fn load(pin_dir: &Path) -> Result<(Self, Maps), StartError> {
+        bpffs::prepare(pin_dir)?;
+        remove_pins(pin_dir, |name| is_flow_pin(name) && !flow_pins().iter().any(|(_, pin)| pin == name));
+        let mut loader = EbpfLoader::new();
+        for (map, pin) in flow_pins() {
+            loader.map_pin_path(map, pin_dir.join(pin));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+        for (_, name, _) in HOOKS {
+            let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
+            program.load().map_err(|source| program_error(name, source))?;
+        }
+        let maps = Maps::take(&mut ebpf)?;
+        Ok((Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new(), clsact: false }, maps))
+    }
+
+    /// Attaches to the uplinks that are not attached to yet, and lets go of what is no uplink any more.
+    /// The names of those that were attached to.
+    pub(super) fn attach(&mut self, uplinks: &BTreeMap<u32, Uplink>) -> Result<Vec<String>, ApplyError> {
+        let mut attached = Vec::new();
+        let mut failed = None;
+        for (&index, uplink) in uplinks {
+            if self.attached.contains_key(&index) {
+                continue;
+            }
+            let hooks = HOOKS.iter().try_for_each(|hook| self.attach_hook(index, &uplink.name, *hook));
+            match hooks {
+                Ok(()) => {
+                    self.attached.insert(index, uplink.name.clone());
+                    attached.push(uplink.name.clone());
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        let gone: Vec<(u32, String)> =
+            self.attached.iter().filter(|(i, _)| !uplinks.contains_key(i)).map(|(i, n)| (*i, n.clone())).collect();
+        for (index, name) in gone {
+            self.attached.remove(&index);
+            detach_clsact(&name);
+        }
+        let kept: Vec<String> = uplinks.keys().flat_map(|i| HOOKS.map(|(.., hook)| link_pin(*i, hook))).collect();
+        remove_pins(&self.pin_dir, |name| name.starts_with(LINK_PREFIX) && !kept.iter().any(|pin| pin == name));
+        failed.map_or(Ok(attached), Err)
+    }
+
+    pub(super) fn info(&self) -> Info {
+        let mut interfaces: Vec<String> = self.attached.values().cloned().collect();
+        interfaces.sort_unstable();
+        let mode = match (interfaces.is_empty(), self.clsact) {
+            (true, _) => "tc",
+            (false, true) => "clsact",
+            (false, false) => "tcx",
+        };
+        Info { mode, interfaces }
+    }
+
+    fn attach_hook(&mut self, index: u32, interface: &str, hook: (TcAttachType, &str, &str)) -> Result<(), ApplyError> {
+        let (direction, name, suffix) = hook;
+        let path = self.pin_dir.join(link_pin(index, suffix));
+        let failed = |source| ApplyError::Attach { interface: interface.to_owned(), source: Box::new(source) };
+        let Some(program) = classifier(&mut self.ebpf, name) else {
+            return Err(StartError::Stale("program").into());
+        };
+        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+            if replace(program, pinned).is_ok() {
+                return Ok(());
+            }
+            // The interface it was on is gone.
+            let _ = fs::remove_file(&path);
+        }
+        // The first to see what comes in, the last to see what goes out: others see packets as pods do.
+        let order = if direction == TcAttachType::Ingress { LinkOrder::first() } else { LinkOrder::last() };
+        match program.attach_with_options(interface, direction, TcAttachOptions::TcxOrder(order)) {
+            Ok(id) => {
+                let link = program.take_link(id).map_err(failed)?;
+                let link = FdLink::try_from(link).map_err(|source| failed(link_error(source)))?;
+                let pinned = link.pin(&path);
+                pinned.map(drop).map_err(|source| ApplyError::Pin {
+                    interface: interface.to_owned(),
+                    path,
+                    source: Box::new(source),
+                })
+            }
+            Err(error) if has_no_tcx(&error) => {
+                self.clsact = true;
+                attach_clsact(program, interface, direction).map_err(failed)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+/// Removes everything Crier left in the kernel below this pin directory: links (which detaches the programs), clsact
+/// filters, flows.
+///
+/// # Errors
+/// If a pin cannot be removed. What could be is.
+pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
+    for interface in &nix::net::if_::if_nameindex()? {
+        detach_clsact(&interface.name().to_string_lossy());
+    }
+    if !pin_dir.exists() || !bpffs::is_bpffs(pin_dir)? {
+        return Ok(());
+    }
+    for entry in fs::read_dir(pin_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(LINK_PREFIX) || is_flow_pin(&name) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    match fs::remove_dir(pin_dir) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            // Lazily: another mount namespace may hold a copy for a moment, and there is nothing left in it.
+            nix::mount::umount2(pin_dir, nix::mount::MntFlags::MNT_DETACH)?;
+            fs::remove_dir(pin_dir)
+        }
+        other => other,
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
+    ebpf.program_mut(name)?.try_into().ok()
+}
+
+/// Puts the program in the place of the one that holds the pinned link, which the kernel does at once.
+fn replace(program: &mut SchedClassifier, pinned: PinnedLink) -> Result<(), ProgramError> {
+    let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(link_error)?;
+    let id = program.attach_to_link(link)?;
+    // The pin keeps it; this end must not end it.
+    program.take_link(id).map(drop)
+}
+
+fn attach_clsact(program: &mut SchedClassifier, interface: &str, direction: TcAttachType) -> Result<(), ProgramError> {
+    // It may be there already, another's or a predecessor's.
+    let _ = tc::qdisc_add_clsact(interface);
+    let options = || NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let existing = SchedClassifierLink::attached(interface, direction, PRIORITY, HANDLE, None)?;
+    let id = match program.attach_with_options(interface, direction, TcAttachOptions::Netlink(options())) {
+        Ok(id) => {
+            mem::forget(existing);
+            id
+        }
+        Err(_) => program.attach_to_link(existing)?,
+    };
+    // Dropping the link would remove the filter.
+    mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Removes Crier's own filters, known by their programs' names, from an interface.
+fn detach_clsact(interface: &str) {
+    for (direction, name, _) in HOOKS {
+        let _ = tc::qdisc_detach_program(interface, direction, name);
+    }
+}
+
+/// TCX came with Linux 6.6; before that its attach types are unknown.
+fn has_no_tcx(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
+}
+
+fn link_pin(index: u32, hook: &str) -> String {
+    format!("{LINK_PREFIX}{index}_{hook}")
+}
+
+fn flow_pins() -> [(&'static str, String); 2] {
+    [(map::FLOWS, format!("flows_v{LAYOUT_VERSION}")), (map::REPLIES, format!("replies_v{LAYOUT_VERSION}"))]
+}
+
+fn is_flow_pin(name: &str) -> bool {
+    name.starts_with("flows_v") || name.starts_with("replies_v")
+}
+
+/// Removes pins that are of no use; one that stays does no harm.
+fn remove_pins(pin_dir: &Path, useless: impl Fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(pin_dir) else { return };
+    for entry in entries.flatten().filter(|entry| useless(&entry.file_name().to_string_lossy())) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
+fn load_error(error: EbpfError) -> StartError {
+    match permission(&error) {
+        Some(source) => StartError::Permission(source),
+        None => StartError::Load(Box::new(error)),
+    }
+}
+
+fn program_error(name: &'static str, error: ProgramError) -> StartError {
+    match permission(&error) {
+        Some(source) => StartError::Permission(source),
+        None => StartError::Program { name, source: Box::new(error) },
+    }
+}
+
+/// The refusal for want of permission behind an error, if that is what it is.
+fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return (io.kind() == io::ErrorKind::PermissionDenied).then(|| io::Error::from(io.kind()));
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// A link of another type than expected: somebody else's pin in our directory.
+fn link_error(error: aya::programs::links::LinkError) -> ProgramError {
+    ProgramError::IOError(io::Error::other(error))
+}

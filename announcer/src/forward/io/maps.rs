@@ -1,0 +1,93 @@
+//! The maps as the agent writes and reads them.
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use forwarder_ebpf::{
+    Address, BackendEntry, Counter, Direction, NodeEntry, Row, ServiceEntry, ServiceKey, Uplink, counter_index, map,
+};
+
+use super::{ApplyError, StartError};
+use crate::forward::{counters::Traffic, tables::Write};
+
+/// All maps but the flows, which only the kernel program touches.
+pub(super) struct Maps {
+    uplinks: HashMap<MapData, u32, Uplink>,
+    vips: HashMap<MapData, Address, u32>,
+    services: HashMap<MapData, ServiceKey, ServiceEntry>,
+    rows: Array<MapData, Row>,
+    nodes: Array<MapData, NodeEntry>,
+    backends: Array<MapData, BackendEntry>,
+    counters: PerCpuArray<MapData, Counter>,
+    events: PerCpuArray<MapData, u64>,
+    cpus: usize,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, StartError> {
+        let events = take(ebpf, map::EVENTS)?;
+        Ok(Self {
+            uplinks: take(ebpf, map::UPLINKS)?,
+            vips: take(ebpf, map::VIPS)?,
+            services: take(ebpf, map::SERVICES)?,
+            rows: take(ebpf, map::ROWS)?,
+            nodes: take(ebpf, map::NODES)?,
+            backends: take(ebpf, map::BACKENDS)?,
+            counters: take(ebpf, map::COUNTERS)?,
+            events,
+            cpus: nr_cpus().map_or(1, |cpus| cpus),
+        })
+    }
+
+    /// Carries out one write.
+    pub(super) fn write(&mut self, write: &Write) -> Result<(), ApplyError> {
+        let (map, done) = match write {
+            Write::Row(index, row) => (map::ROWS, self.rows.set(*index, **row, 0)),
+            Write::Node(place, entry) => (map::NODES, self.nodes.set(*place, entry, 0)),
+            Write::Backend(index, entry) => (map::BACKENDS, self.backends.set(*index, entry, 0)),
+            Write::ResetCounters(counted) => (map::COUNTERS, self.reset(*counted)),
+            Write::Service(key, entry) => (map::SERVICES, self.services.insert(key, entry, 0)),
+            Write::Vip(address) => (map::VIPS, self.vips.insert(address, 1, 0)),
+            Write::Uplink(interface, entry) => (map::UPLINKS, self.uplinks.insert(interface, entry, 0)),
+            Write::RemoveUplink(interface) => (map::UPLINKS, self.uplinks.remove(interface)),
+            Write::RemoveVip(address) => (map::VIPS, self.vips.remove(address)),
+            Write::RemoveService(key) => (map::SERVICES, self.services.remove(key)),
+        };
+        done.map_err(|source| ApplyError::Write { map, source: Box::new(source) })
+    }
+
+    /// An event's count over all CPUs.
+    pub(super) fn event(&self, index: u32) -> Result<u64, MapError> {
+        Ok(self.events.get(&index, 0)?.iter().sum())
+    }
+
+    /// A counter's sum over all CPUs.
+    pub(super) fn traffic(&self, counted: u32, direction: Direction) -> Result<Traffic, MapError> {
+        let mut sum = Traffic::default();
+        for counter in self.counters.get(&counter_index(counted, direction), 0)?.iter() {
+            sum.packets += counter.packets;
+            sum.bytes += counter.bytes;
+            sum.flows += counter.flows;
+        }
+        Ok(sum)
+    }
+
+    fn reset(&mut self, counted: u32) -> Result<(), MapError> {
+        for direction in Direction::ALL {
+            let zero = PerCpuValues::try_from(vec![Counter::default(); self.cpus])?;
+            self.counters.set(counter_index(counted, direction), zero, 0)?;
+        }
+        Ok(())
+    }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, StartError>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(StartError::Stale(name))?;
+    M::try_from(map).map_err(|source| StartError::Map { name, source: Box::new(source) })
+}

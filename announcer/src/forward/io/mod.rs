@@ -1,0 +1,248 @@
+//! The forwarder as the agent holds it: loads the program, attaches it, carries out plans, reads counters.
+//!
+//! Every start loads the program with maps of its own, fills them with the first [`Forwarder::apply`], and only then
+//! takes the place of the predecessor's program on each uplink, which the kernel does at once. Only the flows are
+//! shared with the predecessor (pinned). So an agent that is killed leaves forwarding as it was, and one that is
+//! started or upgraded never shows the kernel half-filled tables; its first `apply` should therefore come once the
+//! membership has caught up.
+
+mod bpffs;
+mod load;
+mod maps;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS};
+
+use self::{load::Kernel, maps::Maps};
+use crate::forward::{
+    counters::{Counters, Traffic},
+    tables::{Limit, Tables},
+    wanted::Wanted,
+};
+
+pub use self::load::detach_all;
+
+/// How packets are carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The best this kernel has.
+    #[default]
+    Auto,
+    /// XDP for what is handed on.
+    Xdp,
+    /// TC (TCX where the kernel has it, else clsact).
+    Tc,
+    /// Not at all: the agent announces, something else forwards.
+    Off,
+}
+
+/// What a forwarder needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How packets are carried.
+    pub mode: Mode,
+    /// Where links and flows are pinned; on a BPF file system, or where one may be mounted.
+    pub pin_dir: PathBuf,
+}
+
+/// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// XDP was asked for.
+    #[error("forwarder.mode xdp is not available in this version: use auto or tc")]
+    XdpMissing,
+    /// The kernel refused.
+    #[error(
+        "no permission to load eBPF programs: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN \
+         (forwarder.mode off announces only)"
+    )]
+    Permission(#[source] io::Error),
+    /// There is no BPF file system to pin to.
+    #[error("{path} is on no BPF file system and none could be mounted there: mount -t bpf bpf /sys/fs/bpf")]
+    NoBpffs {
+        /// The pin directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The object could not be loaded.
+    #[error("the kernel does not accept Crier's eBPF program (Linux 6.1 or newer is needed)")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// A program could not be loaded.
+    #[error("the kernel does not accept the eBPF program {name} (Linux 6.1 or newer is needed)")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object has no such map or program: it does not belong to this agent.
+    #[error("the embedded eBPF object has no {0}: it is stale, run hack/build-ebpf")]
+    Stale(&'static str),
+    /// A map is not what the agent expects.
+    #[error("the map {name} cannot be used; if it is pinned by another version, `crier cleanup` removes it")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+}
+
+/// Why wanted tables did not get into the kernel. What was there before goes on; the next `apply` starts afresh.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A map refused a write.
+    #[error("a write to the map {map} failed")]
+    Write {
+        /// The map's name.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// After a failed write the program could not be loaded anew.
+    #[error("the forwarder could not be loaded again")]
+    Restart(#[from] StartError),
+    /// A program could not be attached. All others are.
+    #[error("the eBPF program could not be attached to {interface}: is the interface there?")]
+    Attach {
+        /// The interface's name.
+        interface: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A link could not be pinned, so it is not attached.
+    #[error("the program on {interface} could not be pinned to {path}")]
+    Pin {
+        /// The interface's name.
+        interface: String,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::pin::PinError>,
+    },
+}
+
+/// What an `apply` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Writes to maps.
+    pub writes: usize,
+    /// Interfaces attached to by this call.
+    pub attached: Vec<String>,
+    /// What did not fit, how many of each: to be counted and logged.
+    pub limits: BTreeMap<Limit, u32>,
+    /// When another `apply` with the same tables finds room that is resting now.
+    pub again: Option<Instant>,
+}
+
+/// What the status page says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Info {
+    /// `tcx`, `clsact` or `off`; `tc` before anything is attached.
+    pub mode: &'static str,
+    /// The interfaces attached to, sorted.
+    pub interfaces: Vec<String>,
+}
+
+/// The running forwarder. Dropping it leaves the programs where they are.
+pub struct Forwarder {
+    options: Options,
+    running: Option<Running>,
+}
+
+struct Running {
+    kernel: Kernel,
+    maps: Maps,
+    tables: Tables,
+    broken: bool,
+}
+
+impl fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forwarder").field("options", &self.options).field("info", &self.info()).finish()
+    }
+}
+
+impl Running {
+    fn load(pin_dir: &Path) -> Result<Self, StartError> {
+        let (kernel, maps) = Kernel::load(pin_dir)?;
+        Ok(Self { kernel, maps, tables: Tables::default(), broken: false })
+    }
+}
+
+impl Forwarder {
+    /// Loads the program. Attaches nothing yet: the first [`Forwarder::apply`] does.
+    ///
+    /// # Errors
+    /// See [`StartError`]; each says what to do.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let running = match options.mode {
+            Mode::Off => None,
+            Mode::Xdp => return Err(StartError::XdpMissing),
+            Mode::Auto | Mode::Tc => Some(Running::load(&options.pin_dir)?),
+        };
+        Ok(Self { options, running })
+    }
+
+    /// Makes the kernel's tables what is wanted, and attaches to uplinks that are new. Does only what has changed.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]. Calling again is always right.
+    pub fn apply(&mut self, wanted: &Wanted, now: Instant) -> Result<Applied, ApplyError> {
+        let Some(running) = &mut self.running else { return Ok(Applied::default()) };
+        if running.broken {
+            *running = Running::load(&self.options.pin_dir)?;
+        }
+        let plan = running.tables.plan(wanted, now);
+        running.broken = true;
+        for write in &plan.writes {
+            running.maps.write(write)?;
+        }
+        running.broken = false;
+        let attached = running.kernel.attach(&wanted.uplinks)?;
+        Ok(Applied { writes: plan.writes.len(), attached, limits: plan.limits, again: running.tables.next_wake() })
+    }
+
+    /// What was counted. All zero while the mode is off.
+    ///
+    /// # Errors
+    /// If the kernel refuses a read.
+    pub fn counters(&self) -> Result<Counters, aya::maps::MapError> {
+        let mut counters =
+            Counters { drops: DropReason::ALL.into_iter().map(|reason| (reason, 0)).collect(), ..Counters::default() };
+        let Some(running) = &self.running else { return Ok(counters) };
+        for (reason, count) in &mut counters.drops {
+            *count = running.maps.event(*reason as u32)?;
+        }
+        counters.second_hops = running.maps.event(SECOND_HOPS)?;
+        for (labels, counted) in running.tables.counted() {
+            for direction in Direction::ALL {
+                let traffic: Traffic = running.maps.traffic(counted, direction)?;
+                counters.traffic.insert((labels.clone(), direction), traffic);
+            }
+        }
+        Ok(counters)
+    }
+
+    /// What the status page says.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        match &self.running {
+            Some(running) => running.kernel.info(),
+            None => Info { mode: "off", interfaces: Vec::new() },
+        }
+    }
+}

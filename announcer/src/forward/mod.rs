@@ -1,0 +1,19 @@
+//! Fills the kernel's maps, so that every node carries every VIP's packets.
+//!
+//! From what is desired, what the membership sees and the node's links, [`wanted`](mod@wanted) says what the maps
+//! should hold. [`tables`] compares that with what they do hold and answers with an ordered list of map writes;
+//! [`maglev`] builds the tables in it. [`io`] holds the maps and programs: it loads, pins, attaches, and carries
+//! out the writes. The eBPF program itself is in `forwarder-ebpf/kernel/`.
+
+pub mod counters;
+mod index;
+pub mod io;
+pub mod maglev;
+mod previous;
+mod rows;
+pub mod tables;
+pub mod wanted;
+
+pub use counters::{Counters, Labels, Traffic};
+pub use io::{Applied, ApplyError, Forwarder, Info, Mode, Options, StartError, detach_all};
+pub use wanted::{Link, Wanted, wanted};

@@ -1,0 +1,417 @@
+//! What the kernel's maps hold, and what must be written, in which order, so that they hold what is wanted.
+//!
+//! The order is what keeps a service whole at every moment: first fresh rows, nodes and pods that nothing points to
+//! yet, then the service's one entry that points to them, then VIPs and uplinks, and only then removals. Rows and
+//! numbers that are given back rest before they are used again, since a packet may be on its way through them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use forwarder_ebpf::{
+    Address, BackendEntry, NodeEntry, ROW_SLOTS, Row, ServiceEntry, ServiceKey, TCP, UDP, Uplink, limits, mapped,
+};
+use membership::NodeName;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    forward::{
+        counters::Labels,
+        index::Indices,
+        maglev,
+        previous::{forget, with_history},
+        rows::{Rows, Run},
+        wanted::{Socket, Targets, Wanted},
+    },
+    model::Protocol,
+};
+
+/// How long rows, nodes and pods rest: far longer than any packet's way through the program.
+const REST: Duration = Duration::from_secs(10);
+/// How long counters rest: flows of a removed service may still count there.
+const COUNTED_REST: Duration = Duration::from_secs(600);
+
+/// A write to a map of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// A row of a table.
+    Row(u32, Box<Row>),
+    /// A node on an uplink, by its place in the map.
+    Node(u32, NodeEntry),
+    /// A pod of this node.
+    Backend(u32, BackendEntry),
+    /// A service port's counters start from zero.
+    ResetCounters(u32),
+    /// A service, as a whole.
+    Service(ServiceKey, ServiceEntry),
+    /// An address is a VIP.
+    Vip(Address),
+    /// An interface is an uplink.
+    Uplink(u32, Uplink),
+    /// An interface is an uplink no more.
+    RemoveUplink(u32),
+    /// An address is a VIP no more.
+    RemoveVip(Address),
+    /// A service is no more.
+    RemoveService(ServiceKey),
+}
+
+/// A capacity that was reached; what did not fit is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// Uplinks of this node.
+    Uplinks,
+    /// Nodes of the cluster.
+    Nodes,
+    /// Pods of this node.
+    Backends,
+    /// Room for tables.
+    Rows,
+    /// Services.
+    Services,
+    /// Addresses.
+    Vips,
+    /// Counters.
+    Counters,
+}
+
+impl Limit {
+    /// Its name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Uplinks => "uplinks",
+            Self::Nodes => "nodes",
+            Self::Backends => "backends",
+            Self::Rows => "rows",
+            Self::Services => "services",
+            Self::Vips => "vips",
+            Self::Counters => "counters",
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes, in the order in which they must happen.
+    pub writes: Vec<Write>,
+    /// What did not fit: how many of each.
+    pub limits: BTreeMap<Limit, u32>,
+}
+
+impl Plan {
+    fn limit(&mut self, limit: Limit) {
+        *self.limits.entry(limit).or_default() += 1;
+    }
+}
+
+/// A pod's socket as the backend of a service socket: health is judged for each service apart.
+type BackendKey = (Socket, IpAddr, u16);
+
+/// What is in the maps for a socket.
+#[derive(Debug)]
+struct Installed {
+    targets: Targets,
+    node_run: Run,
+    /// The node table with its history.
+    node_table: Vec<u32>,
+    local_run: Run,
+}
+
+/// What the kernel's maps hold.
+#[derive(Debug)]
+pub struct Tables {
+    rows: Rows,
+    nodes: Indices<NodeName>,
+    backends: Indices<BackendKey>,
+    counted: Indices<Labels>,
+    columns: BTreeMap<u32, u8>,
+    node_entries: BTreeMap<u32, NodeEntry>,
+    uplinks: BTreeMap<u32, Uplink>,
+    vips: BTreeSet<IpAddr>,
+    services: BTreeMap<Socket, Installed>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            rows: Rows::new(limits::ROWS, REST),
+            nodes: Indices::new(limits::NODES, REST),
+            backends: Indices::new(limits::BACKENDS, REST),
+            counted: Indices::new(limits::COUNTED, COUNTED_REST),
+            columns: BTreeMap::new(),
+            node_entries: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            vips: BTreeSet::new(),
+            services: BTreeMap::new(),
+        }
+    }
+}
+
+impl Tables {
+    /// What must be written so that the maps hold what is wanted. The plan counts as carried out: if a write of it
+    /// fails, the maps must be made anew, beginning with empty tables.
+    pub fn plan(&mut self, wanted: &Wanted, now: Instant) -> Plan {
+        let mut plan = Plan::default();
+        self.wake(now, &mut plan);
+        self.assign_columns(wanted, &mut plan);
+        let gone_nodes = self.write_nodes(wanted, &mut plan);
+        for (socket, targets) in &wanted.services {
+            self.write_service(socket, targets, now, &mut plan);
+        }
+        self.write_vips(wanted, &mut plan);
+        self.write_uplinks(wanted, &mut plan);
+        self.remove(wanted, &gone_nodes, now, &mut plan);
+        plan
+    }
+
+    /// When rests are over, so that a plan may find more room.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Instant> {
+        [self.rows.next_wake(), self.nodes.next_wake(), self.backends.next_wake(), self.counted.next_wake()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The counters in use, by what they count.
+    pub fn counted(&self) -> impl Iterator<Item = (&Labels, u32)> {
+        self.counted.iter()
+    }
+
+    fn wake(&mut self, now: Instant, plan: &mut Plan) {
+        self.rows.wake(now);
+        self.backends.wake(now);
+        self.counted.wake(now);
+        for node in self.nodes.wake(now) {
+            for installed in self.services.values_mut() {
+                if forget(&mut installed.node_table, node) {
+                    plan.writes.extend(rows(installed.node_run, &installed.node_table));
+                }
+            }
+        }
+    }
+
+    fn assign_columns(&mut self, wanted: &Wanted, plan: &mut Plan) {
+        for interface in wanted.uplinks.keys() {
+            if self.columns.contains_key(interface) {
+                continue;
+            }
+            let mut columns = 0_u8..u8::try_from(limits::UPLINKS).unwrap_or(u8::MAX);
+            match columns.find(|column| !self.columns.values().any(|used| used == column)) {
+                Some(column) => {
+                    self.columns.insert(*interface, column);
+                }
+                None => plan.limit(Limit::Uplinks),
+            }
+        }
+    }
+
+    /// Writes the nodes that are wanted; the places of those that are not any more are returned.
+    fn write_nodes(&mut self, wanted: &Wanted, plan: &mut Plan) -> Vec<u32> {
+        let mut entries = BTreeMap::new();
+        for (name, node) in &wanted.nodes {
+            let Some(index) = self.nodes.assign(name) else {
+                plan.limit(Limit::Nodes);
+                continue;
+            };
+            let flags = NodeEntry::PRESENT | if node.me { NodeEntry::SELF } else { 0 };
+            for (interface, mac) in &node.macs {
+                if let Some(column) = self.columns.get(interface) {
+                    let place = index * limits::UPLINKS + u32::from(*column);
+                    entries.insert(place, NodeEntry { mac: *mac, flags, pad: 0 });
+                }
+            }
+        }
+        for (place, entry) in &entries {
+            if self.node_entries.get(place) != Some(entry) {
+                plan.writes.push(Write::Node(*place, *entry));
+            }
+        }
+        let gone = self.node_entries.keys().filter(|place| !entries.contains_key(place)).copied().collect();
+        self.node_entries = entries;
+        gone
+    }
+
+    fn write_service(&mut self, socket: &Socket, targets: &Targets, now: Instant, plan: &mut Plan) {
+        let old = self.services.get(socket);
+        if old.is_some_and(|old| old.targets == *targets) {
+            return;
+        }
+        if old.is_none() && self.services.len() >= limits::SERVICES as usize {
+            return plan.limit(Limit::Services);
+        }
+        let new_counters = self.counted.get(&targets.labels).is_none();
+        let Some(counted) = self.counted.assign(&targets.labels) else { return plan.limit(Limit::Counters) };
+        let node_table = self.node_table(socket, targets);
+        if new_counters {
+            plan.writes.push(Write::ResetCounters(counted));
+        }
+        let locals = self.local_table(socket, targets, plan);
+        let (Some(node_run), local_run) = (self.rows.take(run_len(&node_table)), self.rows.take(run_len(&locals)))
+        else {
+            return plan.limit(Limit::Rows);
+        };
+        let Some(local_run) = local_run else {
+            self.rows.untake(node_run);
+            return plan.limit(Limit::Rows);
+        };
+        let entry = ServiceEntry {
+            counted,
+            node_row: node_run.start,
+            node_slots: length(&node_table),
+            local_row: local_run.start,
+            local_slots: length(&locals),
+        };
+        plan.writes.extend(rows(node_run, &node_table));
+        plan.writes.extend(rows(local_run, &locals));
+        plan.writes.push(Write::Service(key(socket), entry));
+        let installed = Installed { targets: targets.clone(), node_run, node_table, local_run };
+        if let Some(old) = self.services.insert(*socket, installed) {
+            self.rows.release(old.node_run, now);
+            self.rows.release(old.local_run, now);
+        }
+    }
+
+    fn node_table(&self, socket: &Socket, targets: &Targets) -> Vec<u32> {
+        let nodes: Vec<(&NodeName, u32, u32)> =
+            targets.nodes.iter().filter_map(|(name, weight)| Some((name, *weight, self.nodes.get(name)?))).collect();
+        let entries: Vec<maglev::Entry> =
+            nodes.iter().map(|(name, weight, _)| maglev::Entry::new(name.as_str().as_bytes(), *weight)).collect();
+        let table = maglev::build(&entries, maglev::size(entries.len()));
+        let current: Vec<u32> = table.iter().filter_map(|at| nodes.get(*at as usize)).map(|node| node.2).collect();
+        let replaced = self.services.get(socket).map(|old| old.node_table.as_slice()).unwrap_or_default();
+        let alive = |node: u32| {
+            let first = node * limits::UPLINKS;
+            self.node_entries.range(first..first + limits::UPLINKS).next().is_some()
+        };
+        with_history(&current, replaced, alive)
+    }
+
+    /// The local table; pods that were not there yet are written.
+    fn local_table(&mut self, socket: &Socket, targets: &Targets, plan: &mut Plan) -> Vec<u32> {
+        let (mut numbers, mut entries) = (Vec::new(), Vec::new());
+        for &(ip, port) in &targets.local {
+            let backend = (*socket, ip, port);
+            let known = self.backends.get(&backend).is_some();
+            let Some(index) = self.backends.assign(&backend) else {
+                plan.limit(Limit::Backends);
+                continue;
+            };
+            let entry = backend_entry(&backend);
+            if !known {
+                plan.writes.push(Write::Backend(index, entry));
+            }
+            numbers.push(index);
+            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), 1));
+        }
+        let table = maglev::build(&entries, maglev::size(entries.len()));
+        table.iter().filter_map(|at| numbers.get(*at as usize)).copied().collect()
+    }
+
+    fn write_vips(&mut self, wanted: &Wanted, plan: &mut Plan) {
+        for vip in &wanted.vips {
+            if self.vips.contains(vip) {
+                continue;
+            }
+            if self.vips.len() >= limits::VIPS as usize {
+                plan.limit(Limit::Vips);
+                continue;
+            }
+            self.vips.insert(*vip);
+            plan.writes.push(Write::Vip(address(*vip)));
+        }
+    }
+
+    fn write_uplinks(&mut self, wanted: &Wanted, plan: &mut Plan) {
+        for (interface, uplink) in &wanted.uplinks {
+            let Some(column) = self.columns.get(interface) else { continue };
+            let entry = Uplink { mac: uplink.mac, column: *column, pad: 0 };
+            if self.uplinks.insert(*interface, entry) != Some(entry) {
+                plan.writes.push(Write::Uplink(*interface, entry));
+            }
+        }
+    }
+
+    fn remove(&mut self, wanted: &Wanted, gone_nodes: &[u32], now: Instant, plan: &mut Plan) {
+        self.uplinks.retain(|interface, _| {
+            let kept = wanted.uplinks.contains_key(interface);
+            if !kept {
+                plan.writes.push(Write::RemoveUplink(*interface));
+            }
+            kept
+        });
+        self.columns.retain(|interface, _| wanted.uplinks.contains_key(interface));
+        self.vips.retain(|vip| {
+            let kept = wanted.vips.contains(vip);
+            if !kept {
+                plan.writes.push(Write::RemoveVip(address(*vip)));
+            }
+            kept
+        });
+        let rows = &mut self.rows;
+        self.services.retain(|socket, installed| {
+            let kept = wanted.services.contains_key(socket);
+            if !kept {
+                plan.writes.push(Write::RemoveService(key(socket)));
+                rows.release(installed.node_run, now);
+                rows.release(installed.local_run, now);
+            }
+            kept
+        });
+        plan.writes.extend(gone_nodes.iter().map(|place| Write::Node(*place, NodeEntry::NONE)));
+        self.nodes.release(now, |name| wanted.nodes.contains_key(name));
+        let serves = |(socket, ip, port): &BackendKey| {
+            self.services.get(socket).is_some_and(|installed| installed.targets.local.contains(&(*ip, *port)))
+        };
+        let gone = self.backends.release(now, serves);
+        plan.writes.extend(gone.into_iter().map(|index| Write::Backend(index, BackendEntry::NONE)));
+        let labels: BTreeSet<&Labels> = wanted.services.values().map(|targets| &targets.labels).collect();
+        self.counted.release(now, |counted| labels.contains(counted));
+    }
+}
+
+/// The writes that fill a run with a table.
+fn rows(run: Run, table: &[u32]) -> impl Iterator<Item = Write> {
+    (run.start..).zip(table.chunks(ROW_SLOTS as usize)).map(|(index, chunk)| {
+        let mut row = Row { slots: [0; ROW_SLOTS as usize] };
+        row.slots.iter_mut().zip(chunk).for_each(|(slot, value)| *slot = *value);
+        Write::Row(index, Box::new(row))
+    })
+}
+
+fn run_len(table: &[u32]) -> u32 {
+    length(table).div_ceil(ROW_SLOTS)
+}
+
+fn length(table: &[u32]) -> u32 {
+    u32::try_from(table.len()).unwrap_or(u32::MAX)
+}
+
+fn key(socket: &Socket) -> ServiceKey {
+    let protocol = match socket.protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+    };
+    ServiceKey { vip: address(socket.vip), port: socket.port.to_be_bytes(), protocol, pad: 0 }
+}
+
+fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn backend_entry((socket, ip, port): &BackendKey) -> BackendEntry {
+    let (key, address, port) = (key(socket), address(*ip), port.to_be_bytes());
+    let hash = xxh3_64(&[&key.vip[..], &key.port[..], &[key.protocol], &address[..], &port[..]].concat());
+    let [a, b, c, d, ..] = hash.to_le_bytes();
+    BackendEntry { address, port, pad: [0; 2], tag: u32::from_le_bytes([a, b, c, d]), flags: BackendEntry::USABLE }
+}
+
+#[cfg(test)]
+mod tests;

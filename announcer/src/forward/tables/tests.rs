@@ -1,0 +1,194 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    forward::wanted::{Node, Uplink as WantedUplink},
+    model::ServiceName,
+};
+
+/// The maps as the kernel would hold them, checked after every single write.
+#[derive(Default)]
+struct Kernel {
+    rows: BTreeMap<u32, Row>,
+    nodes: BTreeMap<u32, NodeEntry>,
+    backends: BTreeMap<u32, BackendEntry>,
+    services: BTreeMap<ServiceKey, ServiceEntry>,
+    vips: BTreeSet<Address>,
+    uplinks: BTreeMap<u32, Uplink>,
+}
+
+impl Kernel {
+    fn carry_out(&mut self, plan: &Plan) {
+        for write in &plan.writes {
+            self.write(write);
+            self.check(write);
+        }
+    }
+
+    fn write(&mut self, write: &Write) {
+        match write.clone() {
+            Write::Row(index, row) => drop(self.rows.insert(index, *row)),
+            Write::Node(place, entry) => drop(self.nodes.insert(place, entry)),
+            Write::Backend(index, entry) => drop(self.backends.insert(index, entry)),
+            Write::ResetCounters(_) => {}
+            Write::Service(key, entry) => drop(self.services.insert(key, entry)),
+            Write::Vip(address) => drop(self.vips.insert(address)),
+            Write::Uplink(index, entry) => drop(self.uplinks.insert(index, entry)),
+            Write::RemoveUplink(index) => assert!(self.uplinks.remove(&index).is_some()),
+            Write::RemoveVip(address) => assert!(self.vips.remove(&address)),
+            Write::RemoveService(key) => assert!(self.services.remove(&key).is_some()),
+        }
+    }
+
+    fn slots(&self, row: u32, slots: u32) -> impl Iterator<Item = u32> {
+        (0..slots).map(move |slot| self.rows[&(row + slot / ROW_SLOTS)].slots[(slot % ROW_SLOTS) as usize])
+    }
+
+    /// Every slot of every service leads to a node that is there, and to a pod that is its own.
+    fn check(&self, after: &Write) {
+        for (key, service) in &self.services {
+            for slot in self.slots(service.node_row, service.node_slots) {
+                let (current, previous) = (slot & 0xffff, slot >> 16);
+                let entry = self.nodes.get(&(current * limits::UPLINKS)).copied().unwrap_or(NodeEntry::NONE);
+                assert!(entry.flags & NodeEntry::PRESENT != 0, "{key:?} leads to no node after {after:?}");
+                assert_ne!(current, previous);
+            }
+            for index in self.slots(service.local_row, service.local_slots) {
+                let pod = self.backends.get(&index).copied().unwrap_or(BackendEntry::NONE);
+                assert!(pod.flags & BackendEntry::USABLE != 0, "{key:?} leads to no pod after {after:?}");
+                assert_eq!(pod.port, key.port, "{key:?} leads to a pod of another service after {after:?}");
+            }
+        }
+    }
+
+    fn shares(&self, socket: &Socket) -> BTreeMap<u32, usize> {
+        let service = self.services[&key(socket)];
+        let mut shares = BTreeMap::new();
+        for slot in self.slots(service.node_row, service.node_slots) {
+            *shares.entry(slot).or_default() += 1;
+        }
+        shares
+    }
+}
+
+fn name(n: u8) -> NodeName {
+    format!("n{n}").parse().unwrap()
+}
+
+fn socket(port: u16) -> Socket {
+    Socket { vip: IpAddr::from([10, 77, 0, 100]), port, protocol: Protocol::Tcp }
+}
+
+/// Services by port: the nodes that serve, and the last bytes of this node's pods. A pod's port is its service's.
+fn wanted(nodes: &[u8], services: &[(u16, Vec<u8>, Vec<u8>)]) -> Wanted {
+    let service = ServiceName { namespace: "default".into(), name: "web".into() };
+    let node = |n: &u8| (name(*n), Node { me: *n == 1, macs: [(7, [2, 0, 0, 0, 0, *n])].into() });
+    let targets = |(port, serving, pods): &(u16, Vec<u8>, Vec<u8>)| {
+        let labels = Labels { service: service.clone(), port: *port, protocol: Protocol::Tcp };
+        let nodes = serving.iter().filter(|n| nodes.contains(n)).map(|n| (name(*n), 1)).collect();
+        let local = pods.iter().map(|pod| (IpAddr::from([10, 1, 1, *pod]), *port)).collect();
+        (socket(*port), Targets { labels, nodes, local })
+    };
+    Wanted {
+        uplinks: [(7, WantedUplink { name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1] })].into(),
+        nodes: nodes.iter().map(node).collect(),
+        vips: services.iter().map(|_| IpAddr::from([10, 77, 0, 100])).collect(),
+        services: services.iter().map(targets).collect(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "any instant will do to begin at")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+#[test]
+fn what_is_there_already_is_not_written_again() {
+    let (mut tables, now) = (Tables::default(), start());
+    let wanted = wanted(&[1, 2], &[(80, vec![1, 2], vec![2])]);
+    assert!(!tables.plan(&wanted, now).writes.is_empty());
+    assert_eq!(tables.plan(&wanted, now), Plan::default());
+}
+
+#[test]
+fn a_vip_appears_after_its_services_and_goes_before_them() {
+    let (mut tables, now) = (Tables::default(), start());
+    let position = |plan: &Plan, wanted: fn(&Write) -> bool| plan.writes.iter().position(wanted).unwrap();
+    let plan = tables.plan(&wanted(&[1], &[(80, vec![1], vec![2])]), now);
+    assert!(position(&plan, |w| matches!(w, Write::Vip(_))) > position(&plan, |w| matches!(w, Write::Service(..))));
+    assert!(matches!(plan.writes.last(), Some(Write::Uplink(..))), "the uplink last of all: {plan:?}");
+    let plan = tables.plan(&wanted(&[1], &[]), now);
+    let removed = position(&plan, |w| matches!(w, Write::RemoveVip(_)));
+    assert!(removed < position(&plan, |w| matches!(w, Write::RemoveService(_))));
+}
+
+#[test]
+fn slots_that_moved_remember_a_living_node_and_forget_a_dead_one() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3], &[(80, vec![2], vec![])]), now));
+    kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3], &[(80, vec![3], vec![])]), now));
+    let (two, three) = (tables.nodes.get(&name(2)).unwrap(), tables.nodes.get(&name(3)).unwrap());
+    assert_eq!(kernel.shares(&socket(80)), [(three | two << 16, 1021)].into());
+
+    kernel.carry_out(&tables.plan(&wanted(&[1, 3], &[(80, vec![3], vec![])]), now));
+    assert_eq!(kernel.nodes[&(two * limits::UPLINKS)], NodeEntry::NONE);
+    kernel.carry_out(&tables.plan(&wanted(&[1, 3], &[(80, vec![3], vec![])]), now + REST));
+    assert_eq!(kernel.shares(&socket(80)), [(three, 1021)].into(), "before its number is another's");
+}
+
+#[test]
+fn what_does_not_fit_is_reported_and_what_is_there_stays() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    tables.rows = Rows::new(20, REST);
+    kernel.carry_out(&tables.plan(&wanted(&[1, 2], &[(80, vec![1], vec![])]), now));
+    let before = kernel.services.clone();
+    let changed = wanted(&[1, 2], &[(80, vec![2], vec![])]);
+    let plan = tables.plan(&changed, now);
+    assert_eq!(plan.limits, [(Limit::Rows, 1)].into());
+    kernel.carry_out(&plan);
+    assert_eq!(kernel.services, before);
+}
+
+#[test]
+fn rows_that_rest_are_used_again_when_their_rest_is_over() {
+    let (mut tables, now) = (Tables::default(), start());
+    tables.rows = Rows::new(32, REST);
+    for (turn, node) in [1, 2].into_iter().enumerate() {
+        let plan = tables.plan(&wanted(&[1, 2], &[(80, vec![node], vec![])]), now);
+        assert!(plan.limits.is_empty(), "turn {turn}");
+    }
+    let third = wanted(&[1, 2], &[(80, vec![1], vec![])]);
+    assert!(!tables.plan(&third, now).limits.is_empty());
+    let later = tables.next_wake().unwrap();
+    assert!(tables.plan(&third, later).limits.is_empty());
+}
+
+fn services() -> impl Strategy<Value = Vec<(u16, Vec<u8>, Vec<u8>)>> {
+    let service = (prop::collection::vec(1_u8..6, 0..4), prop::collection::vec(2_u8..6, 0..3));
+    prop::collection::btree_map(80_u16..84, service, 0..4)
+        .prop_map(|map| map.into_iter().map(|(port, (nodes, pods))| (port, nodes, pods)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn no_write_of_any_change_leaves_a_service_half_there(
+        changes in prop::collection::vec((prop::collection::btree_set(2_u8..6, 0..4), services(), 0_u64..20), 1..12)
+    ) {
+        let (mut tables, mut kernel, mut now) = (Tables::default(), Kernel::default(), start());
+        for (peers, services, seconds) in changes {
+            now += Duration::from_secs(seconds);
+            let nodes: Vec<u8> = peers.into_iter().chain([1]).collect();
+            let wanted = wanted(&nodes, &services);
+            kernel.carry_out(&tables.plan(&wanted, now));
+            prop_assert_eq!(kernel.services.len(), wanted.services.len());
+            for (socket, targets) in &wanted.services {
+                let nodes: BTreeSet<u32> = kernel.shares(socket).keys().map(|slot| slot & 0xffff).collect();
+                let expected = targets.nodes.keys().map(|name| tables.nodes.get(name).unwrap()).collect();
+                prop_assert_eq!(nodes, expected);
+            }
+        }
+    }
+}

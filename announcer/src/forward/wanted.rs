@@ -1,0 +1,156 @@
+//! What the kernel's maps should hold, as a function of what is desired, what is seen of the cluster and the links.
+//!
+//! Service tables are the same on every node: they come from what all nodes know alike. Only the MACs, and the
+//! local tables, are each node's own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use membership::{Member, NodeName, View, document::Mac};
+
+use crate::{
+    forward::counters::Labels,
+    model::{Desired, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
+    serving::serving,
+};
+
+/// An uplink of this node, as far as forwarding needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The interface's name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its on-link prefixes.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// A socket clients connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Socket {
+    /// The VIP.
+    pub vip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The transport protocol.
+    pub protocol: Protocol,
+}
+
+/// What the kernel's maps should hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// This node's uplinks by interface index.
+    pub uplinks: BTreeMap<u32, Uplink>,
+    /// The nodes packets can be handed to, this one included.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// All VIPs, those of services without a usable pod included.
+    pub vips: BTreeSet<IpAddr>,
+    /// What is behind each socket.
+    pub services: BTreeMap<Socket, Targets>,
+}
+
+/// An uplink of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The interface's name.
+    pub name: String,
+    /// Its MAC.
+    pub mac: Mac,
+}
+
+/// A node packets can be handed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// It is this node.
+    pub me: bool,
+    /// Its MAC on the segments of this node's uplinks, by the uplink's interface index.
+    pub macs: BTreeMap<u32, Mac>,
+}
+
+/// What is behind a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Targets {
+    /// What its traffic is counted by.
+    pub labels: Labels,
+    /// The nodes that serve, with the number of their usable pods.
+    pub nodes: BTreeMap<NodeName, u32>,
+    /// This node's usable pods.
+    pub local: BTreeSet<(IpAddr, u16)>,
+}
+
+/// What the kernel's maps should hold on node `me` with its uplinks `links`.
+///
+/// Nodes that share no segment with this one are left out: no frame can be handed to them.
+#[must_use]
+pub fn wanted(desired: &Desired, view: &View, links: &[Link], me: &NodeName) -> Wanted {
+    let nodes = nodes(view, links, me);
+    let mut services = BTreeMap::new();
+    for (name, service) in &desired.services {
+        for port in &service.ports {
+            for vip in &service.vips {
+                let socket = Socket { vip: vip.address, port: port.port, protocol: port.protocol };
+                services.insert(socket, targets(name, service, port, vip.address, view, &nodes, me));
+            }
+        }
+    }
+    Wanted {
+        uplinks: links.iter().map(|l| (l.index, Uplink { name: l.name.clone(), mac: l.mac })).collect(),
+        vips: desired.services.values().flat_map(|s| s.vips.iter().map(|vip| vip.address)).collect(),
+        nodes,
+        services,
+    }
+}
+
+fn targets(
+    name: &ServiceName,
+    service: &Service,
+    port: &ServicePort,
+    vip: IpAddr,
+    view: &View,
+    nodes: &BTreeMap<NodeName, Node>,
+    me: &NodeName,
+) -> Targets {
+    let labels = Labels { service: name.clone(), port: port.port, protocol: port.protocol };
+    let mut targets = Targets { labels, nodes: BTreeMap::new(), local: BTreeSet::new() };
+    for backend in serving(port, vip, view).backends {
+        let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
+        if node == me {
+            targets.local.insert((backend.address, backend.port));
+        } else if service.traffic_policy == TrafficPolicy::Local {
+            continue;
+        }
+        *targets.nodes.entry(node.clone()).or_default() += 1;
+    }
+    targets
+}
+
+fn nodes(view: &View, links: &[Link], me: &NodeName) -> BTreeMap<NodeName, Node> {
+    let own = Node { me: true, macs: links.iter().map(|link| (link.index, link.mac)).collect() };
+    let peers = view.up().filter(|(name, member)| *name != me && member.document.facts.forwarding);
+    let peers = peers.map(|(name, member)| (name.clone(), Node { me: false, macs: macs(member, links) }));
+    peers.filter(|(_, node)| !node.macs.is_empty()).chain([(me.clone(), own)]).collect()
+}
+
+/// A peer's MAC on each link's segment: that of its first interface that shares a network with the link.
+fn macs(peer: &Member, links: &[Link]) -> BTreeMap<u32, Mac> {
+    let on_segment = |link: &Link| {
+        let mut interfaces = peer.document.facts.interfaces.iter();
+        let interface = interfaces.find(|interface| shares_network(&interface.prefixes, &link.prefixes))?;
+        Some((link.index, interface.mac))
+    };
+    links.iter().filter_map(on_segment).collect()
+}
+
+fn shares_network(theirs: &[IpNet], ours: &[IpNet]) -> bool {
+    let host_only = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+    let networks = ours.iter().filter(|net| !host_only(net)).map(IpNet::trunc);
+    networks.into_iter().any(|network| theirs.iter().any(|net| net.trunc() == network))
+}
+
+#[cfg(test)]
+mod tests;

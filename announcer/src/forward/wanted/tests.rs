@@ -1,0 +1,107 @@
+use membership::{Facts, Interface, MemberState, NodeDocument};
+
+use super::*;
+use crate::model::{Backend, Vip};
+
+const MAC: Mac = [2, 0, 0, 0, 0, 1];
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn member(host: u8, prefix: &str) -> Member {
+    let interface =
+        Interface { name: "eth0".into(), mac: [2, 0, 0, 0, 1, host], prefixes: vec![prefix.parse().unwrap()] };
+    let facts = Facts { interfaces: vec![interface], forwarding: true, ..Facts::default() };
+    Member {
+        address: ([10, 77, 0, host], 9651).into(),
+        generation: 1,
+        state: MemberState::Alive,
+        document: NodeDocument { facts, ..NodeDocument::default() },
+    }
+}
+
+fn view() -> View {
+    let members = [("n1", 11), ("n2", 12), ("n3", 13)];
+    View {
+        members: members.map(|(node, host)| (name(node), member(host, &format!("10.77.0.{host}/24")))).into(),
+        caught_up: true,
+    }
+}
+
+fn links() -> Vec<Link> {
+    vec![Link { name: "eth0".into(), index: 7, mac: MAC, prefixes: vec!["10.77.0.11/24".parse().unwrap()] }]
+}
+
+fn backend(address: &str, node: &str) -> Backend {
+    Backend { address: address.parse().unwrap(), port: 8080, node: Some(name(node)), ready: true, terminating: false }
+}
+
+fn desired(policy: TrafficPolicy) -> Desired {
+    let backends = vec![backend("10.1.1.2", "n1"), backend("10.1.2.2", "n2"), backend("10.1.2.3", "n2")];
+    let port = ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, backends, check: None };
+    let vip = Vip { address: "10.77.0.100".parse().unwrap(), advertise: Vec::new() };
+    let service = Service { vips: vec![vip], ports: vec![port], traffic_policy: policy };
+    Desired { services: [(ServiceName { namespace: "default".into(), name: "web".into() }, service)].into() }
+}
+
+fn only(wanted: &Wanted) -> &Targets {
+    assert_eq!(wanted.services.len(), 1);
+    wanted.services.values().next().unwrap()
+}
+
+#[test]
+fn a_node_weighs_what_it_has_usable_pods() {
+    let wanted = wanted(&desired(TrafficPolicy::Cluster), &view(), &links(), &name("n1"));
+    assert_eq!(only(&wanted).nodes, [(name("n1"), 1), (name("n2"), 2)].into());
+    assert_eq!(only(&wanted).local, [("10.1.1.2".parse().unwrap(), 8080)].into());
+    assert!(wanted.nodes[&name("n1")].me && !wanted.nodes[&name("n2")].me);
+    assert_eq!(wanted.nodes[&name("n2")].macs, [(7, [2, 0, 0, 0, 1, 12])].into());
+    assert_eq!(wanted.nodes[&name("n1")].macs, [(7, MAC)].into());
+}
+
+#[test]
+fn the_local_policy_uses_this_nodes_pods_alone() {
+    for (me, weight) in [("n1", Some(1)), ("n2", Some(2)), ("n3", None)] {
+        let wanted = wanted(&desired(TrafficPolicy::Local), &view(), &links(), &name(me));
+        let nodes: BTreeMap<_, _> = weight.map(|weight| (name(me), weight)).into_iter().collect();
+        assert_eq!(only(&wanted).nodes, nodes, "{me}");
+    }
+}
+
+#[test]
+fn nothing_is_handed_to_a_node_that_is_down_or_does_not_forward() {
+    let mut view = view();
+    view.members.get_mut(&name("n2")).unwrap().state = MemberState::Down;
+    view.members.get_mut(&name("n3")).unwrap().document.facts.forwarding = false;
+    let wanted = wanted(&desired(TrafficPolicy::Cluster), &view, &links(), &name("n1"));
+    assert_eq!(only(&wanted).nodes, [(name("n1"), 1)].into());
+    assert_eq!(wanted.nodes.keys().collect::<Vec<_>>(), [&name("n1")]);
+}
+
+#[test]
+fn a_node_on_another_segment_is_left_out() {
+    let mut view = view();
+    view.members.insert(name("n2"), member(12, "10.78.0.12/24"));
+    let wanted = wanted(&desired(TrafficPolicy::Cluster), &view, &links(), &name("n1"));
+    assert_eq!(only(&wanted).nodes, [(name("n1"), 1)].into());
+}
+
+#[test]
+fn a_service_without_pods_keeps_its_vip_and_its_port() {
+    let mut desired = desired(TrafficPolicy::Cluster);
+    for service in desired.services.values_mut() {
+        service.ports[0].backends.clear();
+    }
+    let wanted = wanted(&desired, &view(), &links(), &name("n1"));
+    assert!(only(&wanted).nodes.is_empty());
+    assert_eq!(wanted.vips.len(), 1);
+}
+
+#[test]
+fn a_host_route_shares_no_network() {
+    let nets = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+    assert!(shares_network(&nets("10.77.0.12/24"), &nets("10.77.0.11/24")));
+    assert!(!shares_network(&nets("10.77.0.12/25"), &nets("10.77.0.11/24")));
+    assert!(!shares_network(&nets("10.77.0.11/32"), &nets("10.77.0.11/32")));
+}

@@ -1,0 +1,125 @@
+//! Who is probed how: a function of what is desired and of this node's name.
+
+use std::collections::BTreeMap;
+
+use membership::{NodeName, Target};
+
+use crate::model::{Backend, Check, Desired};
+
+/// The probes of one node: every socket it asks, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The check of each target. Two services that ask one socket the same thing share a target.
+    pub targets: BTreeMap<Target, Check>,
+}
+
+/// The key under which verdicts on `backend` by `check` are kept and gossiped.
+#[must_use]
+pub fn target_of(backend: &Backend, check: &Check) -> Target {
+    Target { address: backend.address, port: check.port.unwrap_or(backend.port), check: check.id() }
+}
+
+/// The probes that node `me` makes: its own pods behind ports with a check.
+///
+/// Pods that may not get new connections anyway (not ready, or terminating) are not asked: no decision hangs on the
+/// answer, and a pod that failed while it started would have to succeed `rise` times after it became ready, whereas
+/// the first answer of a target new to the plan decides at once.
+#[must_use]
+pub fn plan(desired: &Desired, me: &NodeName) -> Plan {
+    let mut targets = BTreeMap::new();
+    for port in desired.services.values().flat_map(|service| &service.ports) {
+        let Some(check) = &port.check else { continue };
+        for backend in &port.backends {
+            if backend.node.as_ref() == Some(me) && backend.ready && !backend.terminating {
+                targets.entry(target_of(backend, check)).or_insert_with(|| check.clone());
+            }
+        }
+    }
+    Plan { targets }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{CheckKind, Protocol, Service, ServiceName, ServicePort, TrafficPolicy};
+
+    fn check(port: Option<u16>) -> Check {
+        Check {
+            kind: CheckKind::Tcp,
+            port,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            rise: 2,
+            fall: 3,
+        }
+    }
+
+    fn backend(last: u8, node: Option<&str>) -> Backend {
+        Backend {
+            address: [10, 1, 0, last].into(),
+            port: 8080,
+            node: node.map(|name| name.parse().unwrap()),
+            ready: true,
+            terminating: false,
+        }
+    }
+
+    fn desired(ports: Vec<(&str, Option<Check>, Vec<Backend>)>) -> Desired {
+        let mut desired = Desired::default();
+        for (name, check, backends) in ports {
+            let port = ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, backends, check };
+            let service = Service { vips: vec![], ports: vec![port], traffic_policy: TrafficPolicy::Cluster };
+            desired.services.insert(ServiceName { namespace: "default".into(), name: name.into() }, service);
+        }
+        desired
+    }
+
+    fn addresses(plan: &Plan) -> Vec<String> {
+        plan.targets.keys().map(|target| format!("{}:{}", target.address, target.port)).collect()
+    }
+
+    #[test]
+    fn only_this_nodes_own_pods_are_probed() {
+        let pods = vec![backend(1, Some("n1")), backend(2, Some("n2")), backend(3, None)];
+        let plan = plan(&desired(vec![("web", Some(check(None)), pods)]), &"n1".parse().unwrap());
+        assert_eq!(addresses(&plan), ["10.1.0.1:8080"]);
+    }
+
+    #[test]
+    fn pods_that_get_no_new_connections_are_not_probed() {
+        let mut unready = backend(1, Some("n1"));
+        unready.ready = false;
+        let mut terminating = backend(2, Some("n1"));
+        terminating.terminating = true;
+        let plan = plan(&desired(vec![("web", Some(check(None)), vec![unready, terminating])]), &"n1".parse().unwrap());
+        assert_eq!(plan, Plan::default());
+    }
+
+    #[test]
+    fn a_port_without_a_check_is_not_probed() {
+        let plan = plan(&desired(vec![("web", None, vec![backend(1, Some("n1"))])]), &"n1".parse().unwrap());
+        assert_eq!(plan, Plan::default());
+    }
+
+    #[test]
+    fn the_checks_own_port_wins_over_the_backends() {
+        let pods = vec![backend(1, Some("n1"))];
+        let plan = plan(&desired(vec![("web", Some(check(Some(9000))), pods)]), &"n1".parse().unwrap());
+        assert_eq!(addresses(&plan), ["10.1.0.1:9000"]);
+    }
+
+    #[test]
+    fn services_with_equal_checks_share_a_probe_and_others_do_not() {
+        let pods = || vec![backend(1, Some("n1"))];
+        let mut slower = check(None);
+        slower.interval = Duration::from_secs(9);
+        let all = desired(vec![
+            ("a", Some(check(None)), pods()),
+            ("b", Some(check(None)), pods()),
+            ("c", Some(slower), pods()),
+        ]);
+        assert_eq!(plan(&all, &"n1".parse().unwrap()).targets.len(), 2);
+    }
+}

@@ -1,0 +1,151 @@
+//! The types of `/api/v1/status`, written by the agent and read by `crierctl`.
+//!
+//! A contract: fields are added, never renamed or removed. Readers must accept fields they do not know. Times are
+//! RFC 3339 in UTC.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
+
+use membership::{MemberState, NodeName};
+use serde::{Deserialize, Serialize};
+
+/// What one agent knows, at the moment of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node whose agent answers.
+    pub node: NodeName,
+    /// The agent's version.
+    pub version: String,
+    /// When the agent started.
+    #[serde(with = "humantime_serde")]
+    pub started: SystemTime,
+    /// The agent's clock at the moment of the answer, against which other times are to be read.
+    #[serde(with = "humantime_serde")]
+    pub now: SystemTime,
+    /// What `/readyz` says.
+    pub ready: bool,
+    /// What is awaited until `ready`.
+    pub awaiting: Vec<String>,
+    /// The node has been asked to be rid of its VIPs.
+    pub draining: bool,
+    /// All members of the cluster, by name, this node and the dead that are not forgotten included.
+    pub members: Vec<Member>,
+    /// All VIPs, by address, once for each service that has it.
+    pub vips: Vec<Vip>,
+    /// All backends, by service, address and port.
+    pub backends: Vec<Backend>,
+    /// Where the objects come from.
+    pub source: Source,
+    /// What carries the traffic.
+    pub forwarder: Forwarder,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: NodeName,
+    /// Where its gossip is heard.
+    pub address: SocketAddr,
+    /// `alive`, `suspect`, `down` or `left`.
+    pub state: MemberState,
+    /// It has been asked to be rid of its VIPs.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// A VIP of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The node that answers for it; `None`: nobody does, and `reason` says why.
+    pub owner: Option<NodeName>,
+    /// Grows by one with each takeover; 0 if it was never owned.
+    pub epoch: u64,
+    /// Since when the owner has it, by the owner's clock.
+    #[serde(with = "humantime_serde")]
+    pub since: Option<SystemTime>,
+    /// Why that node owns it, or why nobody does.
+    pub reason: String,
+}
+
+/// A pod's socket behind a service port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The pod's port.
+    pub port: u16,
+    /// The node it runs on, if known.
+    pub node: Option<NodeName>,
+    /// What the objects say.
+    pub ready: bool,
+    /// What the probes on its node say; `None`: not probed, or not yet.
+    pub healthy: Option<bool>,
+    /// What the last probe found, or why it gets no connections.
+    pub reason: String,
+}
+
+/// Where the objects come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `manifests` or `kubernetes`.
+    pub kind: String,
+    /// The folder, for manifests.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<String>,
+    /// How many objects were read.
+    pub objects: usize,
+    /// It can be read; if not, the last good state is served.
+    pub connected: bool,
+    /// Mistakes in objects.
+    pub problems: Vec<Problem>,
+}
+
+/// A mistake in an object, or in reading one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The file, if the object comes from one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<String>,
+    /// Kind, namespace and name, if it could be read that far.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub object: Option<String>,
+    /// The path of the field in the object.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub field: Option<String>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for part in [&self.file, &self.object, &self.field].into_iter().flatten() {
+            write!(f, "{part}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// What carries the traffic.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarder {
+    /// `tc`, `xdp` or `off`: what is in use, not what was configured.
+    pub mode: String,
+    /// The uplinks it is attached to.
+    pub interfaces: Vec<String>,
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,3 @@
+//! Edges of the link part.
+
+pub mod netlink;

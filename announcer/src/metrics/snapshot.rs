@@ -1,0 +1,198 @@
+//! State metrics: the agent's state at one moment, and the metric families it makes.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use membership::MemberState;
+use prometheus::{Registry, proto::MetricFamily};
+
+use super::{counter, gauge};
+use crate::model::{Protocol, ServiceName};
+
+/// What is so at the moment of a scrape. Counts are since the agent's start, or the maps' pinning.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// How many members are in each state, this node included.
+    pub members: BTreeMap<MemberState, u64>,
+    /// Every VIP with each service that has it, and whether this node owns it.
+    pub vips: Vec<VipOwned>,
+    /// Every backend as this node steers by it.
+    pub backends: Vec<BackendHealth>,
+    /// Gossip datagrams.
+    pub gossip: GossipCounts,
+    /// Announcements sent, by kind: `garp`, `unsolicited_na`, `arp_reply`, `na`.
+    pub announcements: BTreeMap<&'static str, u64>,
+    /// What the forwarder carried, by service port.
+    pub forwarded: Vec<ForwardCount>,
+    /// What the forwarder dropped, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// The source of objects.
+    pub source: SourceState,
+}
+
+/// A VIP and whether this node owns it.
+#[derive(Debug, Clone)]
+pub struct VipOwned {
+    /// The address.
+    pub vip: IpAddr,
+    /// A service that has it.
+    pub service: ServiceName,
+    /// Whether this node is its owner.
+    pub owned: bool,
+}
+
+/// A backend's health.
+#[derive(Debug, Clone)]
+pub struct BackendHealth {
+    /// Its service.
+    pub service: ServiceName,
+    /// The pod's socket.
+    pub backend: SocketAddr,
+    /// May get new connections: verdict healthy, or not probed and ready.
+    pub healthy: bool,
+}
+
+/// Gossip datagrams, counted by the cluster's state machine.
+#[derive(Debug, Clone, Default)]
+pub struct GossipCounts {
+    /// Sent.
+    pub sent: u64,
+    /// Received and accepted.
+    pub received: u64,
+    /// Received and refused, by reason.
+    pub rejected: BTreeMap<&'static str, u64>,
+}
+
+/// What the forwarder carried for a service port on this node.
+#[derive(Debug, Clone)]
+pub struct ForwardCount {
+    /// The service.
+    pub service: ServiceName,
+    /// Its port on the VIP.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Packets and bytes from clients.
+    pub ingress: (u64, u64),
+    /// Packets and bytes to clients.
+    pub egress: (u64, u64),
+    /// Packets and bytes handed on to other nodes.
+    pub forwarded: (u64, u64),
+    /// New flows to this node's pods.
+    pub flows: u64,
+}
+
+/// How the source of objects is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SourceState {
+    /// It can be read.
+    pub connected: bool,
+    /// Objects left out, or kept at their last good version, for a mistake in them.
+    pub problems: u64,
+}
+
+/// The label value of a member's state.
+pub(super) fn state_label(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspect => "suspect",
+        MemberState::Down => "down",
+        MemberState::Left => "left",
+    }
+}
+
+fn protocol_label(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
+}
+
+impl Snapshot {
+    /// The families of this snapshot, made anew so that what is gone leaves no series behind.
+    pub(super) fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
+        let registry = Registry::new();
+        self.cluster(&registry)?;
+        self.services(&registry)?;
+        self.forwarder(&registry)?;
+        Ok(registry.gather())
+    }
+
+    fn cluster(&self, registry: &Registry) -> prometheus::Result<()> {
+        let members = gauge(registry, "crier_members", "Members of the cluster as this node sees them", &["state"])?;
+        for state in [MemberState::Alive, MemberState::Suspect, MemberState::Down, MemberState::Left] {
+            let count = self.members.get(&state).copied().unwrap_or(0);
+            members.with_label_values(&[state_label(state)]).set(signed(count));
+        }
+        let packets =
+            counter(registry, "crier_gossip_packets_total", "Gossip datagrams sent and accepted", &["direction"])?;
+        packets.with_label_values(&["tx"]).inc_by(self.gossip.sent);
+        packets.with_label_values(&["rx"]).inc_by(self.gossip.received);
+        let rejected = counter(registry, "crier_gossip_rejected_total", "Datagrams received and refused", &["reason"])?;
+        for (reason, count) in &self.gossip.rejected {
+            rejected.with_label_values(&[reason]).inc_by(*count);
+        }
+        let announcements =
+            counter(registry, "crier_announcements_total", "ARP and NDP messages sent for owned VIPs", &["kind"])?;
+        for (kind, count) in &self.announcements {
+            announcements.with_label_values(&[kind]).inc_by(*count);
+        }
+        gauge(registry, "crier_source_connected", "1 if the source of objects can be read", &[])?
+            .with_label_values::<&str>(&[])
+            .set(i64::from(self.source.connected));
+        gauge(registry, "crier_source_problems", "Objects with a mistake in them", &[])?
+            .with_label_values::<&str>(&[])
+            .set(signed(self.source.problems));
+        Ok(())
+    }
+
+    fn services(&self, registry: &Registry) -> prometheus::Result<()> {
+        let labels = ["vip", "namespace", "service"];
+        let owned = gauge(registry, "crier_vip_owned", "1 on the VIP's owner, 0 elsewhere", &labels)?;
+        for VipOwned { vip, service, owned: ours } in &self.vips {
+            let vip = vip.to_string();
+            owned.with_label_values(&[vip.as_str(), &service.namespace, &service.name]).set(i64::from(*ours));
+        }
+        let labels = ["namespace", "service", "backend"];
+        let healthy = gauge(registry, "crier_backend_healthy", "1 if the backend may get new connections", &labels)?;
+        for BackendHealth { service, backend, healthy: well } in &self.backends {
+            let backend = backend.to_string();
+            healthy.with_label_values(&[&service.namespace, &service.name, &backend]).set(i64::from(*well));
+        }
+        Ok(())
+    }
+
+    fn forwarder(&self, registry: &Registry) -> prometheus::Result<()> {
+        let service = ["namespace", "service", "port", "protocol"];
+        let directed = ["namespace", "service", "port", "protocol", "direction"];
+        let packets = counter(registry, "crier_forward_packets_total", "Packets forwarded on this node", &directed)?;
+        let bytes = counter(registry, "crier_forward_bytes_total", "Bytes forwarded on this node", &directed)?;
+        let flows = counter(registry, "crier_flows_total", "New flows to this node's pods", &service)?;
+        for count in &self.forwarded {
+            let port = count.port.to_string();
+            let ServiceName { namespace, name } = &count.service;
+            let labels = [namespace.as_str(), name, port.as_str(), protocol_label(count.protocol)];
+            flows.with_label_values(&labels).inc_by(count.flows);
+            for (direction, carried) in
+                [("ingress", count.ingress), ("egress", count.egress), ("forwarded", count.forwarded)]
+            {
+                let [namespace, name, port, protocol] = labels;
+                let labels = [namespace, name, port, protocol, direction];
+                packets.with_label_values(&labels).inc_by(carried.0);
+                bytes.with_label_values(&labels).inc_by(carried.1);
+            }
+        }
+        let drops = counter(registry, "crier_forward_drops_total", "Packets dropped by the forwarder", &["reason"])?;
+        for (reason, count) in &self.drops {
+            drops.with_label_values(&[reason]).inc_by(*count);
+        }
+        Ok(())
+    }
+}
+
+/// Gauges are signed; no count here comes near the limit.
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,131 @@
+use std::collections::BTreeSet;
+
+use membership::MemberState;
+
+use super::*;
+use crate::model::{Protocol, ServiceName};
+
+fn web() -> ServiceName {
+    ServiceName { namespace: "default".into(), name: "web".into() }
+}
+
+fn full_snapshot() -> Snapshot {
+    Snapshot {
+        members: [(MemberState::Alive, 3), (MemberState::Down, 1)].into(),
+        vips: vec![VipOwned { vip: [10, 77, 0, 100].into(), service: web(), owned: true }],
+        backends: vec![BackendHealth { service: web(), backend: "[fd00::1]:8080".parse().unwrap(), healthy: false }],
+        gossip: GossipCounts { sent: 1, received: 2, rejected: [("wrong_key", 3)].into() },
+        announcements: [("garp", 4)].into(),
+        forwarded: vec![ForwardCount {
+            service: web(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            ingress: (5, 6),
+            egress: (7, 8),
+            forwarded: (9, 10),
+            flows: 9,
+        }],
+        drops: [("ttl", 10)].into(),
+        source: SourceState { connected: true, problems: 2 },
+    }
+}
+
+/// An agent to which everything has happened once.
+fn eventful() -> Metrics {
+    let metrics = Metrics::new("0.1.0").unwrap();
+    metrics.events.member_transition(MemberState::Suspect);
+    metrics.events.vip_transition([10, 77, 0, 100].into(), "node-down");
+    metrics.events.vip_conflict([10, 77, 0, 100].into());
+    metrics.limits.hit("probes_in_flight");
+    metrics.probes.observe("tcp", &crate::health::Answer::Success(String::new()), std::time::Duration::ZERO);
+    metrics
+}
+
+#[test]
+fn every_metric_follows_the_naming_rules() {
+    let metrics = eventful();
+    let mut families = metrics.registry.gather();
+    families.extend(full_snapshot().families().unwrap());
+    let mut names = BTreeSet::new();
+    for family in &families {
+        let name = family.name();
+        assert!(names.insert(name.to_owned()), "{name} is registered twice");
+        assert!(name.starts_with("crier_"), "{name} lacks the prefix");
+        assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
+        assert!(family.help().len() > 10 && !family.help().ends_with('.'), "help of {name}: {:?}", family.help());
+        let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+        assert_eq!(counter, name.ends_with("_total"), "{name}: counters and only they end in _total");
+        let histogram = family.get_field_type() == prometheus::proto::MetricType::HISTOGRAM;
+        assert_eq!(histogram, name.ends_with("_seconds"), "{name}: durations are histograms in seconds");
+        for bad in ["millis", "_ms", "_us", "percent"] {
+            assert!(!name.contains(bad), "{name} is not in a base unit");
+        }
+    }
+    let promised = [
+        "crier_announcements_total",
+        "crier_backend_healthy",
+        "crier_build_info",
+        "crier_flows_total",
+        "crier_forward_bytes_total",
+        "crier_forward_drops_total",
+        "crier_forward_packets_total",
+        "crier_gossip_packets_total",
+        "crier_gossip_rejected_total",
+        "crier_limits_reached_total",
+        "crier_member_transitions_total",
+        "crier_members",
+        "crier_probe_duration_seconds",
+        "crier_probe_results_total",
+        "crier_source_connected",
+        "crier_source_problems",
+        "crier_vip_conflicts_total",
+        "crier_vip_owned",
+        "crier_vip_transitions_total",
+    ];
+    assert_eq!(names, promised.map(str::to_owned).into());
+}
+
+#[test]
+fn the_text_has_the_promised_labels() {
+    let text = eventful().render(&full_snapshot()).unwrap();
+    for line in [
+        r#"crier_build_info{version="0.1.0"} 1"#,
+        r#"crier_members{state="alive"} 3"#,
+        r#"crier_members{state="suspect"} 0"#,
+        r#"crier_member_transitions_total{to="suspect"} 1"#,
+        r#"crier_vip_owned{namespace="default",service="web",vip="10.77.0.100"} 1"#,
+        r#"crier_vip_transitions_total{reason="node-down",vip="10.77.0.100"} 1"#,
+        r#"crier_vip_conflicts_total{vip="10.77.0.100"} 1"#,
+        r#"crier_announcements_total{kind="garp"} 4"#,
+        r#"crier_gossip_packets_total{direction="rx"} 2"#,
+        r#"crier_gossip_packets_total{direction="tx"} 1"#,
+        r#"crier_gossip_rejected_total{reason="wrong_key"} 3"#,
+        r#"crier_backend_healthy{backend="[fd00::1]:8080",namespace="default",service="web"} 0"#,
+        r#"crier_probe_results_total{result="success",type="tcp"} 1"#,
+        r#"crier_probe_duration_seconds_count{type="tcp"} 1"#,
+        r#"crier_forward_packets_total{direction="ingress",namespace="default",port="80",protocol="TCP",service="web"} 5"#,
+        r#"crier_forward_bytes_total{direction="egress",namespace="default",port="80",protocol="TCP",service="web"} 8"#,
+        r#"crier_flows_total{namespace="default",port="80",protocol="TCP",service="web"} 9"#,
+        r#"crier_forward_drops_total{reason="ttl"} 10"#,
+        r#"crier_source_connected 1"#,
+        r#"crier_source_problems 2"#,
+        r#"crier_limits_reached_total{what="probes_in_flight"} 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "no line {line}\n{text}");
+    }
+}
+
+#[test]
+fn what_left_the_state_leaves_no_series() {
+    let metrics = Metrics::new("0.1.0").unwrap();
+    assert!(metrics.render(&full_snapshot()).unwrap().contains("crier_vip_owned{"));
+    assert!(!metrics.render(&Snapshot::default()).unwrap().contains("crier_vip_owned{"));
+}
+
+#[test]
+fn series_that_appear_twice_in_a_snapshot_add_up_rather_than_fail() {
+    let mut snapshot = full_snapshot();
+    snapshot.forwarded.extend(snapshot.forwarded.clone());
+    let text = Metrics::new("0.1.0").unwrap().render(&snapshot).unwrap();
+    assert!(text.lines().any(|line| line.starts_with("crier_flows_total{") && line.ends_with(" 18")), "{text}");
+}

@@ -1,0 +1,87 @@
+//! Frames made by hand, for what no honest client sends.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::lan::Host;
+
+/// An IPv4 frame to the VIP with a UDP or other payload.
+pub(crate) struct V4 {
+    pub(crate) to: [u8; 6],
+    pub(crate) vip: Ipv4Addr,
+    pub(crate) protocol: u8,
+    pub(crate) ttl: u8,
+    /// Flags and offset.
+    pub(crate) fragment: u16,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl V4 {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut header = vec![0x45, 0];
+        header.extend((20 + self.payload.len() as u16).to_be_bytes());
+        header.extend([0, 7]);
+        header.extend(self.fragment.to_be_bytes());
+        header.extend([self.ttl, self.protocol, 0, 0]);
+        header.extend([10, 77, 0, 9]);
+        header.extend(self.vip.octets());
+        let sum: u32 = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let folded = !((folded & 0xffff) + (folded >> 16)) as u16;
+        header[10..12].copy_from_slice(&folded.to_be_bytes());
+        ethernet(self.to, [0x08, 0x00], &[header, self.payload.clone()].concat())
+    }
+}
+
+/// An IPv6 frame to the VIP.
+pub(crate) fn v6(to: [u8; 6], vip: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, 255]);
+    packet.extend("fd77::9".parse::<Ipv6Addr>().unwrap().octets());
+    packet.extend(vip.octets());
+    packet.extend(payload);
+    ethernet(to, [0x86, 0xdd], &packet)
+}
+
+/// A UDP header without a checksum, from port 5353, with four bytes.
+pub(crate) fn udp(to: u16) -> Vec<u8> {
+    [&5353_u16.to_be_bytes()[..], &to.to_be_bytes(), &12_u16.to_be_bytes(), &[0, 0], b"who?"].concat()
+}
+
+fn ethernet(to: [u8; 6], kind: [u8; 2], packet: &[u8]) -> Vec<u8> {
+    [&to[..], &[2, 0, 0, 0, 0, 9], &kind, packet].concat()
+}
+
+/// Sends frames out of the host's `eth0`.
+pub(crate) fn send(host: &Host, frames: &[Vec<u8>]) {
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socket};
+    use std::os::fd::AsRawFd;
+
+    let index = host.index("eth0");
+    let packet = host.run(|| socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).unwrap());
+    // SAFETY: all zero is a value of this plain C structure.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = index as i32;
+    let length = size_of::<libc::sockaddr_ll>() as u32;
+    // SAFETY: the address is initialised and as long as stated.
+    let bound = unsafe { libc::bind(packet.as_raw_fd(), (&raw const address).cast(), length) };
+    assert_eq!(bound, 0);
+    for frame in frames {
+        nix::sys::socket::send(packet.as_raw_fd(), frame, MsgFlags::empty()).unwrap();
+    }
+}
+
+pub(crate) fn as_v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(v6) => panic!("{v6} is not IPv4"),
+    }
+}
+
+pub(crate) fn as_v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V6(v6) => v6,
+        IpAddr::V4(v4) => panic!("{v4} is not IPv6"),
+    }
+}

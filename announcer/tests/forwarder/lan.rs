@@ -1,0 +1,163 @@
+//! A segment of hosts as network namespaces: a client, nodes, and a pod routed behind each node, as a CNI would.
+//! Everything has a unique name and goes with the value, also on panic.
+
+use std::{
+    fs::File,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A network namespace.
+pub(crate) struct Host {
+    name: String,
+}
+
+impl Host {
+    fn new(name: String) -> Self {
+        ip(&format!("netns add {name}"));
+        let host = Self { name };
+        host.ip("link set lo up");
+        host
+    }
+
+    /// Runs `ip` in it.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        ip(&format!("-n {} {arguments}", self.name))
+    }
+
+    /// Runs a closure on a thread inside it; sockets made there stay there.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let netns = File::open(format!("/run/netns/{}", self.name)).unwrap();
+                nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// The MAC of an interface in it.
+    pub(crate) fn mac(&self, interface: &str) -> [u8; 6] {
+        let text = self.ip(&format!("-br link show {interface}"));
+        let mac = text.split_whitespace().nth(2).unwrap();
+        let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        bytes.try_into().unwrap()
+    }
+
+    /// The index of an interface in it.
+    pub(crate) fn index(&self, interface: &'static str) -> u32 {
+        self.run(move || nix::net::if_::if_nametoindex(interface).unwrap())
+    }
+
+    /// Makes the host fill in checksums before a frame leaves by the interface, so that its receiver verifies them.
+    pub(crate) fn checksum_in_software(&self, interface: &'static str) {
+        let inside = || {
+            use std::os::fd::AsRawFd;
+
+            const SIOCETHTOOL: u64 = 0x8946;
+            const ETHTOOL_STXCSUM: u32 = 0x17;
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut request = [ETHTOOL_STXCSUM, 0];
+            // SAFETY: all zero is a value of this plain C structure.
+            let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in ifreq.ifr_name.iter_mut().zip(interface.bytes()) {
+                *to = from as libc::c_char;
+            }
+            ifreq.ifr_ifru.ifru_data = (&raw mut request).cast();
+            // SAFETY: the request is an ethtool_value, which lives until the call returns.
+            let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut ifreq) };
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        };
+        self.run(inside);
+    }
+
+    fn sysctl(&self, setting: &str) {
+        let (path, value) = setting.split_once('=').unwrap();
+        let path = format!("/proc/sys/{path}");
+        self.run(move || std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}")));
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// The segment 10.77.0.0/24, fd77::/64: the client is .9, node n is .1n; its pod is 10.77.(100+n).2.
+pub(crate) struct Lan {
+    pub(crate) client: Host,
+    pub(crate) nodes: Vec<Host>,
+    pub(crate) pods: Vec<Host>,
+    switch: Host,
+}
+
+impl Lan {
+    pub(crate) fn new(nodes: u8) -> Self {
+        let prefix = format!("cr{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let switch = Host::new(format!("{prefix}s"));
+        switch.ip("link add br0 type bridge");
+        switch.ip("link set br0 up");
+        let client = Host::new(format!("{prefix}c"));
+        plug(&switch, &client, "c", 9);
+        let mut lan = Self { client, nodes: Vec::new(), pods: Vec::new(), switch };
+        for n in 1..=nodes {
+            let node = Host::new(format!("{prefix}n{n}"));
+            for setting in ["net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1", "net/ipv4/conf/all/rp_filter=0"]
+            {
+                node.sysctl(setting);
+            }
+            plug(&lan.switch, &node, &format!("n{n}"), 10 + n);
+            let pod = Host::new(format!("{prefix}p{n}"));
+            node.ip(&format!("link add pod0 type veth peer name eth0 netns {}", pod.name));
+            node.ip(&format!("addr add 10.77.{}.1/24 dev pod0", 100 + n));
+            node.ip(&format!("addr add fd77:{n}::1/64 dev pod0 nodad"));
+            node.ip("link set pod0 up");
+            pod.ip(&format!("addr add {}/24 dev eth0", pod_v4(n)));
+            pod.ip(&format!("addr add {}/64 dev eth0 nodad", pod_v6(n)));
+            pod.ip("link set eth0 up");
+            pod.ip(&format!("route add default via 10.77.{}.1", 100 + n));
+            pod.ip(&format!("-6 route add default via fd77:{n}::1"));
+            lan.nodes.push(node);
+            lan.pods.push(pod);
+        }
+        lan
+    }
+
+    /// Makes the client send a VIP's packets to a node, as an announcement would.
+    pub(crate) fn announce(&self, vip: IpAddr, node: usize) {
+        let mac = self.nodes[node].mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
+        self.client.ip(&format!("neigh replace {vip} lladdr {mac} dev eth0 nud permanent"));
+    }
+}
+
+pub(crate) fn pod_v4(n: u8) -> IpAddr {
+    IpAddr::from([10, 77, 100 + n, 2])
+}
+
+pub(crate) fn pod_v6(n: u8) -> IpAddr {
+    format!("fd77:{n}::2").parse().unwrap()
+}
+
+pub(crate) fn socket(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
+}
+
+fn plug(switch: &Host, host: &Host, port: &str, number: u8) {
+    switch.ip(&format!("link add {port} type veth peer name eth0 netns {}", host.name));
+    switch.ip(&format!("link set {port} master br0 up"));
+    host.ip(&format!("addr add 10.77.0.{number}/24 dev eth0"));
+    host.ip(&format!("addr add fd77::{number}/64 dev eth0 nodad"));
+    host.ip("link set eth0 up");
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

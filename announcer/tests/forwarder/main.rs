@@ -1,0 +1,357 @@
+//! The forwarder with the real eBPF program in network namespaces. Needs root; makes and removes its own namespaces.
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "edge: a test of the real thing, in real time")]
+
+mod frames;
+mod lan;
+mod rig;
+
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use announcer::{
+    forward::{Forwarder, Mode, Options, Wanted, detach_all},
+    model::Protocol,
+};
+use aya::programs::{SchedClassifier, TcAttachType};
+use forwarder_ebpf::{Direction, DropReason};
+
+use crate::{
+    lan::{Lan, pod_v4, pod_v6, socket},
+    rig::{Agent, ask, connect, echo, nodes, serve, tcp_server, udp_server, vip4, vip6},
+};
+
+/// Two nodes, a pod behind each, all four services.
+struct Rig {
+    lan: Lan,
+    agents: Vec<Agent>,
+    wanted: Vec<Wanted>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let lan = Lan::new(2);
+        let (mut agents, mut wanted) = (Vec::new(), Vec::new());
+        for n in 0..2 {
+            let who = ["one", "two"][n];
+            let number = n as u8 + 1;
+            for pod in [socket(pod_v4(number), 8080), socket(pod_v6(number), 8080)] {
+                tcp_server(&lan.pods[n], pod, who);
+                udp_server(&lan.pods[n], pod, who);
+            }
+            let mut want = nodes(&lan, n);
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                serve(&mut want, vip4(), protocol, &[0, 1], &[socket(pod_v4(number), 8080)]);
+                serve(&mut want, vip6(), protocol, &[0, 1], &[socket(pod_v6(number), 8080)]);
+            }
+            let mut agent = Agent::start(&lan.nodes[n]);
+            agent.apply(&lan.nodes[n], &want);
+            agents.push(agent);
+            wanted.push(want);
+        }
+        lan.announce(vip4(), 0);
+        lan.announce(vip6(), 0);
+        Self { lan, agents, wanted }
+    }
+
+    /// Serves from other nodes and pods from now on.
+    fn change(&mut self, change: impl Fn(usize, &mut Wanted)) {
+        for n in 0..self.agents.len() {
+            change(n, &mut self.wanted[n]);
+            self.agents[n].apply(&self.lan.nodes[n], &self.wanted[n]);
+        }
+    }
+
+    fn drops(&self, node: usize, reason: DropReason) -> u64 {
+        self.agents[node].counters().drops[&reason]
+    }
+}
+
+#[test]
+fn tcp_and_udp_of_both_families_reach_pods_on_both_nodes_and_see_the_client() {
+    let rig = Rig::new();
+    for vip in [vip4(), vip6()] {
+        let client = if vip.is_ipv4() { "10.77.0.9" } else { "fd77::9" };
+        let expected: BTreeSet<String> = ["one", "two"].iter().map(|who| format!("{who} {client}")).collect();
+        let to = socket(vip, 80);
+        let tcp: BTreeSet<String> = (0..16).map(|_| connect(&rig.lan.client, to).1).collect();
+        assert_eq!(tcp, expected);
+        let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let udp: BTreeSet<String> =
+            (0..16).map(|_| ask(&rig.lan.client.run(|| UdpSocket::bind(any).unwrap()), to)).collect();
+        assert_eq!(udp, expected);
+    }
+    for agent in &rig.agents {
+        let counters = agent.counters();
+        assert!(counters.drops.values().all(|&count| count == 0), "{:?}", counters.drops);
+    }
+    let flows = |n: usize| -> u64 {
+        let counters = rig.agents[n].counters();
+        counters.traffic.iter().filter(|((_, d), _)| *d == Direction::Inbound).map(|(_, t)| t.flows).sum()
+    };
+    assert_eq!(flows(0) + flows(1), 64);
+}
+
+#[test]
+fn megabytes_pass_unharmed_with_segmentation_offload_and_partial_checksums() {
+    let rig = Rig::new();
+    for vip in [vip4(), vip6()] {
+        let mut seen = BTreeSet::new();
+        while seen.len() < 2 {
+            let (mut stream, who) = connect(&rig.lan.client, socket(vip, 80));
+            if seen.insert(who) {
+                echo(&mut stream, 8 << 20);
+            }
+        }
+    }
+    let counters = rig.agents[1].counters();
+    assert!(counters.drops.values().all(|&count| count == 0), "{:?}", counters.drops);
+}
+
+/// A connection of the client's to the pod of that name.
+fn connect_to(rig: &Rig, vip: IpAddr, who: &str) -> std::net::TcpStream {
+    (0..64)
+        .map(|_| connect(&rig.lan.client, socket(vip, 80)))
+        .find(|(_, greeting)| greeting.starts_with(who))
+        .unwrap_or_else(|| panic!("no connection of 64 reached {who}"))
+        .0
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Veth hands packets over with checksums nobody has filled in or looks at. Here the last sender fills them in, after
+/// the program has changed what they will be made of.
+#[test]
+fn partial_checksums_are_right_when_they_are_filled_in() {
+    let rig = Rig::new();
+    for node in &rig.lan.nodes {
+        node.checksum_in_software("pod0");
+        node.checksum_in_software("eth0");
+    }
+    exchange_with_both_pods(&rig);
+}
+
+#[test]
+fn whole_checksums_are_right_after_each_change() {
+    let rig = Rig::new();
+    for host in rig.lan.pods.iter().chain([&rig.lan.client]) {
+        host.checksum_in_software("eth0");
+    }
+    exchange_with_both_pods(&rig);
+}
+
+/// TCP and UDP of both families; packets with a wrong checksum would be dropped by their receiver.
+fn exchange_with_both_pods(rig: &Rig) {
+    for vip in [vip4(), vip6()] {
+        for who in ["one", "two"] {
+            echo(&mut connect_to(rig, vip, who), 1 << 18);
+        }
+        let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        for _ in 0..8 {
+            ask(&rig.lan.client.run(|| UdpSocket::bind(any).unwrap()), socket(vip, 80));
+        }
+    }
+}
+
+#[test]
+fn connections_of_a_node_that_lost_its_slots_go_on_by_a_second_hop() {
+    let mut rig = Rig::new();
+    for vip in [vip4(), vip6()] {
+        let mut stream = connect_to(&rig, vip, "two");
+        rig.change(|n, wanted| {
+            let pod = if vip.is_ipv4() { pod_v4(n as u8 + 1) } else { pod_v6(n as u8 + 1) };
+            serve(wanted, vip, Protocol::Tcp, &[0], &[socket(pod, 8080)]);
+        });
+        let before = rig.agents[0].counters().second_hops;
+        echo(&mut stream, 1 << 20);
+        assert!(rig.agents[0].counters().second_hops > before);
+        assert!(connect(&rig.lan.client, socket(vip, 80)).1.starts_with("one"), "new ones go to the slot's node");
+    }
+}
+
+#[test]
+fn connections_survive_another_node_taking_the_vip() {
+    let rig = Rig::new();
+    let mut streams = [connect_to(&rig, vip4(), "one"), connect_to(&rig, vip4(), "two")];
+    rig.lan.announce(vip4(), 1);
+    for stream in &mut streams {
+        echo(stream, 1 << 16);
+    }
+}
+
+#[test]
+fn a_connection_whose_flow_was_lost_goes_on_to_the_same_pod() {
+    let mut rig = Rig::new();
+    let mut stream = connect_to(&rig, vip4(), "two");
+    // Other pins, so none of the flows.
+    rig.agents[1] = Agent::start(&rig.lan.nodes[1]);
+    rig.agents[1].apply(&rig.lan.nodes[1], &rig.wanted[1].clone());
+    echo(&mut stream, 1 << 16);
+}
+
+#[test]
+fn a_connection_whose_pod_is_gone_is_reset_by_another() {
+    let mut rig = Rig::new();
+    let mut stream = connect_to(&rig, vip4(), "two");
+    rig.agents[1] = Agent::start(&rig.lan.nodes[1]);
+    let other = socket(pod_v4(2), 8081);
+    tcp_server(&rig.lan.pods[1], other, "other");
+    rig.change(|n, wanted| {
+        if n == 1 {
+            serve(wanted, vip4(), Protocol::Tcp, &[0, 1], &[other]);
+        }
+    });
+    let _ = std::io::Write::write(&mut stream, b"anyone?");
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn an_agent_killed_and_started_again_disturbs_no_connection() {
+    let mut rig = Rig::new();
+    let mut stream = connect_to(&rig, vip4(), "two");
+    for n in 0..2 {
+        rig.agents[n].restart(&rig.lan.nodes[n]);
+        echo(&mut stream, 1 << 16);
+        assert!(!connect(&rig.lan.client, socket(vip4(), 80)).1.is_empty(), "served while the new one has no tables");
+        rig.agents[n].apply(&rig.lan.nodes[n], &rig.wanted[n].clone());
+        echo(&mut stream, 1 << 16);
+    }
+    let programs = rig.lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", TcAttachType::Ingress).unwrap().1.len());
+    assert_eq!(programs, 1, "the new program is in the old one's place, not beside it");
+}
+
+#[test]
+fn pods_on_the_nodes_own_address_are_served_like_any_other() {
+    let mut rig = Rig::new();
+    for (vip, own) in [(vip4(), "10.77.0.12"), (vip6(), "fd77::12")] {
+        let own: SocketAddr = socket(own.parse().unwrap(), 9090);
+        tcp_server(&rig.lan.nodes[1], own, "host");
+        let own = [own];
+        rig.change(|n, wanted| serve(wanted, vip, Protocol::Tcp, &[1], if n == 1 { &own } else { &[] }));
+        let (mut stream, greeting) = connect(&rig.lan.client, socket(vip, 80));
+        assert!(greeting.starts_with("host "), "{greeting}");
+        echo(&mut stream, 1 << 20);
+    }
+}
+
+#[test]
+fn a_removed_pod_keeps_its_connections_and_gets_no_new_ones_from_a_port_it_knows() {
+    let mut rig = Rig::new();
+    let other = socket(pod_v4(1), 8081);
+    tcp_server(&rig.lan.pods[0], other, "other");
+    udp_server(&rig.lan.pods[0], other, "other");
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        rig.change(|_, wanted| serve(wanted, vip4(), protocol, &[0], &[socket(pod_v4(1), 8080)]));
+    }
+    let (mut stream, greeting) = connect(&rig.lan.client, socket(vip4(), 80));
+    assert!(greeting.starts_with("one"));
+    let udp = rig.lan.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    assert!(ask(&udp, socket(vip4(), 80)).starts_with("one"));
+
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        rig.change(|_, wanted| serve(wanted, vip4(), protocol, &[0], &[other]));
+    }
+    echo(&mut stream, 1 << 16);
+    assert!(ask(&udp, socket(vip4(), 80)).starts_with("other"), "UDP moves at once");
+    assert!(connect(&rig.lan.client, socket(vip4(), 80)).1.starts_with("other"));
+}
+
+#[test]
+fn each_unfit_packet_is_dropped_for_its_reason() {
+    let mut rig = Rig::new();
+    rig.change(|_, wanted| serve(wanted, vip4(), Protocol::Tcp, &[], &[]));
+    let to = rig.lan.nodes[0].mac("eth0");
+    let (vip, vip6) = (frames::as_v4(vip4()), frames::as_v6(vip6()));
+    let v4 = |protocol, ttl, fragment, payload| frames::V4 { to, vip, protocol, ttl, fragment, payload }.bytes();
+    let forwarded: Vec<u8> = frames::udp(80);
+    let padding = [0_u8; 20].to_vec();
+    let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let walk = [options(60), options(60), options(60), options(60), options(17)].concat();
+    let cases: Vec<(DropReason, Vec<u8>)> = vec![
+        (DropReason::Malformed, v4(6, 64, 0, vec![0; 8])),
+        (DropReason::Fragment, v4(17, 64, 0x2000, forwarded.clone())),
+        (DropReason::Fragment, v4(17, 64, 0x0010, forwarded.clone())),
+        (DropReason::Fragment, frames::v6(to, vip6, 44, &[17, 0, 0, 1, 0, 0, 0, 1])),
+        (DropReason::Extension, frames::v6(to, vip6, 60, &walk)),
+        (DropReason::Protocol, v4(47, 64, 0, padding.clone())),
+        (DropReason::NoService, v4(17, 64, 0, frames::udp(81))),
+        (DropReason::NoBackend, v4(6, 64, 0, [&frames::udp(80)[..4], &[0; 9], &[2, 0, 0, 0, 0, 0, 0]].concat())),
+    ];
+    for (reason, frame) in cases {
+        let before = rig.drops(0, reason);
+        frames::send(&rig.lan.client, &[frame]);
+        eventually(reason.as_str(), || rig.drops(0, reason) == before + 1);
+    }
+    // A packet with its last hop behind it reaches a pod here, but no other node.
+    rig.change(|_, wanted| serve(wanted, vip4(), Protocol::Udp, &[1], &[]));
+    frames::send(&rig.lan.client, &[v4(17, 1, 0, forwarded)]);
+    eventually("ttl", || rig.drops(0, DropReason::TtlExpired) == 1);
+}
+
+#[test]
+fn frames_for_another_mac_and_other_addresses_are_left_alone() {
+    let rig = Rig::new();
+    let before = rig.agents[0].counters();
+    let other = [2, 0, 0, 0, 0, 77];
+    let frame = |to, vip| frames::V4 { to, vip, protocol: 17, ttl: 64, fragment: 0, payload: frames::udp(81) }.bytes();
+    let own = rig.lan.nodes[0].mac("eth0");
+    frames::send(&rig.lan.client, &[frame(other, frames::as_v4(vip4())), frame(own, "10.77.0.11".parse().unwrap())]);
+    let discovery = frames::v6(own, frames::as_v6(vip6()), 58, &[135, 0, 0, 0, 0, 0, 0, 0]);
+    frames::send(&rig.lan.client, &[discovery]);
+    // What follows on the same wire is seen, so what went before has been.
+    frames::send(&rig.lan.client, &[frame(own, frames::as_v4(vip4()))]);
+    eventually("the marker", || rig.drops(0, DropReason::NoService) == before.drops[&DropReason::NoService] + 1);
+    let mut after = rig.agents[0].counters();
+    after.drops.insert(DropReason::NoService, before.drops[&DropReason::NoService]);
+    assert_eq!(after.drops, before.drops);
+}
+
+#[test]
+fn a_packet_from_the_slots_own_node_is_never_sent_back() {
+    let mut rig = Rig::new();
+    // Each node believes the other has the slots.
+    rig.change(|n, wanted| serve(wanted, vip4(), Protocol::Udp, &[1 - n], &[]));
+    let udp = rig.lan.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    udp.send_to(b"who?", socket(vip4(), 80)).unwrap();
+    eventually("dropped where it would turn round", || rig.drops(1, DropReason::NoBackend) == 1);
+    assert_eq!(rig.drops(0, DropReason::TtlExpired) + rig.drops(1, DropReason::TtlExpired), 0);
+}
+
+#[test]
+fn modes_that_need_no_kernel_say_what_they_are() {
+    let options = |mode| Options { mode, pin_dir: "/nonexistent/crier".into() };
+    let mut off = Forwarder::start(options(Mode::Off)).unwrap();
+    assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
+    assert_eq!(off.info().mode, "off");
+    let error = Forwarder::start(options(Mode::Xdp)).unwrap_err().to_string();
+    assert!(error.contains("use auto or tc"), "{error}");
+}
+
+#[test]
+fn a_pin_directory_that_cannot_be_made_is_named_with_the_way_out() {
+    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into() };
+    let error = Forwarder::start(options).unwrap_err().to_string();
+    assert!(error.contains("/proc/crier") && error.contains("mount -t bpf"), "{error}");
+}
+
+#[test]
+fn cleaning_up_leaves_nothing_attached() {
+    let lan = Lan::new(1);
+    let mut agent = Agent::start(&lan.nodes[0]);
+    agent.apply(&lan.nodes[0], &nodes(&lan, 0));
+    let attached = |direction| lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", direction).unwrap().1.len());
+    assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [1, 1]);
+    lan.nodes[0].run(|| detach_all(agent.pins.path()).unwrap());
+    assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [0, 0]);
+    assert!(!agent.pins.path().exists());
+}

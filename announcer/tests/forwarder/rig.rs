@@ -1,0 +1,168 @@
+//! Forwarders on the nodes of a [`Lan`], and servers in its pods that say who they are and whom they see.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use announcer::forward::{
+    Counters, Forwarder, Labels, Mode, Options, Wanted, detach_all,
+    wanted::{Node, Socket, Targets, Uplink},
+};
+use announcer::model::{Protocol, ServiceName};
+use membership::NodeName;
+
+use crate::lan::{Host, Lan};
+
+pub(crate) const VIP4: &str = "10.77.0.100";
+pub(crate) const VIP6: &str = "fd77::100";
+
+pub(crate) fn vip4() -> IpAddr {
+    VIP4.parse().unwrap()
+}
+
+pub(crate) fn vip6() -> IpAddr {
+    VIP6.parse().unwrap()
+}
+
+pub(crate) fn name(n: usize) -> NodeName {
+    format!("n{}", n + 1).parse().unwrap()
+}
+
+/// A node's forwarder.
+pub(crate) struct Agent {
+    pub(crate) forwarder: Forwarder,
+    pub(crate) pins: tempfile::TempDir,
+}
+
+impl Agent {
+    pub(crate) fn start(host: &Host) -> Self {
+        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
+        Self { forwarder: Self::open(host, pins.path().to_owned()), pins }
+    }
+
+    fn open(host: &Host, pin_dir: PathBuf) -> Forwarder {
+        host.run(|| Forwarder::start(Options { mode: Mode::Auto, pin_dir }).unwrap())
+    }
+
+    /// As if the agent was killed and started again.
+    pub(crate) fn restart(&mut self, host: &Host) {
+        self.forwarder = Self::open(host, self.pins.path().to_owned());
+    }
+
+    pub(crate) fn apply(&mut self, host: &Host, wanted: &Wanted) {
+        host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap());
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.forwarder.counters().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Err(error) = detach_all(self.pins.path())
+            && !thread::panicking()
+        {
+            panic!("pins are left: {error}");
+        }
+    }
+}
+
+/// What node `me` wants: every node of the lan, and no service yet.
+pub(crate) fn nodes(lan: &Lan, me: usize) -> Wanted {
+    let uplink = lan.nodes[me].index("eth0");
+    let node = |(n, host): (usize, &Host)| (name(n), Node { me: n == me, macs: [(uplink, host.mac("eth0"))].into() });
+    Wanted {
+        uplinks: [(uplink, Uplink { name: "eth0".into(), mac: lan.nodes[me].mac("eth0") })].into(),
+        nodes: lan.nodes.iter().enumerate().map(node).collect(),
+        ..Wanted::default()
+    }
+}
+
+/// Adds a service served by `serving` nodes, with this node's pods.
+pub(crate) fn serve(wanted: &mut Wanted, vip: IpAddr, protocol: Protocol, serving: &[usize], local: &[SocketAddr]) {
+    let service = ServiceName { namespace: "default".into(), name: "web".into() };
+    wanted.vips.insert(vip);
+    wanted.services.insert(
+        Socket { vip, port: 80, protocol },
+        Targets {
+            labels: Labels { service, port: 80, protocol },
+            nodes: serving.iter().map(|n| (name(*n), 1)).collect(),
+            local: local.iter().map(|socket| (socket.ip(), socket.port())).collect(),
+        },
+    );
+}
+
+/// A TCP server: says who it is and whom it sees, then echoes.
+pub(crate) fn tcp_server(host: &Host, address: SocketAddr, who: &'static str) {
+    let listener = host.run(|| TcpListener::bind(address).unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut stream = stream;
+                let peer = stream.peer_addr().unwrap();
+                let _ = writeln!(stream, "{who} {}", peer.ip());
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..read]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A UDP server: answers each datagram with who it is and whom it sees.
+pub(crate) fn udp_server(host: &Host, address: SocketAddr, who: &'static str) {
+    let socket = host.run(|| UdpSocket::bind(address).unwrap());
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(format!("{who} {}\n", peer.ip()).as_bytes(), peer);
+        }
+    });
+}
+
+/// A connection of the client's and the server's greeting.
+pub(crate) fn connect(client: &Host, to: SocketAddr) -> (TcpStream, String) {
+    let mut stream = client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)).unwrap());
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let greeting = line(&mut stream);
+    (stream, greeting)
+}
+
+/// Sends bytes and reads them back.
+pub(crate) fn echo(stream: &mut TcpStream, bytes: usize) {
+    let sent: Vec<u8> = (0..bytes).map(|n| (n % 251) as u8).collect();
+    let mut writer = stream.try_clone().unwrap();
+    let copy = sent.clone();
+    let writing = thread::spawn(move || writer.write_all(&copy).unwrap());
+    let mut back = vec![0; bytes];
+    stream.read_exact(&mut back).unwrap();
+    writing.join().unwrap();
+    assert!(back == sent, "the bytes came back changed");
+}
+
+/// A datagram of the client's and the answer.
+pub(crate) fn ask(from: &UdpSocket, to: SocketAddr) -> String {
+    from.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    from.send_to(b"who?", to).unwrap();
+    let mut buffer = [0; 256];
+    let (read, source) = from.recv_from(&mut buffer).unwrap();
+    assert_eq!(source, to, "the answer comes from the VIP");
+    String::from_utf8_lossy(&buffer[..read]).trim().to_owned()
+}
+
+fn line(stream: &mut TcpStream) -> String {
+    let mut line = String::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+        line.push(byte[0] as char);
+    }
+    line
+}

@@ -1,0 +1,176 @@
+//! What is done to the network: links that go down, ports that go deaf, partitions, loss.
+//!
+//! Link state and port state are set on the bridge port; partitions and loss are one nftables chain in the switch,
+//! rendered whole from the [`FaultPlan`] each time and replaced in one transaction.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+
+use crate::{observe::eventually, topology::Lan};
+
+/// The faults that are in force, but for links that are down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FaultPlan {
+    /// (from, to) hosts between which nothing passes in that direction.
+    blocked: BTreeSet<(String, String)>,
+    /// Hosts whose ports are deaf; not part of the chain.
+    cut: BTreeSet<String>,
+    /// Per cent of the frames lost from and, again, to a host.
+    loss: BTreeMap<String, u8>,
+}
+
+impl FaultPlan {
+    /// The nftables script that makes it so.
+    fn render(&self) -> String {
+        let mut script = String::from(
+            "add table bridge faults\n\
+             add chain bridge faults cross { type filter hook forward priority 0; policy accept; }\n\
+             flush chain bridge faults cross\n",
+        );
+        for (from, to) in &self.blocked {
+            let _ = writeln!(script, "add rule bridge faults cross iifname {from} oifname {to} drop");
+        }
+        for (host, percent) in &self.loss {
+            for side in ["iifname", "oifname"] {
+                let _ = writeln!(
+                    script,
+                    "add rule bridge faults cross {side} {host} numgen random mod 100 < {percent} drop"
+                );
+            }
+        }
+        script
+    }
+}
+
+impl Lan {
+    /// The host's port loses its link: the switch forgets its address, and its eth0 loses carrier.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn link_down(&self, host: &str) -> Result<()> {
+        self.host(host)?;
+        self.switch.ip(&[format!("link set {host} down")])
+    }
+
+    /// The host is cut off with its link up: nothing passes its port, nobody notices.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn cut(&self, host: &str) -> Result<()> {
+        self.host(host)?;
+        self.port_state(host, "0")?;
+        self.plan().cut.insert(host.to_owned());
+        Ok(())
+    }
+
+    /// Undoes what was done to this host's port, and its loss and partitions.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn heal(&self, host: &str) -> Result<()> {
+        self.host(host)?;
+        self.change(|plan| {
+            plan.loss.remove(host);
+            plan.blocked.retain(|(from, to)| from != host && to != host);
+        })?;
+        self.switch.ip(&[format!("link set {host} up")])?;
+        if self.plan().cut.remove(host) {
+            // A port that was also down takes no state before its carrier is back, a moment after "up".
+            eventually(Duration::from_secs(2), "the port forwards again", || self.port_state(host, "3"))?;
+        }
+        Ok(())
+    }
+
+    /// Undoes every fault.
+    ///
+    /// # Errors
+    /// When `ip`, `bridge` or `nft` fails.
+    pub fn heal_all(&self) -> Result<()> {
+        self.host_names().iter().try_for_each(|host| self.heal(host))
+    }
+
+    /// Splits the segment: hosts hear only those of their own set. Hosts in no set hear everyone.
+    ///
+    /// # Errors
+    /// When a host does not exist.
+    pub fn partition(&self, sets: &[&[&str]]) -> Result<()> {
+        for host in sets.iter().copied().flatten() {
+            self.host(host)?;
+        }
+        self.change(|plan| {
+            for (i, ours) in sets.iter().enumerate() {
+                for theirs in sets.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, set)| set) {
+                    for from in *ours {
+                        plan.blocked.extend(theirs.iter().map(|to| ((*from).to_owned(), (*to).to_owned())));
+                    }
+                }
+            }
+        })
+    }
+
+    /// Nothing passes from `from` to `to`; the way back stays open.
+    ///
+    /// # Errors
+    /// When a host does not exist.
+    pub fn block_one_way(&self, from: &str, to: &str) -> Result<()> {
+        self.host(from)?;
+        self.host(to)?;
+        self.change(|plan| {
+            plan.blocked.insert((from.to_owned(), to.to_owned()));
+        })
+    }
+
+    /// Loses `percent` of the frames from the host, and of those to it.
+    ///
+    /// # Errors
+    /// When the host does not exist or `percent` is above 100.
+    pub fn loss(&self, host: &str, percent: u8) -> Result<()> {
+        self.host(host)?;
+        ensure!(percent <= 100, "{percent} % cannot be lost");
+        self.change(|plan| {
+            plan.loss.insert(host.to_owned(), percent);
+        })
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut FaultPlan)) -> Result<()> {
+        let mut plan = self.plan();
+        let mut next = plan.clone();
+        edit(&mut next);
+        if next != *plan {
+            self.switch.output("nft", &["-f", "-"], &next.render())?;
+            *plan = next;
+        }
+        Ok(())
+    }
+
+    fn plan(&self) -> MutexGuard<'_, FaultPlan> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn port_state(&self, host: &str, state: &str) -> Result<()> {
+        self.switch.output("bridge", &["link", "set", "dev", host, "state", state], "").map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_renders_every_fault_and_replaces_what_was() {
+        let mut plan = FaultPlan::default();
+        plan.blocked.insert(("n1".into(), "n2".into()));
+        plan.loss.insert("n3".into(), 20);
+        let script = plan.render();
+        assert!(script.contains("flush chain bridge faults cross\n"));
+        assert!(script.contains("iifname n1 oifname n2 drop\n"));
+        assert!(script.contains("oifname n3 numgen random mod 100 < 20 drop\n"));
+        assert!(!script.contains("iifname n2 oifname n1"), "one direction only");
+    }
+}

@@ -1,0 +1,114 @@
+//! Crier's eBPF program. A packet's way is this file from top to bottom:
+//! [`parse`] reads it, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
+//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods.
+//!
+//! The frame is never touched before it is known to be addressed to this node's own MAC and to a VIP; everything
+//! else is left to whoever comes next (`TC_ACT_UNSPEC`).
+#![no_std]
+#![no_main]
+
+mod flow;
+mod maps;
+mod parse;
+mod rewrite;
+mod steer;
+mod verdict;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, Uplink};
+
+use crate::{
+    parse::{Packet, Transport},
+    verdict::{Action, Verdict},
+};
+
+/// From the wire: finds the pod, or the node to hand the packet to.
+#[classifier]
+pub fn crier_ingress(ctx: TcContext) -> i32 {
+    from_wire(&ctx).code()
+}
+
+/// To the wire: gives a pod's reply the address the client knows.
+#[classifier]
+pub fn crier_egress(ctx: TcContext) -> i32 {
+    to_wire(&ctx).code()
+}
+
+#[inline(always)]
+fn from_wire(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    if !maps::is_vip(&packet.tuple.destination) {
+        return Action::Next;
+    }
+    let verdict = match parse::transport(ctx, &mut packet) {
+        Transport::Whole => steer::inbound(&frame, &packet),
+        Transport::Unfit(reason) => Verdict::Drop(reason),
+        Transport::Discovery => Verdict::Swallow,
+    };
+    perform(ctx, &packet, verdict, &frame.uplink)
+}
+
+#[inline(always)]
+fn to_wire(ctx: &TcContext) -> Action {
+    let Some(uplink) = maps::uplink(ctx) else { return Action::Next };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    match parse::transport(ctx, &mut packet) {
+        Transport::Whole => perform(ctx, &packet, steer::outbound(&packet), &uplink),
+        Transport::Unfit(_) | Transport::Discovery => Action::Next,
+    }
+}
+
+/// The one place where decisions become effects.
+#[inline(always)]
+fn perform(ctx: &TcContext, packet: &Packet, verdict: Verdict, uplink: &Uplink) -> Action {
+    match verdict {
+        Verdict::Pass => Action::Next,
+        Verdict::Swallow => Action::Drop,
+        Verdict::Drop(reason) => drop_counted(reason),
+        Verdict::Forward { mac, counted, second_hop } => {
+            if packet.hops <= 1 {
+                return drop_counted(DropReason::TtlExpired);
+            }
+            if rewrite::hand_on(ctx, packet, uplink, mac).is_err() {
+                return drop_counted(DropReason::Rewrite);
+            }
+            if second_hop {
+                maps::count_event(SECOND_HOPS);
+            }
+            maps::count(ctx, counted, Direction::Forwarded, false);
+            Action::Redirect(maps::interface(ctx))
+        }
+        Verdict::Deliver { address, port, counted, new } => {
+            if rewrite::destination(ctx, packet, address, port).is_err() {
+                return drop_counted(DropReason::Rewrite);
+            }
+            maps::count(ctx, counted, Direction::Inbound, new);
+            Action::Next
+        }
+        Verdict::Reply { vip, port, counted } => {
+            if rewrite::source(ctx, packet, vip, port).is_err() {
+                return drop_counted(DropReason::Rewrite);
+            }
+            maps::count(ctx, counted, Direction::Outbound, false);
+            Action::Next
+        }
+    }
+}
+
+#[inline(always)]
+fn drop_counted(reason: DropReason) -> Action {
+    maps::count_event(reason as u32);
+    Action::Drop
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel lends some helpers to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,198 @@
+//! Reads headers. Nothing is trusted: every read is checked by the kernel's helper against the packet's end.
+
+use aya_ebpf::programs::TcContext;
+use forwarder_ebpf::{Address, DropReason, TCP, Tuple, UDP, Uplink, mapped};
+
+use crate::maps;
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET: u32 = 14;
+const ETHERTYPE_V4: u32 = 0x0800_u16.to_be() as u32;
+const ETHERTYPE_V6: u32 = 0x86dd_u16.to_be() as u32;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const ICMPV6: u8 = 58;
+const DESTINATION_OPTIONS: u8 = 60;
+/// IPv6 extension headers that are walked.
+const EXTENSIONS: u32 = 4;
+
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// A frame addressed to this node on an uplink.
+pub struct Frame {
+    /// The uplink it came in by.
+    pub uplink: Uplink,
+    /// Who sent it, on the segment.
+    pub source: [u8; 6],
+}
+
+/// A packet, as far as it has been read: [`network`] fills in the IP header, [`transport`] the rest.
+pub struct Packet {
+    /// Both ends.
+    pub tuple: Tuple,
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// IPv4 only: a part of a packet.
+    pub fragment: bool,
+    /// TTL or hop limit.
+    pub hops: u8,
+    /// The TCP flags; 0 for UDP.
+    pub flags: u8,
+    /// Offset of what follows the IP header; once [`transport`] is through, of the TCP or UDP header.
+    pub transport: u32,
+}
+
+impl Packet {
+    /// Opens a connection (UDP has no such packet: a datagram of an unknown flow does).
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// TCP, else UDP.
+    #[inline(always)]
+    pub fn is_tcp(&self) -> bool {
+        self.tuple.protocol == TCP
+    }
+}
+
+/// What follows the IP header.
+pub enum Transport {
+    /// A whole TCP segment or UDP datagram.
+    Whole,
+    /// Something that cannot be carried.
+    Unfit(DropReason),
+    /// Neighbour discovery.
+    Discovery,
+}
+
+/// The frame, if it came in by an uplink and is addressed to that uplink's own MAC. A frame the switch merely
+/// flooded to us must not be carried: its addressee does that.
+#[inline(always)]
+pub fn uplink_frame(ctx: &TcContext) -> Option<Frame> {
+    let uplink = maps::uplink(ctx)?;
+    // SAFETY: the context is valid for the program's run.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+        return None;
+    }
+    let header: [u8; ETHERNET as usize] = ctx.load(0).ok()?;
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = header;
+    let ours = [d0, d1, d2, d3, d4, d5] == uplink.mac;
+    ours.then_some(Frame { uplink, source: [s0, s1, s2, s3, s4, s5] })
+}
+
+/// The IP header, if it is one.
+#[inline(always)]
+pub fn network(ctx: &TcContext) -> Option<Packet> {
+    match ctx.skb.protocol() {
+        ETHERTYPE_V4 => network_v4(ctx),
+        ETHERTYPE_V6 => network_v6(ctx),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn network_v4(ctx: &TcContext) -> Option<Packet> {
+    let header: [u8; 20] = ctx.load(ETHERNET as usize).ok()?;
+    let words = (header[0] & 0x0f) as u32;
+    if words < 5 {
+        return None;
+    }
+    let source = mapped([header[12], header[13], header[14], header[15]]);
+    let destination = mapped([header[16], header[17], header[18], header[19]]);
+    let mut packet = packet(source, destination, header[9], header[8], ETHERNET + words * 4);
+    // More fragments, or an offset.
+    packet.fragment = header[6] & 0x3f != 0 || header[7] != 0;
+    Some(packet)
+}
+
+#[inline(always)]
+fn network_v6(ctx: &TcContext) -> Option<Packet> {
+    let header: [u8; 8] = ctx.load(ETHERNET as usize).ok()?;
+    let source = ctx.load(ETHERNET as usize + 8).ok()?;
+    let destination = ctx.load(ETHERNET as usize + 24).ok()?;
+    let mut packet = packet(source, destination, header[6], header[7], ETHERNET + 40);
+    packet.v6 = true;
+    Some(packet)
+}
+
+#[inline(always)]
+fn packet(source: Address, destination: Address, protocol: u8, hops: u8, transport: u32) -> Packet {
+    let ports = [0; 2];
+    let tuple = Tuple { source, destination, source_port: ports, destination_port: ports, protocol, pad: [0; 3] };
+    Packet { tuple, v6: false, fragment: false, hops, flags: 0, transport }
+}
+
+/// The TCP or UDP header behind an IP header.
+#[inline(always)]
+pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
+    if packet.fragment {
+        return Transport::Unfit(DropReason::Fragment);
+    }
+    if packet.v6 {
+        if let Some(reason) = skip_extensions(ctx, packet) {
+            return Transport::Unfit(reason);
+        }
+    }
+    let offset = packet.transport as usize;
+    match packet.tuple.protocol {
+        TCP => match ctx.load::<[u8; 20]>(offset) {
+            Ok(header) => {
+                packet.flags = header[13];
+                ports(packet, [header[0], header[1], header[2], header[3]])
+            }
+            Err(_) => Transport::Unfit(DropReason::Malformed),
+        },
+        UDP => match ctx.load::<[u8; 8]>(offset) {
+            Ok(header) => ports(packet, [header[0], header[1], header[2], header[3]]),
+            Err(_) => Transport::Unfit(DropReason::Malformed),
+        },
+        ICMPV6 if packet.v6 => match ctx.load::<u8>(offset) {
+            Ok(133..=137) => Transport::Discovery,
+            Ok(_) => Transport::Unfit(DropReason::Protocol),
+            Err(_) => Transport::Unfit(DropReason::Malformed),
+        },
+        _ => Transport::Unfit(DropReason::Protocol),
+    }
+}
+
+#[inline(always)]
+fn ports(packet: &mut Packet, [a, b, c, d]: [u8; 4]) -> Transport {
+    packet.tuple.source_port = [a, b];
+    packet.tuple.destination_port = [c, d];
+    Transport::Whole
+}
+
+/// Walks RFC 8200's extension headers, to the protocol and its offset. A fragment header that makes no fragment
+/// (RFC 6946) is walked over.
+#[inline(always)]
+fn skip_extensions(ctx: &TcContext, packet: &mut Packet) -> Option<DropReason> {
+    for _ in 0..EXTENSIONS {
+        let next = packet.tuple.protocol;
+        if !is_extension(next) {
+            return None;
+        }
+        let Ok(header) = ctx.load::<[u8; 4]>(packet.transport as usize) else {
+            return Some(DropReason::Malformed);
+        };
+        if next == FRAGMENT {
+            // The offset's 13 bits and the flag "more".
+            if header[2] != 0 || header[3] & 0xf9 != 0 {
+                return Some(DropReason::Fragment);
+            }
+            packet.transport += 8;
+        } else {
+            packet.transport += (header[1] as u32 + 1) * 8;
+        }
+        packet.tuple.protocol = header[0];
+    }
+    is_extension(packet.tuple.protocol).then_some(DropReason::Extension)
+}
+
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT)
+}

@@ -1,0 +1,112 @@
+//! Changes packets. Checksums are changed by difference through the kernel's helpers, which know what is in the
+//! packet and what the hardware has yet to fill in (partial checksums, segments to be cut).
+
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    helpers::generated::bpf_csum_diff,
+    programs::TcContext,
+};
+use forwarder_ebpf::{Address, Uplink};
+
+use crate::parse::{ETHERNET, Packet};
+
+/// An error code of the kernel's helpers.
+type Refused = i64;
+
+const V4_CHECKSUM: u32 = ETHERNET + 10;
+const V4_TTL: u32 = ETHERNET + 8;
+const V6_HOPS: u32 = ETHERNET + 7;
+const TCP_CHECKSUM: u32 = 16;
+const UDP_CHECKSUM: u32 = 6;
+
+/// Which end of a packet is changed.
+#[derive(Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// Gives the packet another destination.
+#[inline(always)]
+pub fn destination(ctx: &TcContext, packet: &Packet, address: &Address, port: [u8; 2]) -> Result<(), Refused> {
+    end(ctx, packet, End::Destination, &packet.tuple.destination, packet.tuple.destination_port, address, port)
+}
+
+/// Gives the packet another source.
+#[inline(always)]
+pub fn source(ctx: &TcContext, packet: &Packet, address: &Address, port: [u8; 2]) -> Result<(), Refused> {
+    end(ctx, packet, End::Source, &packet.tuple.source, packet.tuple.source_port, address, port)
+}
+
+/// Addresses the frame to a node on the same segment, one hop nearer its end.
+#[inline(always)]
+pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6]) -> Result<(), Refused> {
+    let hops = packet.hops - 1;
+    if packet.v6 {
+        ctx.store(V6_HOPS as usize, &hops, BPF_F_RECOMPUTE_CSUM as u64)?;
+    } else {
+        // The TTL is the first byte of its 16-bit word; the second, the protocol, cancels out.
+        let (from, to) = (u16::from_ne_bytes([packet.hops, 0]), u16::from_ne_bytes([hops, 0]));
+        ctx.l3_csum_replace(V4_CHECKSUM as usize, from as u64, to as u64, 2)?;
+        ctx.store(V4_TTL as usize, &hops, 0)?;
+    }
+    let [d0, d1, d2, d3, d4, d5] = *mac;
+    let [s0, s1, s2, s3, s4, s5] = uplink.mac;
+    ctx.store(0, &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], 0)
+}
+
+#[inline(always)]
+fn end(
+    ctx: &TcContext,
+    packet: &Packet,
+    end: End,
+    old_address: &Address,
+    old_port: [u8; 2],
+    address: &Address,
+    port: [u8; 2],
+) -> Result<(), Refused> {
+    let (checksum, flags) = if packet.is_tcp() {
+        ((packet.transport + TCP_CHECKSUM) as usize, 0)
+    } else {
+        // A UDP checksum of zero means there is none and stays; one that becomes zero is written as 0xffff.
+        ((packet.transport + UDP_CHECKSUM) as usize, BPF_F_MARK_MANGLED_0 as u64)
+    };
+    let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
+    if packet.v6 {
+        let (from, to) = (old_address.as_ptr().cast_mut().cast(), address.as_ptr().cast_mut().cast());
+        // SAFETY: both point to 16 initialised bytes, which the helper only reads.
+        let diff = unsafe { bpf_csum_diff(from, 16, to, 16, 0) };
+        ctx.l4_csum_replace(checksum, 0, diff as u64, pseudo)?;
+        let offset = match end {
+            End::Source => ETHERNET + 8,
+            End::Destination => ETHERNET + 24,
+        };
+        // IPv6 has no header checksum to take up the difference: a checksum over the whole frame must be told.
+        ctx.store(offset as usize, address, BPF_F_RECOMPUTE_CSUM as u64)?;
+    } else {
+        let (from, to) = (v4(old_address), v4(address));
+        let (old, new) = (u32::from_ne_bytes(from) as u64, u32::from_ne_bytes(to) as u64);
+        ctx.l4_csum_replace(checksum, old, new, pseudo | 4)?;
+        ctx.l3_csum_replace(V4_CHECKSUM as usize, old, new, 4)?;
+        let offset = match end {
+            End::Source => ETHERNET + 12,
+            End::Destination => ETHERNET + 16,
+        };
+        ctx.store(offset as usize, &to, 0)?;
+    }
+    if port != old_port {
+        let (old, new) = (u16::from_ne_bytes(old_port) as u64, u16::from_ne_bytes(port) as u64);
+        ctx.l4_csum_replace(checksum, old, new, flags | 2)?;
+        let offset = match end {
+            End::Source => packet.transport,
+            End::Destination => packet.transport + 2,
+        };
+        ctx.store(offset as usize, &port, 0)?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn v4(address: &Address) -> [u8; 4] {
+    [address[12], address[13], address[14], address[15]]
+}

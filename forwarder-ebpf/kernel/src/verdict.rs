@@ -1,0 +1,47 @@
+//! What can become of a packet, and what the kernel is told.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::bpf_redirect,
+};
+use forwarder_ebpf::{Address, DropReason};
+
+/// A decision about a packet. References are into maps: the stack holds 512 bytes.
+pub enum Verdict {
+    /// Not ours.
+    Pass,
+    /// Ours and answered elsewhere: neighbour discovery for a VIP, which the agent's packet socket has seen by
+    /// now. The stack, which does not know the VIP, must not route it.
+    Swallow,
+    /// Not to be carried.
+    Drop(DropReason),
+    /// To another node on the segment.
+    Forward { mac: &'static [u8; 6], counted: u32, second_hop: bool },
+    /// To a pod of this node.
+    Deliver { address: &'static Address, port: [u8; 2], counted: u32, new: bool },
+    /// From a pod of this node, to look as if from the VIP.
+    Reply { vip: &'static Address, port: [u8; 2], counted: u32 },
+}
+
+/// What the kernel is told.
+pub enum Action {
+    /// Let the next program, and then the stack, have it.
+    Next,
+    /// Free it.
+    Drop,
+    /// Send it out of the interface it came in by.
+    Redirect(u32),
+}
+
+impl Action {
+    /// The number the kernel expects.
+    #[inline(always)]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Next => TC_ACT_UNSPEC,
+            Self::Drop => TC_ACT_SHOT,
+            // SAFETY: takes integers only; sets the target of the redirect for this packet.
+            Self::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What lies in the maps: `repr(C)`, wire fields as byte arrays in network order, no implicit padding.
+//!
+//! Addresses are 16 bytes; IPv4 as IPv4-mapped IPv6 (`::ffff:a.b.c.d`), so that one code serves both families.
+//! Whoever changes [`Flow`], [`Reply`] or [`Tuple`] raises [`LAYOUT_VERSION`]: those maps outlive the agent.
+
+/// Version of the layouts that outlive an agent (flows). Part of the pins' names.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// An address: IPv6, or IPv4-mapped.
+pub type Address = [u8; 16];
+
+/// The protocol number of TCP.
+pub const TCP: u8 = 6;
+/// The protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// Slots in a [`Row`].
+pub const ROW_SLOTS: u32 = 64;
+
+/// 64 slots of a table. A slot of a node table is `current | previous << 16`, of a local table a backend's index;
+/// 0 means none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The slots.
+    pub slots: [u32; ROW_SLOTS as usize],
+}
+
+/// An interface on which VIPs' packets arrive.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its own MAC: other frames are not ours.
+    pub mac: [u8; 6],
+    /// Which of the columns of [`NodeEntry`] belongs to it; below [`crate::limits::UPLINKS`].
+    pub column: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// A socket clients connect to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub vip: Address,
+    /// The port, network order.
+    pub port: [u8; 2],
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Where a service's tables lie. Replaced as a whole, so that a service is never half there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceEntry {
+    /// Which counters it has; see [`counter_index`].
+    pub counted: u32,
+    /// First row of the node table.
+    pub node_row: u32,
+    /// Slots of the node table; 0: no node.
+    pub node_slots: u32,
+    /// First row of the local table.
+    pub local_row: u32,
+    /// Slots of the local table; 0: no local pod.
+    pub local_slots: u32,
+}
+
+/// A node on one uplink's segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// Where its frames go.
+    pub mac: [u8; 6],
+    /// [`NodeEntry::PRESENT`], [`NodeEntry::SELF`].
+    pub flags: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl NodeEntry {
+    /// There is such a node on this segment.
+    pub const PRESENT: u8 = 1;
+    /// It is the node the program runs on.
+    pub const SELF: u8 = 2;
+    /// No such node.
+    pub const NONE: Self = Self { mac: [0; 6], flags: 0, pad: 0 };
+}
+
+/// A pod's socket on this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendEntry {
+    /// The pod's address.
+    pub address: Address,
+    /// The pod's port, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub pad: [u8; 2],
+    /// A hash of what it is (service, address, port): tells it from another that has its index later.
+    pub tag: u32,
+    /// [`BackendEntry::USABLE`].
+    pub flags: u32,
+}
+
+impl BackendEntry {
+    /// May get new connections.
+    pub const USABLE: u32 = 1;
+    /// No such backend.
+    pub const NONE: Self = Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0 };
+}
+
+/// Both ends of a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// Where it comes from.
+    pub source: Address,
+    /// Where it goes.
+    pub destination: Address,
+    /// Its source port, network order.
+    pub source_port: [u8; 2],
+    /// Its destination port, network order.
+    pub destination_port: [u8; 2],
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// A connection to one of this node's pods.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The pod's address.
+    pub address: Address,
+    /// The pod's port, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub pad: [u8; 2],
+    /// The pod's index among the backends when it was chosen.
+    pub backend: u32,
+    /// The pod's [`BackendEntry::tag`].
+    pub tag: u32,
+    /// Which counters the service has.
+    pub counted: u32,
+    /// Seconds of the kernel's monotonic clock when the client was last heard; kept for UDP only.
+    pub seen: u32,
+}
+
+/// What a pod's reply must look as if it came from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The VIP.
+    pub vip: Address,
+    /// The service's port, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub pad: [u8; 2],
+    /// Which counters the service has.
+    pub counted: u32,
+}
+
+/// What went by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets as on the wire: segments, where the kernel carries many as one.
+    pub packets: u64,
+    /// Bytes with link-layer headers.
+    pub bytes: u64,
+    /// Connections begun.
+    pub flows: u64,
+}
+
+const _: () = assert!(size_of::<Row>() == 256);
+const _: () = assert!(size_of::<Uplink>() == 8);
+const _: () = assert!(size_of::<ServiceKey>() == 20);
+const _: () = assert!(size_of::<ServiceEntry>() == 20);
+const _: () = assert!(size_of::<NodeEntry>() == 8);
+const _: () = assert!(size_of::<BackendEntry>() == 28);
+const _: () = assert!(size_of::<Tuple>() == 40);
+const _: () = assert!(size_of::<Flow>() == 36);
+const _: () = assert!(size_of::<Reply>() == 24);
+const _: () = assert!(size_of::<Counter>() == 24);
+
+/// Where a node's entry for an uplink lies in the map `NODES`.
+#[inline(always)]
+#[must_use]
+pub const fn node_entry_index(node: u16, column: u8) -> u32 {
+    node as u32 * crate::limits::UPLINKS + column as u32
+}
+
+/// Where a service's counter for a direction lies in the map `COUNTERS`.
+#[inline(always)]
+#[must_use]
+pub const fn counter_index(counted: u32, direction: crate::Direction) -> u32 {
+    counted * crate::Direction::COUNT + direction as u32
+}
+
+/// An IPv4 address as [`Address`].
+#[inline(always)]
+#[must_use]
+pub const fn mapped(v4: [u8; 4]) -> Address {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}

@@ -1,0 +1,18 @@
+//! How much fits: the capacities of the maps. What does not fit is reported by the agent, never passed over.
+
+/// Uplinks of a node that carry VIPs.
+pub const UPLINKS: u32 = 4;
+/// Nodes of a cluster; index 0 means none, so one less.
+pub const NODES: u32 = 4_096;
+/// Addresses of services.
+pub const VIPS: u32 = 16_384;
+/// Triples of VIP, port and protocol.
+pub const SERVICES: u32 = 16_384;
+/// Pod sockets of this node, counted once for each VIP they serve; index 0 means none.
+pub const BACKENDS: u32 = 65_536;
+/// Rows of tables: room for 4,194,304 slots.
+pub const ROWS: u32 = 65_536;
+/// Connections a node remembers for its own pods; the least recently used go first.
+pub const FLOWS: u32 = 262_144;
+/// Counters: triples of service, port and protocol.
+pub const COUNTED: u32 = 16_384;

@@ -1,0 +1,108 @@
+//! What is counted beside the services: why packets were dropped, and which way they went.
+
+/// Why a packet to a VIP was dropped.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// Headers shorter than they say.
+    Malformed = 0,
+    /// A part of a packet; only whole packets are forwarded.
+    Fragment = 1,
+    /// More IPv6 extension headers than are walked, or one that cannot be.
+    Extension = 2,
+    /// Neither TCP nor UDP.
+    Protocol = 3,
+    /// The VIP has no such port.
+    NoService = 4,
+    /// No usable pod, or no node to reach one.
+    NoBackend = 5,
+    /// Handed from node to node too often.
+    TtlExpired = 6,
+    /// The kernel refused to change the packet.
+    Rewrite = 7,
+    /// The flow could not be remembered.
+    FlowTable = 8,
+}
+
+impl DropReason {
+    /// How many there are.
+    pub const COUNT: u32 = 9;
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::Malformed,
+        Self::Fragment,
+        Self::Extension,
+        Self::Protocol,
+        Self::NoService,
+        Self::NoBackend,
+        Self::TtlExpired,
+        Self::Rewrite,
+        Self::FlowTable,
+    ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Fragment => "fragment",
+            Self::Extension => "extension",
+            Self::Protocol => "protocol",
+            Self::NoService => "no_service",
+            Self::NoBackend => "no_backend",
+            Self::TtlExpired => "ttl_expired",
+            Self::Rewrite => "rewrite",
+            Self::FlowTable => "flow_table",
+        }
+    }
+}
+
+/// Where second hops are counted in the map `EVENTS`, after the drops.
+pub const SECOND_HOPS: u32 = DropReason::COUNT;
+/// Entries of the map `EVENTS`.
+pub const EVENTS: u32 = SECOND_HOPS + 1;
+
+/// Which way a packet went, as seen from the node that counts it. A connection's packets are counted as
+/// `Forwarded` by the node that hands them on, and as `Inbound` by the pod's node.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// From a client, delivered to a pod of this node.
+    Inbound = 0,
+    /// From a pod of this node to a client.
+    Outbound = 1,
+    /// From a client, handed on to another node.
+    Forwarded = 2,
+}
+
+impl Direction {
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Inbound, Self::Outbound, Self::Forwarded];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_the_order_of_all() {
+        for (number, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number, "{}", reason.as_str());
+        }
+        for (number, direction) in Direction::ALL.into_iter().enumerate() {
+            assert_eq!(direction as usize, number, "{}", direction.as_str());
+        }
+    }
+}

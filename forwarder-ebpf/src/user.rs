@@ -1,0 +1,16 @@
+//! For the agent: the object, and leave to copy the layouts to and from maps.
+
+use crate::layout::{BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Tuple, Uplink};
+
+/// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../obj/crier.o");
+
+macro_rules! pod {
+    ($($layout:ty),*) => {$(
+        // SAFETY: repr(C), made of integers and arrays of them alone, without padding (sizes are asserted beside
+        // the definitions), so every bit pattern is a value and every byte is initialised.
+        unsafe impl aya::Pod for $layout {}
+    )*};
+}
+
+pod!(BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Tuple, Uplink);

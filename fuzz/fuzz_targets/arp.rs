@@ -1,0 +1,11 @@
+//! Any bytes are read without a panic, and what is read is written and read back alike.
+#![no_main]
+
+use announcer::wire::ArpFrame;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(frame) = ArpFrame::parse(bytes) {
+        assert_eq!(ArpFrame::parse(&frame.emit()), Ok(frame));
+    }
+});

@@ -1,0 +1,262 @@
+//! The sealed channel: frames in, datagrams out, and back.
+//!
+//! Puts [`crate::seal`], [`crate::session`] and [`crate::frame`] together: greets nodes whose session is unknown while
+//! their frames wait, answers greetings and stale datagrams with Hellos, and hands up only frames that are authentic
+//! and fresh. Owned by [`crate::Cluster`].
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng as _, rngs::StdRng};
+
+use crate::{
+    KeyRing,
+    frame::{FRAME_MAX, Frame, Hello},
+    header::{HEADER_LEN, Header},
+    identity::Identity,
+    seal::{NONCE_LEN, TAG_LEN},
+    session::Sessions,
+    stats::{Limit, RejectReason, Stats},
+};
+
+/// The longest datagram that is looked at.
+pub(crate) const DATAGRAM_MAX: usize = HEADER_LEN + NONCE_LEN + FRAME_MAX + TAG_LEN;
+/// Nodes for which frames wait.
+const MAX_WAITING: usize = 256;
+/// Frames that wait for one node.
+const MAX_FRAMES: usize = 16;
+/// How long frames wait.
+const WAIT: Duration = Duration::from_secs(2);
+/// How long an answer to a greeting is waited for.
+const GREET_AGAIN: Duration = Duration::from_millis(100);
+/// Hellos a second: each answers a datagram of its own size, and restarts of a whole cluster come in bursts.
+const HELLOS_PER_SECOND: u32 = 1000;
+
+/// A node to send to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Peer {
+    /// Hash of its name.
+    pub(crate) id: u64,
+    /// Where it is heard.
+    pub(crate) address: SocketAddr,
+}
+
+impl From<&Identity> for Peer {
+    fn from(identity: &Identity) -> Self {
+        Self { id: identity.id(), address: identity.address }
+    }
+}
+
+/// What a datagram turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A fresh frame, still encoded; decodes.
+    Frame(Peer, Vec<u8>),
+    /// A node told its session, for the first time or anew.
+    Met {
+        /// Who it is.
+        identity: Identity,
+        /// It knows this node under this generation, which is not below this life's.
+        outrun_by: Option<u64>,
+    },
+    /// Nothing more to be done about it.
+    Done,
+}
+
+/// Frames that wait for a node's session.
+#[derive(Debug)]
+struct Waiting {
+    frames: VecDeque<Vec<u8>>,
+    greeted: Instant,
+    since: Instant,
+    address: SocketAddr,
+}
+
+/// See the module's documentation.
+pub(crate) struct Channel {
+    keys: KeyRing,
+    sessions: Sessions,
+    rng: StdRng,
+    waiting: BTreeMap<u64, Waiting>,
+    hellos: RateLimit,
+    out: VecDeque<(SocketAddr, Vec<u8>)>,
+}
+
+impl Channel {
+    pub(crate) fn new(keys: KeyRing, identity: &Identity, mut rng: StdRng, now: Instant) -> Self {
+        let sessions = Sessions::new(identity.id(), identity.generation, rng.next_u64());
+        let hellos = RateLimit { second: now, used: 0 };
+        Self { keys, sessions, rng, waiting: BTreeMap::new(), hellos, out: VecDeque::new() }
+    }
+
+    pub(crate) fn set_keys(&mut self, keys: KeyRing) {
+        self.keys = keys;
+    }
+
+    /// Goes on under a generation above `other`, and returns it.
+    pub(crate) fn jump_above(&mut self, other: u64) -> u64 {
+        self.sessions.jump_above(other);
+        self.sessions.generation()
+    }
+
+    /// The next datagram to send.
+    pub(crate) fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.out.pop_front()
+    }
+
+    /// Asks whoever is at `address` for its session.
+    pub(crate) fn greet(&mut self, address: SocketAddr) {
+        let header = self.sessions.header_for(0);
+        self.push(address, &header, &Frame::Greet);
+    }
+
+    /// Sends a frame, after a greeting if need be. Returns false if it is too long to be sent at all.
+    pub(crate) fn send(&mut self, to: Peer, frame: &Frame<'_>, now: Instant, stats: &mut Stats) -> bool {
+        let Some(bytes) = frame.encode() else { return false };
+        if self.sessions.knows(to.id) {
+            let header = self.sessions.next_header(to.id);
+            self.seal(to.address, &header, &bytes);
+        } else {
+            self.wait(to, bytes, now, stats);
+        }
+        true
+    }
+
+    fn wait(&mut self, to: Peer, bytes: Vec<u8>, now: Instant, stats: &mut Stats) {
+        if !self.waiting.contains_key(&to.id) && self.waiting.len() >= MAX_WAITING {
+            self.waiting.retain(|_, waiting| now.saturating_duration_since(waiting.since) < WAIT);
+            if self.waiting.len() >= MAX_WAITING {
+                stats.hit(Limit::PendingFrames, 1);
+                return;
+            }
+        }
+        let mut greet = false;
+        let waiting = self.waiting.entry(to.id).or_insert_with(|| {
+            greet = true;
+            Waiting { frames: VecDeque::new(), greeted: now, since: now, address: to.address }
+        });
+        if now.saturating_duration_since(waiting.since) >= WAIT {
+            waiting.frames.clear();
+            waiting.since = now;
+        }
+        waiting.address = to.address;
+        if waiting.frames.len() >= MAX_FRAMES {
+            waiting.frames.pop_front();
+            stats.hit(Limit::PendingFrames, 1);
+        }
+        waiting.frames.push_back(bytes);
+        if greet || now.saturating_duration_since(waiting.greeted) >= GREET_AGAIN {
+            waiting.greeted = now;
+            self.greet(to.address);
+        }
+    }
+
+    /// Opens a datagram.
+    ///
+    /// # Errors
+    /// Says why it was dropped; what an honest sender needs to do better has been answered then.
+    pub(crate) fn receive(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        me: &Identity,
+        now: Instant,
+        stats: &mut Stats,
+    ) -> Result<Received, RejectReason> {
+        if datagram.len() > DATAGRAM_MAX {
+            return Err(RejectReason::Malformed);
+        }
+        let (header, head, sealed) = Header::decode(datagram)?;
+        let bytes = self.keys.open(head, sealed).ok_or(RejectReason::WrongKey)?;
+        let frame = Frame::decode(&bytes).ok_or(RejectReason::Malformed)?;
+        if header.recipient == 0 && frame == Frame::Greet && header.sender != me.id() {
+            self.hello(&header, from, me, now, stats);
+            return Ok(Received::Done);
+        }
+        if let Err(reason) = self.sessions.admit(&header) {
+            // Never a Hello for a Hello, or two nodes would go on for ever.
+            let curable = matches!(reason, RejectReason::WrongSession | RejectReason::StaleGeneration);
+            if curable && !matches!(frame, Frame::Hello(_)) {
+                self.hello(&header, from, me, now, stats);
+            }
+            return Err(reason);
+        }
+        self.send_waiting(header.sender);
+        match frame {
+            Frame::Greet => Ok(Received::Done),
+            Frame::Hello(hello) => {
+                let honest = hello.identity.id() == header.sender
+                    && self.sessions.is_recent_echo(hello.echo_generation, hello.echo_counter);
+                if !honest {
+                    return Err(RejectReason::Replay);
+                }
+                Ok(Received::Met { identity: hello.identity, outrun_by: hello.outrun_by })
+            }
+            Frame::Swim(_) | Frame::Suspicion(_) | Frame::Cells(_) | Frame::Digest(_) | Frame::Goodbye(_) => {
+                Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes))
+            }
+        }
+    }
+
+    /// Tells the sender of `header` this node's session.
+    fn hello(&mut self, header: &Header, to: SocketAddr, me: &Identity, now: Instant, stats: &mut Stats) {
+        if !self.hellos.allow(now) {
+            stats.hit(Limit::HelloRate, 1);
+            return;
+        }
+        let hello = Hello {
+            identity: me.clone(),
+            echo_generation: header.generation,
+            echo_counter: header.counter,
+            outrun_by: self.sessions.outrun_by(header),
+        };
+        let answer = self.sessions.header_for(header.session);
+        self.push(to, &answer, &Frame::Hello(hello));
+    }
+
+    /// Sends what waited for a node whose session has become known.
+    fn send_waiting(&mut self, id: u64) {
+        let Some(waiting) = self.waiting.remove(&id) else { return };
+        for bytes in waiting.frames {
+            let header = self.sessions.next_header(id);
+            self.seal(waiting.address, &header, &bytes);
+        }
+    }
+
+    fn push(&mut self, to: SocketAddr, header: &Header, frame: &Frame<'_>) {
+        if let Some(bytes) = frame.encode() {
+            self.seal(to, header, &bytes);
+        }
+    }
+
+    fn seal(&mut self, to: SocketAddr, header: &Header, frame: &[u8]) {
+        let mut nonce = [0; NONCE_LEN];
+        self.rng.fill_bytes(&mut nonce);
+        let mut datagram = header.encode();
+        self.keys.seal(nonce, &mut datagram, frame);
+        self.out.push_back((to, datagram));
+    }
+}
+
+/// So many a second.
+#[derive(Debug)]
+struct RateLimit {
+    second: Instant,
+    used: u32,
+}
+
+impl RateLimit {
+    fn allow(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
+            *self = Self { second: now, used: 0 };
+        }
+        self.used += 1;
+        self.used <= HELLOS_PER_SECOND
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,341 @@
+//! One node's part in owning VIPs: a pure state machine from (view, desired VIPs, time) to the claims it publishes and
+//! the VIPs it answers for. "Ownership" in `docs/architecture.md` has the rules.
+//!
+//! The caller feeds [`Ownership::handle_input`] with every new view or set of VIPs, calls
+//! [`Ownership::handle_timeout`] when [`Ownership::poll_timeout`] has come, and after each call drains
+//! [`Ownership::poll_action`]. The instants it passes must not go backwards.
+//!
+//! Files: `types` (actions, reasons), `startup` (listen before claim), `survey` (which claim wins), `epochs` (memory).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Claim, MemberState, NodeName, View,
+    election::{Candidates, elect},
+};
+
+mod epochs;
+mod startup;
+mod survey;
+mod types;
+
+pub use startup::Listen;
+pub use types::{Action, Owner, Reason};
+
+use epochs::Epochs;
+use startup::Startup;
+use survey::Survey;
+
+/// After a conflict the winner announces at once and again after this long: a rival that had not heard of the winner
+/// yet may have announced in between.
+const ECHO: Duration = Duration::from_secs(1);
+
+/// A VIP this node owns.
+#[derive(Debug)]
+struct Held {
+    claim: Claim,
+    reason: Reason,
+    /// Who else claims it. Whoever leaves this set may have announced the VIP last.
+    rivals: BTreeSet<NodeName>,
+    /// When to announce once more after a conflict.
+    echo: Option<Instant>,
+}
+
+/// The state machine of one node.
+#[derive(Debug)]
+pub struct Ownership {
+    me: NodeName,
+    startup: Startup,
+    draining: bool,
+    view: Arc<View>,
+    vips: Candidates,
+    epochs: Epochs,
+    held: BTreeMap<IpAddr, Held>,
+    owners: BTreeMap<IpAddr, Owner>,
+    /// The peers that were up, with known facts, when last looked at; whoever comes to it may have owned VIPs on the
+    /// far side of a partition until then.
+    present: BTreeSet<NodeName>,
+    actions: VecDeque<Action>,
+}
+
+impl Ownership {
+    /// A fresh agent, listening. Its first action says so.
+    #[must_use]
+    pub fn new(me: NodeName, listen: Listen, now: Instant) -> Self {
+        Self {
+            me,
+            startup: Startup::new(listen, now),
+            draining: false,
+            view: Arc::default(),
+            vips: Candidates::new(),
+            epochs: Epochs::default(),
+            held: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            present: BTreeSet::new(),
+            actions: VecDeque::from([Action::Listening(true)]),
+        }
+    }
+
+    /// A new view, or new VIPs or candidates. `vips` must be derived from this same view. `unix_ms` is the wall clock,
+    /// put into new claims for people to read.
+    pub fn handle_input(&mut self, view: &Arc<View>, vips: &Candidates, now: Instant, unix_ms: u64) {
+        self.view = Arc::clone(view);
+        self.vips.clone_from(vips);
+        self.evaluate(now, unix_ms);
+    }
+
+    /// The instant returned by [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant, unix_ms: u64) {
+        self.evaluate(now, unix_ms);
+    }
+
+    /// When to call [`Self::handle_timeout`], if no input comes before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.held.values().filter_map(|held| held.echo).chain(self.startup.deadline()).min()
+    }
+
+    /// The next thing to do, until `None`.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Hand everything over and take nothing more, until [`Self::undrain`]. The caller gossips `facts.draining` too, by which the
+    /// others know that they have to take over; each VIP is answered for until its successor's claim is here.
+    pub fn drain(&mut self, now: Instant) {
+        self.draining = true;
+        self.evaluate(now, 0);
+    }
+
+    /// End a drain: this node may own VIPs again. What it handed over stays where it is.
+    pub fn undrain(&mut self, now: Instant) {
+        self.draining = false;
+        self.evaluate(now, 0);
+    }
+
+    /// Whether this node wants to be rid of its VIPs; belongs into `facts.draining`.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Whether stopping costs nobody anything: this node owns nothing, or only what no other node could take.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
+        self.held.keys().all(|vip| !self.others_can_own(*vip))
+    }
+
+    /// Give up at once whatever is still owned, and take nothing more: the agent stops.
+    pub fn shutdown(&mut self) {
+        self.draining = true;
+        if self.held.is_empty() {
+            return;
+        }
+        for vip in self.held.keys().copied().collect::<Vec<_>>() {
+            self.withdraw(vip, Reason::Shutdown);
+        }
+        self.owners.retain(|_, owner| owner.node != self.me);
+        self.actions.push_back(Action::Publish(BTreeMap::new()));
+    }
+
+    /// The owner of every desired VIP that has one, as this node sees it.
+    #[must_use]
+    pub fn owners(&self) -> &BTreeMap<IpAddr, Owner> {
+        &self.owners
+    }
+
+    /// This node's claims.
+    #[must_use]
+    pub fn claims(&self) -> BTreeMap<IpAddr, Claim> {
+        self.held.iter().map(|(vip, held)| (*vip, held.claim)).collect()
+    }
+
+    /// How many VIPs' epochs were forgotten before their time because too many VIPs came and went.
+    #[must_use]
+    pub fn forgotten_early(&self) -> u64 {
+        self.epochs.forgotten_early()
+    }
+
+    /// Decides anew from what is known. Withdrawals come first, then the claims to publish, then announcements.
+    fn evaluate(&mut self, now: Instant, unix_ms: u64) {
+        if self.startup.step(&self.me, &self.view, now) {
+            self.actions.push_back(Action::Listening(false));
+        }
+        let before = self.claims();
+        self.learn_epochs(now);
+        let survey = Survey::new(&self.me, &before, &self.view, &self.vips);
+        let returned = self.note_returned();
+
+        self.yield_lost(&survey);
+        let mut announcements = self.defend(&survey, returned, now);
+        announcements.extend(self.take_elected(&survey, unix_ms));
+        self.note_owners(&survey);
+
+        let claims = self.claims();
+        if claims != before {
+            self.actions.push_back(Action::Publish(claims));
+        }
+        self.actions.extend(announcements);
+    }
+
+    /// Learns from all documents, those of the dead and this node's own earlier ones included.
+    fn learn_epochs(&mut self, now: Instant) {
+        self.epochs.desire(&self.vips, now);
+        for member in self.view.members.values() {
+            for (vip, claim) in &member.document.claims {
+                self.epochs.learn(*vip, claim.epoch);
+            }
+        }
+    }
+
+    /// Whether a peer has come (back) that may have answered for any VIP until now, on the far side of a partition. Its
+    /// claims need not be seen: it may have given them up before its document arrives here. One that listens has
+    /// owned nothing since it started.
+    fn note_returned(&mut self) -> bool {
+        let peers = || self.view.up().filter(|(name, member)| **name != self.me && startup::is_known(member));
+        let returned = peers().any(|(name, member)| !member.document.facts.listening && !self.present.contains(name));
+        self.present = peers().map(|(name, _)| name.clone()).collect();
+        returned
+    }
+
+    /// Falls silent on what another node's claim has won, what is not desired, and what neither this node nor any
+    /// other may own.
+    fn yield_lost(&mut self, survey: &Survey) {
+        let mut lost = Vec::new();
+        for (vip, held) in &self.held {
+            let reason = match survey.winner(*vip) {
+                _ if !self.vips.contains_key(vip) => Some(Reason::Removed),
+                Some((node, _)) if *node != self.me && !self.may_own(*vip) => Some(Reason::Handover),
+                Some((node, claim)) if *node != self.me && claim.epoch == held.claim.epoch => {
+                    Some(Reason::ConflictLost)
+                }
+                Some((node, _)) if *node != self.me => Some(Reason::Superseded),
+                _ if !self.may_own(*vip) && !self.draining && !self.others_can_own(*vip) => Some(Reason::Ineligible),
+                _ => None,
+            };
+            lost.extend(reason.map(|reason| (*vip, reason)));
+        }
+        for (vip, reason) in lost {
+            self.withdraw(vip, reason);
+        }
+    }
+
+    /// Announces again what another node may have announced meanwhile: the last gratuitous ARP on the wire wins.
+    fn defend(&mut self, survey: &Survey, returned: bool, now: Instant) -> Vec<Action> {
+        let mut announcements = Vec::new();
+        for (vip, held) in &mut self.held {
+            let candidates = self.vips.get(vip);
+            let eligible = |node: &NodeName| candidates.is_some_and(|nodes| nodes.contains(node));
+            let rivals: BTreeSet<NodeName> = survey.claimants(*vip).filter(|node| **node != self.me).cloned().collect();
+
+            let silenced = held.rivals.difference(&rivals).map(&eligible).max();
+            let conflict = returned || !rivals.is_subset(&held.rivals);
+            let echo = held.echo.is_some_and(|at| at <= now);
+            if echo || conflict {
+                held.echo = if conflict { now.checked_add(ECHO) } else { None };
+            }
+            held.rivals = rivals;
+
+            if conflict || echo || silenced == Some(true) {
+                announcements.push(Action::Reannounce { vip: *vip, reason: Reason::ConflictWon });
+            } else if silenced == Some(false) {
+                announcements.push(Action::Reannounce { vip: *vip, reason: Reason::Handover });
+            }
+        }
+        announcements
+    }
+
+    /// Claims what this node is elected for and nobody who may own it claims.
+    fn take_elected(&mut self, survey: &Survey, unix_ms: u64) -> Vec<Action> {
+        if !self.startup.is_awake() || self.draining {
+            return Vec::new();
+        }
+        let current = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
+        let mut announcements = Vec::new();
+        for (vip, node) in elect(&self.vips, &current) {
+            if node != self.me || current.get(&vip) == Some(&node) {
+                continue;
+            }
+            let claim = Claim { epoch: self.epochs.highest(vip).saturating_add(1), since_ms: unix_ms };
+            let reason = self.cause(vip, survey);
+            let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
+            self.epochs.learn(vip, claim.epoch);
+            self.held.insert(vip, Held { claim, reason, rivals, echo: None });
+            announcements.push(Action::Announce { vip, epoch: claim.epoch, reason });
+        }
+        announcements
+    }
+
+    /// Brings [`Self::owners`] up to date.
+    fn note_owners(&mut self, survey: &Survey) {
+        let mut owners = BTreeMap::new();
+        for vip in self.vips.keys() {
+            let held = self.held.get(vip).map(|held| (self.me.clone(), held.claim));
+            let others = || survey.winner(*vip).filter(|(node, _)| *node != self.me).cloned();
+            let Some((node, claim)) = held.or_else(others) else { continue };
+            let reason = match (self.owners.get(vip), self.held.get(vip)) {
+                (_, Some(held)) => held.reason,
+                (Some(owner), None) if owner.node == node => owner.reason,
+                (_, None) if self.epochs.last_owner(*vip).is_some() => self.cause(*vip, survey),
+                (_, None) if claim.epoch > 1 => Reason::Found,
+                (_, None) => Reason::FirstClaim,
+            };
+            owners.insert(*vip, Owner { node, epoch: claim.epoch, since_ms: claim.since_ms, reason });
+        }
+        for (vip, owner) in &owners {
+            self.epochs.owned_by(*vip, &owner.node);
+        }
+        self.owners = owners;
+    }
+
+    /// Why a VIP goes from its last known owner to another node.
+    fn cause(&self, vip: IpAddr, survey: &Survey) -> Reason {
+        let Some(last) = self.epochs.last_owner(vip) else {
+            return match survey.winner(vip) {
+                Some(_) => Reason::Handover,
+                None if self.epochs.highest(vip) == 0 => Reason::FirstClaim,
+                None => Reason::OwnerDown,
+            };
+        };
+        match self.view.members.get(last).map(|member| member.state) {
+            Some(MemberState::Left) => Reason::OwnerLeft,
+            Some(MemberState::Down) | None => Reason::OwnerDown,
+            Some(MemberState::Alive | MemberState::Suspect) => {
+                if !self.candidate(vip, last) {
+                    Reason::Handover
+                } else if survey.claimants(vip).any(|node| node == last) {
+                    Reason::Superseded
+                } else {
+                    Reason::OwnerReleased
+                }
+            }
+        }
+    }
+
+    fn withdraw(&mut self, vip: IpAddr, reason: Reason) {
+        self.held.remove(&vip);
+        self.actions.push_back(Action::Withdraw { vip, reason });
+    }
+
+    fn candidate(&self, vip: IpAddr, node: &NodeName) -> bool {
+        self.vips.get(&vip).is_some_and(|nodes| nodes.contains(node))
+    }
+
+    fn may_own(&self, vip: IpAddr) -> bool {
+        !self.draining && self.candidate(vip, &self.me)
+    }
+
+    fn others_can_own(&self, vip: IpAddr) -> bool {
+        self.vips.get(&vip).is_some_and(|nodes| nodes.iter().any(|node| *node != self.me))
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What holds for a whole cluster of [`Ownership`] machines, whatever happens to it: runs from random seeds in the toy
+//! [`world`].
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rand::RngExt;
+
+use world::World;
+
+mod world;
+
+/// A cluster that has started cold and settled.
+fn settled(seed: u64, nodes: usize, vips: u8) -> World {
+    let mut world = World::new(seed, nodes, vips);
+    for n in 0..nodes {
+        world.start(n);
+        let pause = world.rng.random_range(Duration::ZERO..Duration::from_millis(200));
+        world.run(pause);
+    }
+    world.run(Duration::from_secs(4));
+    world.check_settled();
+    world
+}
+
+const SETTLE: Duration = Duration::from_secs(14);
+
+fn random_fault(world: &mut World) {
+    let n = world.rng.random_range(0..world.nodes.len());
+    match world.rng.random_range(0..10u8) {
+        0 | 1 => {
+            let parts = world.rng.random_range(2..=3u8);
+            let sides = (0..world.nodes.len()).map(|_| world.rng.random_range(0..parts)).collect();
+            world.partition(sides);
+        }
+        2 | 3 => world.heal(),
+        4 => world.crash(n),
+        5 | 6 => world.start(n),
+        7 => world.drain(n),
+        8 => world.leave(n),
+        _ => {
+            let up = world.rng.random_bool(0.6);
+            world.uplink(n, up);
+        }
+    }
+    let pause = world.rng.random_range(Duration::ZERO..Duration::from_secs(3));
+    world.run(pause);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The seed of a failing run is in proptest's "minimal failing input".
+    #[test]
+    fn after_any_faults_each_side_settles_on_one_owner_that_its_clients_know(
+        seed: u64, nodes in 2usize..7, vips in 1u8..9, faults in 1usize..12
+    ) {
+        let mut world = settled(seed, nodes, vips);
+        for _ in 0..faults {
+            random_fault(&mut world);
+        }
+        world.run(SETTLE);
+        world.check_settled();
+        world.heal();
+        world.run(SETTLE);
+        world.check_settled();
+    }
+
+    #[test]
+    fn a_cold_cluster_spreads_its_vips_within_the_bound(seed: u64, nodes in 1usize..7, vips in 1u8..20) {
+        let world = settled(seed, nodes, vips);
+        let bound = usize::from(vips).div_ceil(nodes);
+        for node in &world.nodes {
+            let held = node.ownership.as_ref().unwrap().claims();
+            prop_assert!(held.len() <= bound, "{} holds {} of {vips}", node.name, held.len());
+            prop_assert!(held.values().all(|claim| claim.epoch == 1), "a conflict during the start: {held:?}");
+        }
+    }
+
+    #[test]
+    fn a_returning_node_does_not_take_its_vips_back(seed: u64, nodes in 2usize..6, vips in 1u8..9) {
+        let mut world = settled(seed, nodes, vips);
+        world.crash(0);
+        world.run(Duration::from_secs(2));
+        let before = world.everything_held();
+        world.start(0);
+        world.run(SETTLE);
+        prop_assert_eq!(world.everything_held(), before);
+        world.check_settled();
+    }
+
+    #[test]
+    fn a_drain_hands_everything_over_before_it_is_released(seed: u64, nodes in 2usize..6, vips in 1u8..9) {
+        let mut world = settled(seed, nodes, vips);
+        world.drain(0);
+        let mut ticks = 0;
+        while !world.nodes[0].ownership.as_ref().unwrap().is_released() {
+            world.tick();
+            for (vip, holders) in world.everything_held() {
+                prop_assert!(!holders.is_empty(), "nobody answers for {vip} during the hand-over");
+            }
+            ticks += 1;
+            prop_assert!(ticks < 200, "not released after {ticks} ticks");
+        }
+        prop_assert!(world.nodes[0].ownership.as_ref().unwrap().claims().is_empty());
+        world.leave(0);
+        world.run(Duration::from_secs(2));
+        world.check_settled();
+    }
+
+    #[test]
+    fn each_side_of_a_partition_has_an_owner_and_one_remains_when_it_heals(seed: u64, vips in 1u8..9) {
+        let mut world = settled(seed, 5, vips);
+        world.partition(vec![0, 0, 1, 1, 1]);
+        world.run(Duration::from_secs(3));
+        world.check_settled();
+        world.heal();
+        world.run(Duration::from_secs(3));
+        world.check_settled();
+    }
+}

@@ -1,0 +1,236 @@
+//! The task that owns a [`Cluster`]: socket and clock in, socket and view out. It decides nothing.
+#![expect(clippy::disallowed_methods, reason = "edge: reads the clock for the pure cluster")]
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{TryRng as _, rngs::SysRng};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant as TokioInstant, sleep_until},
+};
+
+use super::{
+    generation,
+    peers::Remembered,
+    udp::{bind, canonical, sendable},
+};
+use crate::{Cluster, Command, Config, Identity, KeyRing, NodeName, Stats, View, Watch, channel::DATAGRAM_MAX};
+
+/// Datagrams read before others have their turn.
+const BATCH: usize = 64;
+/// How often the counters are published and the peers stored.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often the goodbye is said, and the pause between: a single lost datagram costs the others a suspicion.
+const GOODBYES: usize = 3;
+const GOODBYE_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a node's gossip is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// This node.
+    pub node: NodeName,
+    /// The socket's address.
+    pub bind: SocketAddr,
+    /// Where peers reach this node: a specified address.
+    pub advertise: SocketAddr,
+    /// The cluster's keys.
+    pub keys: KeyRing,
+    /// Addresses to join by.
+    pub seeds: Vec<SocketAddr>,
+    /// How closely members watch each other.
+    pub watch: Watch,
+    /// Where `generation` and `peers` are kept; made if it does not exist, and done without if it is not writable.
+    pub state_dir: PathBuf,
+}
+
+/// Why the gossip did not start. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process has the port.
+    #[error("{address} is in use: another agent or program has this UDP port; stop it or change `gossip.bind`")]
+    AddressInUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The socket could not be bound for another reason.
+    #[error("cannot bind {address}: {error}; `gossip.bind` must be an address of this machine, or a wildcard")]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Peers could not answer.
+    #[error("cannot advertise {address}: peers need a specified address and port to reach this node")]
+    Advertise {
+        /// The address given.
+        address: SocketAddr,
+    },
+    /// The system has no randomness.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+}
+
+/// A running gossip. Dropping it stops the task without a goodbye.
+#[derive(Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<Arc<View>>,
+    stats: watch::Receiver<Arc<Stats>>,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// The newest view; a slow reader skips those between.
+    #[must_use]
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// The counters, renewed every second.
+    #[must_use]
+    pub fn stats(&self) -> watch::Receiver<Arc<Stats>> {
+        self.stats.clone()
+    }
+
+    /// A way for others to hand over commands.
+    #[must_use]
+    pub fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// Hands over a command; waits if the task is behind. Ignored after a [`Command::Leave`].
+    pub async fn command(&self, command: Command) {
+        // The task only ends with this handle or after a goodbye; then there is nobody to tell.
+        let _ = self.commands.send(command).await;
+    }
+
+    /// Says goodbye, and returns when that is sent and the socket closed.
+    pub async fn shutdown(self) {
+        for _ in 0..GOODBYES {
+            self.command(Command::Leave).await;
+            tokio::time::sleep(GOODBYE_PAUSE).await;
+        }
+        drop(self.commands);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the gossip task ended badly");
+        }
+    }
+}
+
+/// Starts a node's gossip on the current tokio runtime.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(options: Options) -> Result<Handle, StartError> {
+    let Options { node, bind: address, advertise, keys, seeds, watch, state_dir } = options;
+    if advertise.ip().is_unspecified() || advertise.port() == 0 {
+        return Err(StartError::Advertise { address: advertise });
+    }
+    let socket = bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+        _ => StartError::Bind { address, error },
+    })?;
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
+    // Before anything runs, so blocking a little is fine.
+    let remembered = Remembered::load(&state_dir);
+    let identity =
+        Identity { name: node, address: canonical(advertise), generation: generation::next(&state_dir), renewal: 0 };
+    let seeds = seeds.into_iter().map(canonical).collect();
+    let config = Config { identity, keys, seeds, remembered: remembered.peers(), watch };
+    let mut cluster = Cluster::new(config, seed, Instant::now());
+
+    let (view_out, view) = watch::channel(cluster.poll_view().unwrap_or_default());
+    let (stats_out, stats) = watch::channel(Arc::default());
+    let (commands, commands_in) = mpsc::channel(64);
+    let driver = Driver { cluster, socket, bind: address, view: view_out, stats: stats_out, remembered };
+    Ok(Handle { commands, view, stats, task: tokio::spawn(driver.run(commands_in)) })
+}
+
+struct Driver {
+    cluster: Cluster,
+    socket: UdpSocket,
+    bind: SocketAddr,
+    view: watch::Sender<Arc<View>>,
+    stats: watch::Sender<Arc<Stats>>,
+    remembered: Remembered,
+}
+
+impl Driver {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut buffer = vec![0; DATAGRAM_MAX + 1];
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            let wake = self.cluster.poll_timeout().map(TokioInstant::from_std);
+            let timer = async {
+                match wake {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                readable = self.socket.readable() => {
+                    if let Err(error) = readable {
+                        tracing::warn!(%error, "gossip socket");
+                    }
+                }
+                command = commands.recv() => match command {
+                    Some(command) => self.cluster.handle_command(command, Instant::now()),
+                    None => return self.keep(),
+                },
+                () = timer => {}
+                _ = housekeeping.tick() => self.keep(),
+            }
+            // What peers have said comes before what they have failed to say.
+            self.receive(&mut buffer);
+            let now = Instant::now();
+            if self.cluster.poll_timeout().is_some_and(|due| due <= now) {
+                self.cluster.handle_timeout(now);
+            }
+            self.transmit();
+            if let Some(view) = self.cluster.poll_view() {
+                self.view.send_replace(view);
+            }
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) {
+        for _ in 0..BATCH {
+            match self.socket.try_recv_from(buffer) {
+                Ok((len, from)) => {
+                    let datagram = buffer.get(..len).unwrap_or_default();
+                    self.cluster.handle_datagram(datagram, canonical(from), Instant::now());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An ICMP error about an earlier send, such as a peer whose agent is down.
+                Err(error) => tracing::trace!(%error, "gossip receive"),
+            }
+        }
+    }
+
+    fn transmit(&mut self) {
+        while let Some((to, datagram)) = self.cluster.poll_transmit() {
+            // A datagram that cannot be sent is a lost one: the protocol copes.
+            if let Err(error) = self.socket.try_send_to(&datagram, sendable(to, self.bind)) {
+                tracing::trace!(%to, %error, "gossip send");
+            }
+        }
+    }
+
+    fn keep(&mut self) {
+        self.stats.send_replace(Arc::new(self.cluster.stats().clone()));
+        self.remembered.store(self.cluster.peers());
+    }
+}
+
+#[cfg(test)]
+mod tests;

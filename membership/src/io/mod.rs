@@ -1,0 +1,10 @@
+//! The edges: the task that owns a [`crate::Cluster`], its socket and its files.
+//!
+//! An agent calls [`start`] and keeps the [`Handle`].
+
+mod driver;
+mod generation;
+mod peers;
+mod udp;
+
+pub use driver::{Handle, Options, StartError, start};

@@ -1,0 +1,309 @@
+//! A simulated cluster: many nodes, one virtual clock, a network that misbehaves by a seed.
+//!
+//! Every datagram goes through the real channel, sealed. All randomness comes from the seed given, so a run can be
+//! repeated; the trace hash tells whether it was. Links are directed: a partition may be one-way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::{Cluster, Command, Config, Identity, KeyRing, Member, NodeName, View, Watch};
+
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub(crate) const OTHER_KEY: &str = "//79/Pv6+fj39vX08/Lx8O/u7ezr6uno5+bl5OPi4eA=";
+
+/// An arbitrary origin of time: only differences matter.
+pub(crate) fn origin() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "tests need an arbitrary origin of time")]
+    Instant::now()
+}
+
+/// What a node is configured with.
+pub(crate) fn config(index: usize, generation: u64) -> Config {
+    Config {
+        identity: Identity { name: name(index), address: address(index), generation, renewal: 0 },
+        keys: KeyRing::parse(KEY).unwrap(),
+        seeds: vec![address(0)],
+        remembered: Vec::new(),
+        watch: Watch::default(),
+    }
+}
+
+pub(crate) fn name(index: usize) -> NodeName {
+    format!("n{index}").parse().unwrap()
+}
+
+pub(crate) fn address(index: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, (index >> 8) as u8, index as u8], 9651))
+}
+
+fn index(address: SocketAddr) -> usize {
+    let std::net::IpAddr::V4(ip) = address.ip() else { unreachable!("simulated addresses are IPv4") };
+    usize::from(u16::from_be_bytes([ip.octets()[2], ip.octets()[3]]))
+}
+
+/// How the network misbehaves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Weather {
+    /// Probability that a datagram is lost.
+    pub(crate) loss: f64,
+    /// Probability that it comes twice.
+    pub(crate) duplication: f64,
+    /// It takes between these two, at random, so datagrams overtake each other.
+    pub(crate) delay: (Duration, Duration),
+}
+
+pub(crate) const FAIR: Weather =
+    Weather { loss: 0.0, duplication: 0.0, delay: (Duration::from_micros(100), Duration::from_micros(500)) };
+pub(crate) const FOUL: Weather =
+    Weather { loss: 0.05, duplication: 0.05, delay: (Duration::from_micros(100), Duration::from_millis(12)) };
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A datagram for a node.
+    Arrival { to: usize, from: usize, bytes: Vec<u8> },
+    /// A node's deadline, if it is still its next.
+    Wake(usize),
+}
+
+/// See the module's documentation.
+pub(crate) struct Sim {
+    pub(crate) now: Instant,
+    pub(crate) weather: Weather,
+    pub(crate) start: Instant,
+    nodes: BTreeMap<usize, Cluster>,
+    views: BTreeMap<usize, Arc<View>>,
+    queue: BTreeMap<(Instant, u64), Event>,
+    wakes: BTreeMap<usize, Instant>,
+    sent: u64,
+    cut: BTreeSet<(usize, usize)>,
+    rng: StdRng,
+    trace: Xxh3,
+    /// Every datagram that was sent, if a test records.
+    pub(crate) recording: Option<Vec<(usize, usize, Vec<u8>)>>,
+}
+
+impl Sim {
+    pub(crate) fn new(seed: u64) -> Self {
+        let start = origin();
+        Self {
+            now: start,
+            weather: FAIR,
+            start,
+            nodes: BTreeMap::new(),
+            views: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            wakes: BTreeMap::new(),
+            sent: 0,
+            cut: BTreeSet::new(),
+            rng: StdRng::seed_from_u64(seed),
+            trace: Xxh3::new(),
+            recording: None,
+        }
+    }
+
+    /// A cluster of `size` nodes that have just been started.
+    pub(crate) fn started(seed: u64, size: usize) -> Self {
+        let mut sim = Self::new(seed);
+        for index in 0..size {
+            sim.boot(index, config(index, 1000));
+        }
+        sim
+    }
+
+    pub(crate) fn boot(&mut self, index: usize, config: Config) {
+        let cluster = Cluster::new(config, self.rng.random(), self.now);
+        self.nodes.insert(index, cluster);
+        self.views.remove(&index);
+        self.flush(index);
+    }
+
+    /// The node is gone without a word; what is under way to it falls on deaf ears.
+    pub(crate) fn crash(&mut self, index: usize) {
+        self.nodes.remove(&index);
+        self.wakes.remove(&index);
+    }
+
+    pub(crate) fn command(&mut self, index: usize, command: Command) {
+        if let Some(node) = self.nodes.get_mut(&index) {
+            node.handle_command(command, self.now);
+        }
+        self.flush(index);
+    }
+
+    pub(crate) fn node(&self, index: usize) -> &Cluster {
+        &self.nodes[&index]
+    }
+
+    pub(crate) fn living(&self) -> Vec<usize> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Hands a datagram to a node, past the network.
+    pub(crate) fn inject(&mut self, to: usize, from: usize, bytes: &[u8]) {
+        if let Some(node) = self.nodes.get_mut(&to) {
+            node.handle_datagram(bytes, address(from), self.now);
+        }
+        self.flush(to);
+    }
+
+    /// Nothing passes from one to the other.
+    pub(crate) fn cut(&mut self, from: usize, to: usize) {
+        self.cut.insert((from, to));
+    }
+
+    /// Nothing passes between the two sides.
+    pub(crate) fn partition(&mut self, left: &[usize], right: &[usize]) {
+        for &a in left {
+            for &b in right {
+                self.cut(a, b);
+                self.cut(b, a);
+            }
+        }
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((&key, _)) = self.queue.first_key_value().filter(|((at, _), _)| *at <= end) {
+            let Some(event) = self.queue.remove(&key) else { break };
+            self.now = key.0;
+            match event {
+                Event::Arrival { to, from, bytes } => self.inject(to, from, &bytes),
+                Event::Wake(index) if self.wakes.get(&index) == Some(&key.0) => {
+                    self.wakes.remove(&index);
+                    if let Some(node) = self.nodes.get_mut(&index) {
+                        node.handle_timeout(key.0);
+                    }
+                    self.flush(index);
+                }
+                Event::Wake(_) => {}
+            }
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass until `reached`, looking every 10 ms. Returns how long that took; panics after `limit`.
+    pub(crate) fn run_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut reached: impl FnMut(&mut Self) -> bool,
+    ) -> Duration {
+        let began = self.now;
+        while !reached(self) {
+            assert!(self.now - began < limit, "not within {limit:?}: {what}");
+            self.run(Duration::from_millis(10));
+        }
+        self.now - began
+    }
+
+    /// A number that depends on every datagram and its time.
+    pub(crate) fn trace(&self) -> u64 {
+        self.trace.digest()
+    }
+
+    fn flush(&mut self, index: usize) {
+        let Some(node) = self.nodes.get_mut(&index) else { return };
+        let mut out = Vec::new();
+        while let Some(transmit) = node.poll_transmit() {
+            out.push(transmit);
+        }
+        if let Some(due) = node.poll_timeout() {
+            let due = due.max(self.now);
+            if self.wakes.get(&index).is_none_or(|wake| *wake != due) {
+                self.wakes.insert(index, due);
+                self.schedule(due, Event::Wake(index));
+            }
+        }
+        for (to, bytes) in out {
+            self.transmit(index, self::index(to), bytes);
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
+        let elapsed = self.now - self.start;
+        self.trace.update(&elapsed.as_nanos().to_be_bytes());
+        self.trace.update(&bytes);
+        if let Some(recording) = &mut self.recording {
+            recording.push((from, to, bytes.clone()));
+        }
+        if self.cut.contains(&(from, to)) || self.rng.random_bool(self.weather.loss) {
+            return;
+        }
+        if self.rng.random_bool(self.weather.duplication) {
+            let at = self.now + self.delay();
+            self.schedule(at, Event::Arrival { to, from, bytes: bytes.clone() });
+        }
+        let at = self.now + self.delay();
+        self.schedule(at, Event::Arrival { to, from, bytes });
+    }
+
+    fn delay(&mut self) -> Duration {
+        let (least, most) = self.weather.delay;
+        self.rng.random_range(least..=most)
+    }
+
+    fn schedule(&mut self, at: Instant, event: Event) {
+        self.queue.insert((at, self.sent), event);
+        self.sent += 1;
+    }
+
+    /// What a living node knows of all.
+    pub(crate) fn view(&mut self, index: usize) -> Arc<View> {
+        if let Some(view) = self.nodes.get_mut(&index).and_then(Cluster::poll_view) {
+            self.views.insert(index, view);
+        }
+        self.views.get(&index).cloned().unwrap_or_default()
+    }
+
+    /// What a living node knows of another.
+    pub(crate) fn member(&mut self, viewer: usize, of: usize) -> Option<Member> {
+        self.view(viewer).members.get(&name(of)).cloned()
+    }
+
+    /// Why the living do not agree on who is up and on all documents; `None` if they do.
+    pub(crate) fn disagreement(&mut self) -> Option<String> {
+        let living = self.living();
+        let truth: BTreeMap<NodeName, Member> =
+            living.iter().filter_map(|index| Some((name(*index), self.member(*index, *index)?))).collect();
+        for index in living {
+            let view = self.view(index);
+            let up: BTreeSet<_> = view.up().map(|(name, _)| name).collect();
+            if up != truth.keys().collect() {
+                let missing: Vec<_> = truth.keys().filter(|name| !up.contains(name)).collect();
+                let extra: Vec<_> = up.iter().filter(|name| !truth.contains_key(**name)).collect();
+                return Some(format!("n{index} lacks {missing:?} and has too much {extra:?}"));
+            }
+            for (name, member) in view.up() {
+                if (member.generation, &member.document) != (truth[name].generation, &truth[name].document) {
+                    return Some(format!("n{index} has an old document of {name}"));
+                }
+            }
+        }
+        None
+    }
+
+    /// Runs until the living agree; returns how long that took.
+    pub(crate) fn converge(&mut self, limit: Duration) -> Duration {
+        let began = self.now;
+        loop {
+            let Some(disagreement) = self.disagreement() else { return self.now - began };
+            assert!(self.now - began < limit, "no agreement within {limit:?}: {disagreement}");
+            self.run(Duration::from_millis(20));
+        }
+    }
+}
+
+mod chaos;
+mod tests;

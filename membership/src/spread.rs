@@ -1,0 +1,226 @@
+//! Spreading documents: floods of what is new, digests against loss.
+//!
+//! New cells go out at once: to every up member in clusters of up to [`FLOOD_ALL`], beyond that to a few random ones,
+//! each of which passes on what was news to it. Every digest period a random member's digest is compared with one's
+//! own, which repairs what floods lost; a gap noticed in a flood is asked for at once. Owned by [`crate::Cluster`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt as _, rngs::StdRng, seq::IteratorRandom as _};
+
+use crate::{
+    catch_up::CatchUp,
+    cells::Batch,
+    channel::Peer,
+    config::Watch,
+    digest::Page,
+    documents::{Applied, Documents},
+    frame::Frame,
+    identity::node_id,
+    stats::{Limit, Stats},
+};
+
+/// Up to so many up members are told everything directly.
+const FLOOD_ALL: usize = 32;
+/// In larger clusters each tells so many: e^-6 of the members hear nothing and are left to the digests.
+const FAN_OUT: usize = 6;
+/// Documents of owners that are no members are dropped after one to two of these.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// The up members other than this node, by id.
+pub(crate) type Peers = BTreeMap<u64, Peer>;
+
+/// See the module's documentation.
+pub(crate) struct Spread {
+    documents: Documents,
+    catch_up: CatchUp,
+    rng: StdRng,
+    watch: Watch,
+    next_digest: Instant,
+    /// Where the next periodic page begins.
+    cursor: u64,
+    next_gap_request: Instant,
+    next_sweep: Instant,
+    strangers: BTreeSet<u64>,
+    out: VecDeque<(Peer, Frame<'static>)>,
+    changed: bool,
+}
+
+impl Spread {
+    pub(crate) fn new(documents: Documents, watch: Watch, rng: StdRng, now: Instant) -> Self {
+        Self {
+            documents,
+            catch_up: CatchUp::new(now),
+            rng,
+            watch,
+            next_digest: now + watch.digest_period(),
+            cursor: 0,
+            next_gap_request: now,
+            next_sweep: now + SWEEP,
+            strangers: BTreeSet::new(),
+            out: VecDeque::new(),
+            changed: true,
+        }
+    }
+
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.documents
+    }
+
+    pub(crate) fn caught_up(&self) -> bool {
+        self.catch_up.is_done()
+    }
+
+    /// Whether documents or `caught_up` changed since the last call.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What is to be sent, until `None`.
+    pub(crate) fn poll_output(&mut self) -> Option<(Peer, Frame<'static>)> {
+        self.out.pop_front()
+    }
+
+    /// Writes into the own document and floods what changed.
+    pub(crate) fn write(
+        &mut self,
+        write: impl FnOnce(&mut Documents) -> (Vec<Batch>, usize),
+        peers: &Peers,
+        stats: &mut Stats,
+    ) {
+        let (batches, left_out) = write(&mut self.documents);
+        stats.hit(Limit::CellFull, left_out);
+        self.changed |= !batches.is_empty();
+        for batch in batches {
+            self.flood(&batch, peers);
+        }
+    }
+
+    /// Goes on under another generation of this node.
+    pub(crate) fn set_own_generation(&mut self, generation: u64) {
+        self.documents.set_own_generation(generation);
+    }
+
+    /// A member has come up: compares notes with it at once.
+    pub(crate) fn meet(&mut self, peer: Peer, peers: &Peers, now: Instant) {
+        if peers.len() <= FLOOD_ALL {
+            self.ask(peer, 0, peers, now);
+        }
+        if !self.catch_up.is_done() {
+            self.next_digest = self.next_digest.min(now + self.watch.interval);
+        }
+    }
+
+    /// Takes in cells.
+    pub(crate) fn handle_cells(&mut self, from: Peer, batch: Batch, peers: &Peers, now: Instant, stats: &mut Stats) {
+        let owner = node_id(&batch.owner);
+        let relay = (peers.len() > FLOOD_ALL).then(|| batch.clone());
+        match self.documents.apply(batch) {
+            Applied::Known => {}
+            Applied::NoRoom => stats.hit(Limit::TooManyNodes, 1),
+            Applied::News { gap } => {
+                self.changed = true;
+                if let Some(batch) = relay {
+                    self.flood(&batch, peers);
+                }
+                if gap && now >= self.next_gap_request {
+                    self.next_gap_request = now + self.watch.interval / 5;
+                    let page = self.documents.page_of(owner, owner, |_| true);
+                    self.out.push_back((from, Frame::Digest(page)));
+                }
+            }
+        }
+    }
+
+    /// Takes in a page: sends what its sender lacks, answers it if asked.
+    pub(crate) fn handle_page(&mut self, from: Peer, page: &Page, peers: &Peers, now: Instant, stats: &mut Stats) {
+        let own = self.documents.own();
+        let listed = |id: u64| id == own || peers.contains_key(&id);
+        let comparison = self.documents.compare(page, listed);
+        if comparison.cut_short {
+            stats.hit(Limit::RepairBurst, 1);
+        }
+        self.out.extend(comparison.repairs.into_iter().map(|batch| (from, Frame::Cells(batch))));
+        if page.answer {
+            let mut answer = self.documents.page_of(page.first, page.last, listed);
+            answer.settled = self.catch_up.is_settled(now);
+            self.out.push_back((from, Frame::Digest(answer)));
+        }
+        if !comparison.behind && !self.catch_up.is_done() {
+            let up = peers.keys().copied().collect();
+            if self.catch_up.satisfied(from.id, page, &up) {
+                self.changed = true;
+                // What was written while nobody was known reached nobody.
+                for batch in self.documents.own_batches() {
+                    self.flood(&batch, peers);
+                }
+            }
+        }
+    }
+
+    /// Lets time pass. `known` gives the members, up or remembered.
+    pub(crate) fn handle_timeout(&mut self, peers: &Peers, known: impl FnOnce() -> BTreeSet<u64>, now: Instant) {
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            self.sweep(&known());
+        }
+        if now < self.next_digest {
+            return;
+        }
+        if self.catch_up.is_done() {
+            self.next_digest = now + self.watch.digest_period().mul_f64(0.75 + self.rng.random::<f64>() / 2.0);
+            if let Some(peer) = peers.values().choose(&mut self.rng).copied() {
+                self.cursor = self.ask(peer, self.cursor, peers, now);
+            }
+        } else {
+            self.next_digest = now + self.watch.interval;
+            let open = peers.values().filter_map(|peer| Some((*peer, self.catch_up.next_page(peer.id)?)));
+            if let Some((peer, first)) = open.choose(&mut self.rng) {
+                self.ask(peer, first, peers, now);
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        self.next_digest.min(self.next_sweep)
+    }
+
+    /// Sends a page and asks for the peer's; returns where the next page begins.
+    fn ask(&mut self, peer: Peer, first: u64, peers: &Peers, now: Instant) -> u64 {
+        let own = self.documents.own();
+        let mut page = self.documents.page(first, |id| id == own || peers.contains_key(&id));
+        page.answer = true;
+        page.settled = self.catch_up.is_settled(now);
+        let next = page.last.wrapping_add(1);
+        self.out.push_back((peer, Frame::Digest(page)));
+        next
+    }
+
+    fn flood(&mut self, batch: &Batch, peers: &Peers) {
+        let send = |peer: &Peer| (*peer, Frame::Cells(batch.clone()));
+        if peers.len() <= FLOOD_ALL {
+            self.out.extend(peers.values().map(send));
+        } else {
+            let some = peers.values().sample(&mut self.rng, FAN_OUT);
+            self.out.extend(some.into_iter().map(send));
+        }
+    }
+
+    /// Drops documents of owners that were no members at this and the last sweep.
+    fn sweep(&mut self, known: &BTreeSet<u64>) {
+        let strangers = std::mem::take(&mut self.strangers);
+        let mut still = BTreeSet::new();
+        self.documents.retain(|id| {
+            let stranger = !known.contains(&id);
+            if stranger {
+                still.insert(id);
+            }
+            !(stranger && strangers.contains(&id))
+        });
+        self.strangers = still;
+    }
+}

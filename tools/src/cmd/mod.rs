@@ -1,0 +1,42 @@
+//! The subcommands, one file each: from an agent's answer to text.
+
+use anyhow::Result;
+use serde_json::to_string_pretty;
+
+use crate::{
+    Outcome,
+    args::{Args, Command, Output},
+    render::Style,
+};
+
+mod backends;
+mod drain;
+mod dump;
+mod members;
+mod status;
+#[cfg(test)]
+mod tests;
+mod vips;
+
+/// Does what was typed.
+pub(crate) async fn run(args: &Args) -> Result<Outcome> {
+    match &args.command {
+        Command::Dump => return dump::run(&args.agent).await,
+        Command::Drain { undo } => return drain::run(&args.agent, args.output, *undo).await,
+        Command::Status | Command::Members | Command::Vips | Command::Backends => {}
+    }
+    let status = args.agent.status().await?;
+    let style = Style::detect();
+    let json = args.output == Output::Json;
+    let text = match &args.command {
+        Command::Members if json => to_string_pretty(&status.members)? + "\n",
+        Command::Members => members::render(&status, style),
+        Command::Vips if json => to_string_pretty(&status.vips)? + "\n",
+        Command::Vips => vips::render(&status, style),
+        Command::Backends if json => to_string_pretty(&status.backends)? + "\n",
+        Command::Backends => backends::render(&status, style),
+        _ if json => return Ok(Outcome { text: to_string_pretty(&status)? + "\n", code: status::code(&status) }),
+        _ => return Ok(Outcome { text: status::render(&status, style), code: status::code(&status) }),
+    };
+    Ok(Outcome::ok(text))
+}

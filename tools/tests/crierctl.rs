@@ -1,0 +1,155 @@
+//! The binary `crierctl` against the agent's own HTTP surface on a real socket.
+#![expect(clippy::unwrap_used, reason = "a test's set-up fails by panicking")]
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Output, Stdio},
+    sync::Arc,
+};
+
+use announcer::{
+    http::{
+        Action, Order, Readiness, Refused, Status, StatusSource,
+        listen::{bind_tcp, bind_unix, serve},
+        router::{acting, reading},
+    },
+    metrics::{Metrics, Snapshot},
+};
+use tokio::{runtime::Runtime, sync::mpsc};
+
+const STATUS: &str = include_str!("../../announcer/src/http/testdata/status.json");
+
+struct Given(Status);
+
+impl StatusSource for Given {
+    fn status(&self) -> Status {
+        self.0.clone()
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness::default()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::default()
+    }
+}
+
+/// The surface of an agent that obeys a drain and refuses to end one.
+struct Agent {
+    socket: String,
+    tcp: SocketAddr,
+    _folder: tempfile::TempDir,
+    _runtime: Runtime,
+}
+
+fn agent(change: impl FnOnce(&mut Status)) -> Agent {
+    let mut status: Status = serde_json::from_str(STATUS).unwrap();
+    change(&mut status);
+    let source: Arc<dyn StatusSource> = Arc::new(Given(status));
+    let metrics = Arc::new(Metrics::new("0.1.0").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("crier.sock");
+    let runtime = Runtime::new().unwrap();
+    let (orders, queue) = mpsc::channel(8);
+    let (door, tcp) = runtime.block_on(async {
+        let door = bind_unix(&socket).unwrap();
+        (door, bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap())
+    });
+    let address = tcp.local_addr().unwrap();
+    let limits = metrics.limits.clone();
+    runtime.spawn(serve(tcp, reading(Arc::clone(&source), Arc::clone(&metrics)), limits.clone()));
+    runtime.spawn(serve(door, acting(source, metrics, orders), limits));
+    runtime.spawn(obey(queue));
+    Agent { socket: format!("unix:{}", socket.display()), tcp: address, _folder: folder, _runtime: runtime }
+}
+
+async fn obey(mut orders: mpsc::Receiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        let outcome = match order.action {
+            Action::Drain => Ok("n1 drains: 1 VIP is being handed over".to_owned()),
+            Action::Undrain | Action::Announce(_) => Err(Refused("n1 is not draining".to_owned())),
+        };
+        let _ = order.reply.send(outcome);
+    }
+}
+
+fn crierctl(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_crierctl")).args(args).env_remove("CRIER_AGENT").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn status_is_printed_and_its_exit_code_tells_readiness() {
+    let waiting = agent(|_| {});
+    let answer = crierctl(&["status", "--agent", &waiting.socket]);
+    assert_eq!(text(&answer.stdout), include_str!("../src/cmd/testdata/status.txt"));
+    assert_eq!(answer.status.code(), Some(3), "not ready");
+    let ready = agent(|status| status.ready = true);
+    assert_eq!(crierctl(&["status", "--agent", &ready.socket]).status.code(), Some(0));
+}
+
+#[test]
+fn json_carries_the_agents_own_field_names() {
+    let agent = agent(|_| {});
+    let whole: serde_json::Value = serde_json::from_str(STATUS).unwrap();
+    let url = format!("http://{}", agent.tcp);
+    for (command, expected) in [
+        ("status", &whole),
+        ("dump", &whole),
+        ("members", &whole["members"]),
+        ("vips", &whole["vips"]),
+        ("backends", &whole["backends"]),
+    ] {
+        for address in [agent.socket.as_str(), url.as_str()] {
+            let answer = crierctl(&[command, "-o", "json", "--agent", address]);
+            let found: serde_json::Value = serde_json::from_slice(&answer.stdout).expect(command);
+            assert_eq!(&found, expected, "{command} from {address}");
+        }
+    }
+}
+
+#[test]
+fn drain_says_what_the_agent_said() {
+    let agent = agent(|_| {});
+    let answer = crierctl(&["drain", "--agent", &agent.socket]);
+    assert_eq!(text(&answer.stdout), "n1 drains: 1 VIP is being handed over\n");
+    assert_eq!(answer.status.code(), Some(0));
+    let answer = crierctl(&["drain", "--undo", "--agent", &agent.socket]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(text(&answer.stderr).contains("refused: n1 is not draining"), "{answer:?}");
+    let answer = crierctl(&["drain", "--agent", &format!("http://{}", agent.tcp)]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(text(&answer.stderr).contains("run crierctl on the node itself"), "{answer:?}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let agent = agent(|status| {
+        let backend = status.backends[0].clone();
+        status.backends.extend(std::iter::repeat_n(backend, 20_000));
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_crierctl"))
+        .args(["backends", "--agent", &agent.socket])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // More than a pipe holds is coming, and nobody reads it.
+    drop(child.stdout.take());
+    let answer = child.wait_with_output().unwrap();
+    assert_eq!(text(&answer.stderr), "");
+    assert_eq!(answer.status.code(), Some(0));
+}
+
+#[test]
+fn without_an_agent_it_says_what_to_do() {
+    let answer = crierctl(&["status", "--agent", "/nonexistent/crier.sock"]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(text(&answer.stderr).contains("is `crier` running on this node"), "{answer:?}");
+    assert_eq!(crierctl(&["status", "--agent", "https://n1"]).status.code(), Some(2));
+    assert_eq!(crierctl(&["flows"]).status.code(), Some(2));
+}
