@@ -190,7 +190,12 @@ impl Cluster {
             Some(Frame::Swim(packet)) => self.swim.handle_packet(packet, now),
             Some(Frame::Suspicion(suspicion)) => self.swim.handle_suspicion(suspicion, now),
             Some(Frame::Cells(batch)) => self.spread.handle_cells(from, batch, peers, now, &mut self.stats),
-            Some(Frame::Digest(page)) => self.spread.handle_page(from, &page, peers, now, &mut self.stats),
+            Some(Frame::Digest(page)) => {
+                let members = (peers, || self.roster.known());
+                if self.spread.handle_page(from, &page, members, now, &mut self.stats) {
+                    self.swim.ask_for_members(from.id, now);
+                }
+            }
             Some(Frame::Goodbye(leaver)) => {
                 self.roster.note_leaver(leaver.clone());
                 self.swim.handle_goodbye(leaver, now);

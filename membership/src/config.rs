@@ -9,7 +9,7 @@ use crate::{KeyRing, identity::Identity};
 /// With `i` the interval and `m` the misses, each node
 /// - probes one member every `2 i`, in shuffled rounds so that each has its turn; the probed one has `i` to answer
 ///   directly, then until the period's end to answer through up to three others, and is suspected after that;
-/// - tells a suspect directly that it is suspected, again with each period, so that a living one refutes within a
+/// - tells a suspect directly that it is suspected, again with each interval, so that a living one refutes within a
 ///   round trip;
 /// - declares a suspect dead `m i` after the suspicion, times log10 of the cluster's size where that is above one,
 ///   because in a larger cluster the news has a longer way.

@@ -135,8 +135,16 @@ impl Spread {
         }
     }
 
-    /// Takes in a page: sends what its sender lacks, answers it if asked.
-    pub(crate) fn handle_page(&mut self, from: Peer, page: &Page, peers: &Peers, now: Instant, stats: &mut Stats) {
+    /// Takes in a page: sends what its sender lacks, answers it if asked. True if a node that is still catching up
+    /// should ask the page's sender for members: the page lists some that are not among the `known`.
+    pub(crate) fn handle_page(
+        &mut self,
+        from: Peer,
+        page: &Page,
+        (peers, known): (&Peers, impl FnOnce() -> BTreeSet<u64>),
+        now: Instant,
+        stats: &mut Stats,
+    ) -> bool {
         let own = self.documents.own();
         let listed = |id: u64| id == own || peers.contains_key(&id);
         let comparison = self.documents.compare(page, listed);
@@ -149,16 +157,22 @@ impl Spread {
             answer.settled = self.catch_up.is_settled(now);
             self.out.push_back((from, Frame::Digest(answer)));
         }
-        if !comparison.behind && !self.catch_up.is_done() {
-            let up = peers.keys().copied().collect();
-            if self.catch_up.satisfied(from.id, page, &up) {
-                self.changed = true;
-                // What was written while nobody was known reached nobody.
-                for batch in self.documents.own_batches() {
-                    self.flood(&batch, peers);
-                }
+        if self.catch_up.is_done() {
+            return false;
+        }
+        let known = known();
+        let stranger = |id: u64| id != own && !known.contains(&id);
+        if page.entries.iter().any(|entry| stranger(u64::from_be_bytes(entry.owner))) {
+            return true;
+        }
+        if !comparison.behind && self.catch_up.satisfied(from.id, page, &peers.keys().copied().collect()) {
+            self.changed = true;
+            // What was written while nobody was known reached nobody.
+            for batch in self.documents.own_batches() {
+                self.flood(&batch, peers);
             }
         }
+        false
     }
 
     /// Lets time pass. `known` gives the members, up or remembered.

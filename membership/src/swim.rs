@@ -94,6 +94,14 @@ impl Swim {
         self.run(now, |foca, runtime| foca.announce(to, runtime));
     }
 
+    /// Asks a member for others.
+    pub(crate) fn ask_for_members(&mut self, id: u64, now: Instant) {
+        let member = self.foca.iter_members().map(Member::id).find(|member| member.id() == id);
+        if let Some(member) = member.cloned() {
+            self.announce(member, now);
+        }
+    }
+
     /// Takes in a packet of the library.
     pub(crate) fn handle_packet(&mut self, packet: &[u8], now: Instant) {
         self.run(now, |foca, runtime| foca.handle_data(packet, runtime));
@@ -139,7 +147,11 @@ impl Swim {
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.timers.observe(now);
         while let Some(timer) = self.timers.pop_due(now) {
-            let probes = matches!(timer, Timer::ProbeRandomMember(_));
+            if self.is_refuted(&timer) {
+                continue;
+            }
+            // Both come once a probe period, an interval apart: a lost word to a suspect is soon repeated.
+            let probes = matches!(timer, Timer::ProbeRandomMember(_) | Timer::SendIndirectProbe { .. });
             self.run(now, |foca, runtime| foca.handle_timer(timer, runtime));
             if probes {
                 self.tell_suspects();
@@ -226,6 +238,15 @@ impl Swim {
             }
             OwnedNotification::Active | OwnedNotification::Idle | OwnedNotification::Defunct => false,
         }
+    }
+
+    /// Whether a verdict is due on a suspect that has refuted. The library keeps such a member alive, but tells it all
+    /// the same that it is dead, so that it would renew itself for nothing.
+    fn is_refuted(&self, timer: &Timer<Identity>) -> bool {
+        let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        !self.foca.iter_members().any(|member| {
+            member.id() == member_id && member.incarnation() == *incarnation && member.state() == State::Suspect
+        })
     }
 
     fn tell_suspects(&mut self) {

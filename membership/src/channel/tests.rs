@@ -1,1 +1,74 @@
+use rand::SeedableRng as _;
 
+use super::*;
+use crate::sim::{config, origin};
+
+struct End {
+    channel: Channel,
+    me: Identity,
+    stats: Stats,
+}
+
+fn end(index: usize, generation: u64, seed: u64) -> End {
+    let config = config(index, generation);
+    let rng = StdRng::seed_from_u64(seed);
+    let channel = Channel::new(config.keys, &config.identity, rng, origin());
+    End { channel, me: config.identity, stats: Stats::default() }
+}
+
+impl End {
+    fn say(&mut self, to: &Self, text: &[u8], now: Instant) {
+        assert!(self.channel.send(Peer::from(&to.me), &Frame::Swim(text), now, &mut self.stats));
+    }
+
+    /// Takes in all that the other end has to send; returns the frames that came through.
+    fn hear(&mut self, from: &mut Self, now: Instant) -> Vec<Vec<u8>> {
+        let mut heard = Vec::new();
+        while let Some((_, datagram)) = from.channel.poll_transmit() {
+            match self.channel.receive(&datagram, from.me.address, &self.me, now, &mut self.stats) {
+                Ok(Received::Frame(_, bytes)) => heard.push(bytes),
+                Ok(Received::Met { .. } | Received::Done) => {}
+                Err(reason) => self.stats.reject(reason),
+            }
+        }
+        heard
+    }
+}
+
+#[test]
+fn what_is_said_before_the_greeting_is_answered_waits_for_it() {
+    let now = origin();
+    let (mut a, mut b) = (end(1, 1, 1), end(2, 1, 2));
+    a.say(&b, b"first", now);
+    a.say(&b, b"second", now);
+    assert!(b.hear(&mut a, now).is_empty(), "only the greeting is under way");
+    assert!(a.hear(&mut b, now).is_empty());
+    let expected: Vec<_> = [&b"first"[..], b"second"].iter().map(|text| Frame::Swim(text).encode().unwrap()).collect();
+    assert_eq!(b.hear(&mut a, now), expected);
+    b.say(&a, b"answer", now);
+    assert_eq!(a.hear(&mut b, now).len(), 1, "who was greeted need not greet back");
+}
+
+#[test]
+fn waiting_frames_are_bounded_and_counted() {
+    let now = origin();
+    let (mut a, b) = (end(1, 1, 1), end(2, 1, 2));
+    for _ in 0..MAX_FRAMES + 5 {
+        a.say(&b, b"x", now);
+    }
+    for index in 3..MAX_WAITING + 10 {
+        a.say(&end(index, 1, 3), b"x", now);
+    }
+    assert_eq!(a.stats.limits[&Limit::PendingFrames], 5 + 8);
+}
+
+#[test]
+fn hellos_are_bounded_and_counted() {
+    let now = origin();
+    let (mut a, mut b) = (end(1, 1, 1), end(2, 1, 2));
+    for _ in 0..HELLOS_PER_SECOND + 3 {
+        a.channel.greet(b.me.address);
+    }
+    b.hear(&mut a, now);
+    assert_eq!(b.stats.limits[&Limit::HelloRate], 3);
+}
