@@ -94,12 +94,12 @@ fn answers_come_straight_from_the_pods_node() -> Result<()> {
         let sniffer = Sniffer::start(&cluster.client().ns, "eth0")?;
         let mut elsewhere = 0;
         for _ in 0..30 {
-            sniffer.clear();
             let answer = cluster.get(vip)?;
             let node = cluster.node_of(&answer.pod).to_owned();
             let mac = cluster.lan.host(&node)?.mac;
             elsewhere += u32::from(node != owner);
-            let is_answer = |kind: &Kind| matches!(kind, Kind::Ip { source, .. } if *source == vip);
+            let to = answer.seen.port();
+            let is_answer = |kind: &Kind| matches!(kind, Kind::Ip { source, ports: Some((_, port)), .. } if *source == vip && *port == to);
             eventually(SECOND, "the answer's frames", || {
                 ensure!(sniffer.count(|f| is_answer(&f.kind)) >= 2);
                 Ok(())

@@ -34,6 +34,9 @@ use survey::Survey;
 /// After a conflict the winner announces at once and again after this long: a rival that had not heard of the winner
 /// yet may have announced in between.
 const ECHO: Duration = Duration::from_secs(1);
+/// A peer that comes back may have owned VIPs on its own, so they are announced again; but not before its claims had
+/// time to arrive, since it may as well be this node that was away and has lost them.
+const HEARSAY: Duration = Duration::from_millis(250);
 
 /// A VIP this node owns.
 #[derive(Debug)]
@@ -163,8 +166,8 @@ impl Ownership {
 
     /// Decides anew from what is known. Withdrawals come first, then the claims to publish, then announcements.
     fn evaluate(&mut self, now: Instant, unix_ms: u64) {
-        if self.startup.step(&self.me, &self.view, now) {
-            self.actions.push_back(Action::Listening(false));
+        if let Some(listening) = self.startup.step(&self.me, &self.view, now) {
+            self.actions.push_back(Action::Listening(listening));
         }
         let before = self.claims();
         self.learn_epochs(now);
@@ -234,10 +237,14 @@ impl Ownership {
             let rivals: BTreeSet<NodeName> = survey.claimants(*vip).filter(|node| **node != self.me).cloned().collect();
 
             let silenced = held.rivals.difference(&rivals).map(&eligible).max();
-            let conflict = returned || !rivals.is_subset(&held.rivals);
+            let conflict = !rivals.is_subset(&held.rivals);
             let echo = held.echo.is_some_and(|at| at <= now);
-            if echo || conflict {
-                held.echo = if conflict { now.checked_add(ECHO) } else { None };
+            if conflict {
+                held.echo = now.checked_add(ECHO);
+            } else if returned {
+                held.echo = now.checked_add(HEARSAY);
+            } else if echo {
+                held.echo = None;
             }
             held.rivals = rivals;
 

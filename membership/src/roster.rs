@@ -75,7 +75,7 @@ impl Roster {
             let before = self.members.get(&identity.name);
             if before.is_none_or(|(_, before)| *before != state) {
                 *stats.transitions.entry(state).or_default() += 1;
-                tracing::info!(node = %identity.name, address = %identity.address, ?state, "member");
+                tracing::debug!(node = %identity.name, address = %identity.address, ?state, "member");
             }
             let was_up =
                 before.is_some_and(|(known, before)| before.is_up() && known.generation == identity.generation);

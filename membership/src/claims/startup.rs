@@ -1,6 +1,7 @@
 //! A fresh agent listens before it claims, so that it disturbs nobody who was there before it.
 //!
 //! ```text
+//! Deaf -------an uplink is up-------------------------------> Listening   (and back from anywhere when none is)
 //! Listening --caught up, and a peer is awake--------------> Settling --settle--> Awake
 //!     |------caught up, all peers listen too, grace over--> Settling
 //!     |------grace over, no peer heard---------------------------------------->  Awake
@@ -33,6 +34,8 @@ impl Default for Listen {
 
 #[derive(Debug)]
 enum Phase {
+    /// Without an uplink: whoever hears nobody must not conclude from silence that nobody is there.
+    Deaf,
     /// Not a candidate. Holds when the documents of a peer were first there.
     Listening {
         caught_up: Option<Instant>,
@@ -58,9 +61,24 @@ impl Startup {
         Self { listen, started: now, stepped: now, phase: Phase::Listening { caught_up: None } }
     }
 
-    /// Looks at the view and the clock; true if the listening has just ended.
-    pub(super) fn step(&mut self, me: &NodeName, view: &View, now: Instant) -> bool {
+    /// Looks at the view and the clock; what `facts.listening` has just become, if it changed.
+    pub(super) fn step(&mut self, me: &NodeName, view: &View, now: Instant) -> Option<bool> {
         self.stepped = self.stepped.max(now);
+        let was_listening = self.is_listening();
+        let deaf = !view.members.get(me).is_some_and(is_known);
+        match (&self.phase, deaf) {
+            (_, true) => self.phase = Phase::Deaf,
+            (Phase::Deaf, false) => {
+                self.started = now;
+                self.phase = Phase::Listening { caught_up: None };
+            }
+            (_, false) => {}
+        }
+        self.advance(me, view, now);
+        (self.is_listening() != was_listening).then(|| self.is_listening())
+    }
+
+    fn advance(&mut self, me: &NodeName, view: &View, now: Instant) {
         let over = |since: Instant, wait: Duration| now.saturating_duration_since(since) >= wait;
         match &mut self.phase {
             Phase::Listening { caught_up } => {
@@ -75,16 +93,18 @@ impl Startup {
                 if ended {
                     self.phase = if heard { Phase::Settling { since: now } } else { Phase::Awake };
                 }
-                ended
             }
             Phase::Settling { since } => {
                 if over(*since, self.listen.settle) {
                     self.phase = Phase::Awake;
                 }
-                false
             }
-            Phase::Awake => false,
+            Phase::Deaf | Phase::Awake => {}
         }
+    }
+
+    fn is_listening(&self) -> bool {
+        matches!(self.phase, Phase::Deaf | Phase::Listening { .. })
     }
 
     /// Whether the node may claim.
@@ -105,7 +125,7 @@ impl Startup {
             .flatten()
             .min(),
             Phase::Settling { since } => after(since, self.listen.settle),
-            Phase::Awake => None,
+            Phase::Deaf | Phase::Awake => None,
         }
     }
 }

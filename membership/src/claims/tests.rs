@@ -291,8 +291,30 @@ fn a_peer_back_from_the_dead_makes_the_owner_announce_again_unless_it_has_just_s
         assert_eq!(bench.input(), []);
         bench.peer(&b(), MemberState::Alive, None).eligible(&[me(), a(), b()]);
         bench.view.members.get_mut(&b()).unwrap().document.facts.listening = listening;
-        assert_eq!(bench.input(), if listening { vec![] } else { again(Reason::ConflictWon) });
+        assert_eq!(bench.input(), [], "its claims may be about to arrive");
+        assert_eq!(bench.wait(300), if listening { vec![] } else { again(Reason::ConflictWon) });
     }
+}
+
+#[test]
+fn a_node_that_was_without_uplink_listens_before_it_claims_again() {
+    let mut bench = Bench::owning();
+    let deaf = |bench: &mut Bench, deaf: bool| {
+        let uplinks = if deaf { vec![] } else { member(MemberState::Alive, None).document.facts.interfaces };
+        bench.view.members.get_mut(&me()).unwrap().document.facts.interfaces = uplinks;
+    };
+    deaf(&mut bench, true);
+    bench.peer(&a(), MemberState::Down, None).peer(&b(), MemberState::Down, None).eligible(&[]);
+    assert!(bench.input().contains(&Action::Listening(true)));
+    bench.wait(60_000);
+
+    deaf(&mut bench, false);
+    assert_eq!(bench.eligible(&[me()]).input(), [], "it hears again, and nobody yet");
+    bench.peer(&a(), MemberState::Alive, Some(2));
+    assert_eq!(bench.eligible(&[a()]).input(), []);
+    bench.wait(250);
+    bench.eligible(&[a(), me()]).wait(2_000);
+    assert_eq!(bench.ownership.owners()[&VIP].node, a());
 }
 
 #[test]
