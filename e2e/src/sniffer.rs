@@ -70,6 +70,8 @@ pub enum Kind {
         destination: IpAddr,
         /// The protocol number; 6 is TCP, 17 UDP.
         protocol: u8,
+        /// TCP's or UDP's ports, from and to.
+        ports: Option<(u16, u16)>,
     },
     /// Something else.
     Other,
@@ -199,13 +201,25 @@ fn arp(bytes: &[u8]) -> Option<Kind> {
     })
 }
 
-fn ip(source: IpAddr, destination: IpAddr, IpNextHeaderProtocol(protocol): IpNextHeaderProtocol) -> Kind {
-    Kind::Ip { source, destination, protocol }
+fn ip(source: IpAddr, destination: IpAddr, protocol: IpNextHeaderProtocol, payload: &[u8]) -> Kind {
+    // Both protocols begin with their ports.
+    let ports = match (protocol, payload) {
+        (IpNextHeaderProtocols::Tcp | IpNextHeaderProtocols::Udp, &[a, b, c, d, ..]) => {
+            Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+        }
+        _ => None,
+    };
+    Kind::Ip { source, destination, protocol: protocol.0, ports }
 }
 
 fn ipv4(bytes: &[u8]) -> Option<Kind> {
     let packet = Ipv4Packet::new(bytes)?;
-    Some(ip(packet.get_source().into(), packet.get_destination().into(), packet.get_next_level_protocol()))
+    Some(ip(
+        packet.get_source().into(),
+        packet.get_destination().into(),
+        packet.get_next_level_protocol(),
+        packet.payload(),
+    ))
 }
 
 fn ipv6(bytes: &[u8]) -> Option<Kind> {
@@ -221,7 +235,7 @@ fn ipv6(bytes: &[u8]) -> Option<Kind> {
             _ => {}
         }
     }
-    Some(ip(packet.get_source().into(), packet.get_destination().into(), packet.get_next_header()))
+    Some(ip(packet.get_source().into(), packet.get_destination().into(), packet.get_next_header(), packet.payload()))
 }
 
 /// Records the payloads of `count` UDP datagrams to `port` that pass `interface` of `ns`, with their destinations;
