@@ -61,9 +61,13 @@ fn a_cut_owner_is_replaced_and_does_not_take_its_vip_back() -> Result<()> {
 
         let load = cluster.udp_load(vip).start(&cluster.client().ns)?;
         let connections = cluster.long_lived(vip, 6)?;
+        let present: Vec<_> = cluster.running().into_iter().filter(|node| *node != old).collect();
+        let other = if vip == cluster.vip4() { cluster.vip6() } else { cluster.vip4() };
+        let others_owner = cluster.agreed_owner(other, &present)?;
         cluster.lan.heal(&old)?;
         cluster.settle()?;
         assert_eq!(cluster.owner(vip)?, new, "a returning node does not take its VIPs back");
+        assert_eq!(cluster.owner(other)?, others_owner, "what it claimed while it was alone it gives up");
         let report = load.stop()?;
         assert_eq!((report.lost, report.duplicates), (0, 0), "the return disturbed: {report:?}");
         all_survived(&connections.finish()?, |_| true)?;

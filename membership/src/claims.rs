@@ -5,7 +5,8 @@
 //! [`Ownership::handle_timeout`] when [`Ownership::poll_timeout`] has come, and after each call drains
 //! [`Ownership::poll_action`]. The instants it passes must not go backwards.
 //!
-//! Files: `types` (actions, reasons), `startup` (listen before claim), `survey` (which claim wins), `epochs` (memory).
+//! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `survey`
+//! (which claim wins), `epochs` (memory).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -20,6 +21,7 @@ use crate::{
 };
 
 mod epochs;
+mod quorum;
 mod startup;
 mod survey;
 mod types;
@@ -28,6 +30,7 @@ pub use startup::Listen;
 pub use types::{Action, Owner, Reason};
 
 use epochs::Epochs;
+use quorum::Quorum;
 use startup::Startup;
 use survey::Survey;
 
@@ -54,6 +57,7 @@ struct Held {
 pub struct Ownership {
     me: NodeName,
     startup: Startup,
+    quorum: Quorum,
     draining: bool,
     view: Arc<View>,
     vips: Candidates,
@@ -73,6 +77,7 @@ impl Ownership {
         Self {
             me,
             startup: Startup::new(listen, now),
+            quorum: Quorum::default(),
             draining: false,
             view: Arc::default(),
             vips: Candidates::new(),
@@ -100,7 +105,12 @@ impl Ownership {
     /// When to call [`Self::handle_timeout`], if no input comes before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.held.values().filter_map(|held| held.echo).chain(self.startup.deadline()).min()
+        self.held
+            .values()
+            .filter_map(|held| held.echo)
+            .chain(self.startup.deadline())
+            .chain(self.quorum.deadline())
+            .min()
     }
 
     /// The next thing to do, until `None`.
@@ -169,6 +179,7 @@ impl Ownership {
         if let Some(listening) = self.startup.step(&self.me, &self.view, now) {
             self.actions.push_back(Action::Listening(listening));
         }
+        self.quorum.step(&self.view, now);
         let before = self.claims();
         self.learn_epochs(now);
         let survey = Survey::new(&self.me, &before, &self.view, &self.vips);
@@ -176,6 +187,7 @@ impl Ownership {
 
         self.yield_lost(&survey);
         let mut announcements = self.defend(&survey, returned, now);
+        announcements.extend(self.confirm());
         announcements.extend(self.take_elected(&survey, unix_ms));
         self.note_owners(&survey);
 
@@ -257,6 +269,20 @@ impl Ownership {
         announcements
     }
 
+    /// Makes full claims of what was claimed in a minority and is still this node's.
+    fn confirm(&mut self) -> Vec<Action> {
+        if !self.quorum.has() {
+            return Vec::new();
+        }
+        let mut announcements = Vec::new();
+        for (vip, held) in self.held.iter_mut().filter(|(_, held)| held.claim.epoch == 0) {
+            held.claim.epoch = self.epochs.highest(*vip).saturating_add(1);
+            self.epochs.learn(*vip, held.claim.epoch);
+            announcements.push(Action::Announce { vip: *vip, epoch: held.claim.epoch, reason: held.reason });
+        }
+        announcements
+    }
+
     /// Claims what this node is elected for and nobody who may own it claims.
     fn take_elected(&mut self, survey: &Survey, unix_ms: u64) -> Vec<Action> {
         if !self.startup.is_awake() || self.draining {
@@ -268,7 +294,8 @@ impl Ownership {
             if node != self.me || current.get(&vip) == Some(&node) {
                 continue;
             }
-            let claim = Claim { epoch: self.epochs.highest(vip).saturating_add(1), since_ms: unix_ms };
+            let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
+            let claim = Claim { epoch, since_ms: unix_ms };
             let reason = self.cause(vip, survey);
             let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
             self.epochs.learn(vip, claim.epoch);

@@ -38,7 +38,8 @@ pub struct Facts {
 /// A node's word that it owns a VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Claim {
-    /// Grows by one with each takeover. Of two claims the higher epoch wins.
+    /// Grows by one with each takeover. Of two claims the higher epoch wins. 0: claimed by a node that saw only a
+    /// minority of its cluster; every other claim wins over it.
     pub epoch: u64,
     /// When the claim was made, milliseconds since the Unix epoch by the claimant's clock; for display only.
     pub since_ms: u64,

@@ -297,6 +297,28 @@ fn a_peer_back_from_the_dead_makes_the_owner_announce_again_unless_it_has_just_s
 }
 
 #[test]
+fn a_minority_serves_what_it_can_and_gives_way_to_every_other_claim() {
+    let mut bench = Bench::awake();
+    bench.peer(&a(), MemberState::Down, Some(4)).peer(&b(), MemberState::Down, None).eligible(&[me()]);
+    assert_eq!(bench.input(), claimed(0, Reason::OwnerDown), "alone of three");
+
+    bench.peer(&b(), MemberState::Alive, None);
+    assert_eq!(bench.input(), [], "most are here again; but the owner may be on its way");
+    bench.peer(&a(), MemberState::Alive, Some(4)).eligible(&[me(), a(), b()]);
+    assert_eq!(bench.input(), gone(Reason::Superseded));
+}
+
+#[test]
+fn what_a_minority_claimed_becomes_a_full_claim_when_the_others_are_forgotten() {
+    let mut bench = Bench::awake();
+    bench.peer(&a(), MemberState::Down, Some(4)).peer(&b(), MemberState::Down, None).eligible(&[me()]);
+    bench.input();
+    bench.view.members.retain(|name, _| *name == me());
+    assert_eq!(bench.input(), []);
+    assert_eq!(bench.wait(2_500), claimed(5, Reason::OwnerDown));
+}
+
+#[test]
 fn a_node_that_was_without_uplink_listens_before_it_claims_again() {
     let mut bench = Bench::owning();
     let deaf = |bench: &mut Bench, deaf: bool| {

@@ -243,8 +243,10 @@ impl World {
                 Action::Publish(claims) => self.nodes[n].document.claims.clone_from(claims),
                 Action::Listening(listening) => self.nodes[n].document.facts.listening = *listening,
                 Action::Announce { vip, epoch, .. } => {
-                    let before = self.nodes[n].claimed.insert(*vip, *epoch).unwrap_or(0).max(seen(vip));
-                    assert!(*epoch > before, "n{n} claims {vip} with epoch {epoch} after {before}");
+                    let own = self.nodes[n].claimed.entry(*vip).or_default();
+                    let before = (*own).max(seen(vip));
+                    assert!(*epoch == 0 || *epoch > before, "n{n} claims {vip} with epoch {epoch} after {before}");
+                    *own = (*own).max(*epoch);
                     self.announce(n, *vip);
                     self.bursts.push((self.now + BURST, n, *vip));
                 }
