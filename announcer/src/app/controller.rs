@@ -229,14 +229,11 @@ impl Controller {
     fn note(&self, conflict: &Conflict) {
         self.outputs.events.vip_conflict(conflict.vip);
         let peer = changes::node_with_mac(&self.view, conflict.mac);
-        match peer {
-            Some(node) => {
-                warn!(vip = %conflict.vip, interface = %conflict.interface, %node, "another member announces a VIP that this node owns; epochs decide")
-            }
-            None => warn!(
-                vip = %conflict.vip, interface = %conflict.interface, mac = %pnet_base::MacAddr::from(conflict.mac),
-                "a machine outside the cluster uses a VIP that this node owns; find it by its MAC address"
-            ),
+        let (vip, interface, mac) = (conflict.vip, &conflict.interface, pnet_base::MacAddr::from(conflict.mac));
+        if let Some(node) = peer {
+            info!(%vip, interface, %node, "another member announces a VIP that this node owns; epochs decide");
+        } else {
+            warn!(%vip, interface, %mac, "a machine outside the cluster uses a VIP that this node owns: find its MAC");
         }
     }
 

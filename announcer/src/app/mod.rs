@@ -30,7 +30,7 @@ use crate::{
     announce,
     config::{ForwarderMode, HostPort, Settings, SourceSettings},
     forward, health,
-    http::{listen, router},
+    http::{Orders, listen, router},
     link::{self, Links},
     metrics::{Metrics, MetricsError},
     source::manifests,
@@ -100,11 +100,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let started = SystemTime::now();
     let keys = read_keys(&settings)?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
-    let tcp = match settings.http {
-        Some(address) => Some(listen::bind_tcp(address).await?),
-        None => None,
-    };
-    let unix = listen::bind_unix(&settings.socket)?;
+    let doors = Doors::open(&settings).await?;
     let links = link::watch(settings.interfaces.clone()).await?;
     let advertise = advertised(&settings, links.clone()).await?;
     let mode = forward_mode(settings.forwarder);
@@ -142,7 +138,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         node: settings.node.clone(),
         started,
         source: ("manifests", folder.display().to_string()),
-        forwarder_off,
+        forwarder_off: mode == forward::Mode::Off,
         view: gossip.view(),
         gossip: gossip.stats(),
         snapshot: snapshot.clone(),
@@ -152,12 +148,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         forwarding: forwarding.report.clone(),
         announcer: Arc::clone(&announcer),
     });
-    if let Some(tcp) = tcp {
-        let reading = router::reading(Arc::clone(&reporter) as _, Arc::clone(&metrics));
-        tokio::spawn(listen::serve(tcp, reading, metrics.limits.clone()));
-    }
-    let acting = router::acting(reporter as _, Arc::clone(&metrics), orders);
-    tokio::spawn(listen::serve(unix, acting, metrics.limits.clone()));
+    doors.serve(&reporter, &metrics, orders);
 
     let ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
     let inputs = Inputs {
@@ -190,6 +181,31 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+/// Where the agent is asked: opened before anything else starts, served when there is something to tell.
+struct Doors {
+    tcp: Option<tokio::net::TcpListener>,
+    unix: listen::UnixDoor,
+}
+
+impl Doors {
+    async fn open(settings: &Settings) -> Result<Self, listen::BindError> {
+        let tcp = match settings.http {
+            Some(address) => Some(listen::bind_tcp(address).await?),
+            None => None,
+        };
+        Ok(Self { tcp, unix: listen::bind_unix(&settings.socket)? })
+    }
+
+    fn serve(self, reporter: &Arc<Reporter>, metrics: &Arc<Metrics>, orders: Orders) {
+        if let Some(tcp) = self.tcp {
+            let reading = router::reading(Arc::clone(reporter) as _, Arc::clone(metrics));
+            tokio::spawn(listen::serve(tcp, reading, metrics.limits.clone()));
+        }
+        let acting = router::acting(Arc::clone(reporter) as _, Arc::clone(metrics), orders);
+        tokio::spawn(listen::serve(self.unix, acting, metrics.limits.clone()));
+    }
 }
 
 /// The cluster's keys from their file.
@@ -225,13 +241,10 @@ async fn advertised(settings: &Settings, mut links: watch::Receiver<Arc<Links>>)
             }
         }
     };
-    match tokio::time::timeout(UPLINK_PATIENCE, found).await {
-        Ok(address) => Ok(address),
-        Err(_) => {
-            let uplinks = links.borrow().uplinks.keys().cloned().collect::<Vec<_>>().join(", ");
-            Err(AppError::NoAddress { bind, uplinks })
-        }
-    }
+    tokio::time::timeout(UPLINK_PATIENCE, found).await.map_err(|_| {
+        let uplinks = links.borrow().uplinks.keys().cloned().collect::<Vec<_>>().join(", ");
+        AppError::NoAddress { bind, uplinks }
+    })
 }
 
 /// The addresses of the seeds; names that do not resolve are left out, peers remembered on disk may do instead.
