@@ -104,7 +104,6 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let links = link::watch(settings.interfaces.clone()).await?;
     let advertise = advertised(&settings, links.clone()).await?;
     let mode = forward_mode(settings.forwarder);
-    let forwarder_off = mode == forward::Mode::Off;
     let forwarder = forward::Forwarder::start(forward::Options { mode, pin_dir: settings.pin_dir.clone() })?;
     let mut announcer = announce::start(links.clone(), REFRESH)?;
     let conflicts = announcer.conflicts();
