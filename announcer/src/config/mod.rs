@@ -1,7 +1,7 @@
 //! The agent's configuration, in two steps.
 //!
 //! [`raw`] is what people write: a YAML file, `CRIER_*` variables and flags, every key optional, unknown keys refused.
-//! [`resolve`] turns it into [`Settings`]: typed, with defaults, checked across keys. [`args`] is the command line.
+//! [`resolve()`] turns it into [`Settings`]: typed, with defaults, checked across keys. [`args`] is the command line.
 //! [`load`] is the edge that reads the file; it and the command line decide nothing.
 
 pub mod args;

@@ -1,3 +1,5 @@
+//! The registry walked whole, and samples of a snapshot.
+
 use std::collections::BTreeSet;
 
 use membership::MemberState;

@@ -1,3 +1,5 @@
+//! Who may own a VIP, case by case.
+
 use membership::{Facts, Member, MemberState, NodeDocument};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Two channels and what an attacker can send between them.
+
 use rand::SeedableRng as _;
 
 use super::*;

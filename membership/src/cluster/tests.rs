@@ -1,3 +1,5 @@
+//! A few clusters wired together by hand.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Documents as cells: merged in any order, the newest wins.
+
 use super::*;
 
 fn claims(vips: std::ops::Range<u8>, epoch: u64) -> BTreeMap<IpAddr, Claim> {

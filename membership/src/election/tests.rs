@@ -1,3 +1,5 @@
+//! Properties of the election.
+
 use proptest::{collection, prelude::*};
 
 use super::*;

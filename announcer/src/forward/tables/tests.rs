@@ -1,3 +1,5 @@
+//! Tables: after each single map write no service is half there, and history is kept.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

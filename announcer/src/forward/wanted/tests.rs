@@ -1,3 +1,5 @@
+//! From what is desired and seen to what the maps should hold.
+
 use membership::{Facts, Interface, MemberState, NodeDocument};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Who is probed when, and what becomes of answers.
+
 use membership::Verdict;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! The JSON of the status is a contract: a golden file.
+
 use std::time::Duration;
 
 use super::*;

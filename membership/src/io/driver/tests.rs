@@ -1,3 +1,5 @@
+//! The driver on loopback sockets.
+
 use std::future::Future;
 
 use super::*;
