@@ -120,8 +120,8 @@ fn stray(rig: &Rig) -> (Vec<u64>, usize) {
 #[test]
 fn a_dead_connections_packet_ends_at_its_slots_node() {
     let mut rig = Rig::of(2);
-    serve_from(&mut rig, 0, &[0], &[1]);
-    serve_from(&mut rig, 1, &[0], &[]);
+    start_afresh(&mut rig, 0, &[0], &[1]);
+    start_afresh(&mut rig, 1, &[0], &[]);
     assert_eq!(stray(&rig), (vec![1, 1], 0));
 }
 
@@ -133,27 +133,27 @@ fn two_nodes_that_disagree_do_not_bounce_a_packet() {
         (0, 0, (vec![1, 1], 0)),
     ] {
         let mut rig = Rig::of(2);
-        serve_from(&mut rig, 0, &[0], &[1]);
-        serve_from(&mut rig, 1, &[serving], &[standby]);
+        start_afresh(&mut rig, 0, &[0], &[1]);
+        start_afresh(&mut rig, 1, &[serving], &[standby]);
         assert_eq!(stray(&rig), expected);
     }
     let mut rig = Rig::of(2);
-    serve_from(&mut rig, 0, &[1], &[]);
-    serve_from(&mut rig, 1, &[0], &[]);
+    start_afresh(&mut rig, 0, &[1], &[]);
+    start_afresh(&mut rig, 1, &[0], &[]);
     assert_eq!(stray(&rig), (vec![0, 0], 1), "each believes in the other");
 }
 
 #[test]
 fn a_circle_of_three_that_disagree_ends_with_the_search() {
     let mut rig = Rig::of(3);
-    serve_from(&mut rig, 0, &[0], &[1]);
-    serve_from(&mut rig, 1, &[2], &[]);
-    serve_from(&mut rig, 2, &[0], &[]);
+    start_afresh(&mut rig, 0, &[0], &[1]);
+    start_afresh(&mut rig, 1, &[2], &[]);
+    start_afresh(&mut rig, 2, &[0], &[]);
     assert_eq!(stray(&rig), (vec![1, 0, 0], 0));
 
     let mut rig = Rig::of(3);
     for (n, other) in [(0, 1), (1, 2), (2, 0)] {
-        serve_from(&mut rig, n, &[n], &[other]);
+        start_afresh(&mut rig, n, &[n], &[other]);
     }
     assert_eq!(stray(&rig), (vec![1, 1, 1], 0), "each has the slot, and another alternate");
 }
