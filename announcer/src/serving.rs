@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use membership::{Facts, NodeName, Target, Verdict, View};
+use membership::{Member, NodeName, Target, Verdict, View};
 
 use crate::model::{Backend, ServicePort};
 
@@ -20,14 +20,25 @@ pub struct Serving<'a> {
 /// a node that is up and forwarding, and not found unhealthy. If only their health speaks against all of them, all.
 #[must_use]
 pub fn serving<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Serving<'a> {
-    select(port, vip, view, |facts| facts.forwarding)
+    select(port, vip, view, |member| member.state.is_up() && member.document.facts.forwarding)
+}
+
+/// The pods that would be usable if the nodes that are away were all there were: what such nodes use, if it is not
+/// they that are away but this one.
+#[must_use]
+pub fn standby<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Vec<&'a Backend> {
+    select(port, vip, view, |member| !member.state.is_up() && member.document.facts.forwarding).backends
 }
 
 /// The nodes with a usable pod of their own behind `port`. Pods on nodes that only announce count too: there something
 /// else, such as kube-proxy, carries connections to local pods.
 #[must_use]
 pub fn local_nodes(port: &ServicePort, vip: IpAddr, view: &View) -> BTreeSet<NodeName> {
-    select(port, vip, view, |_| true).backends.into_iter().filter_map(|backend| backend.node.clone()).collect()
+    select(port, vip, view, |member| member.state.is_up())
+        .backends
+        .into_iter()
+        .filter_map(|backend| backend.node.clone())
+        .collect()
 }
 
 /// What the prober of a pod's node says of it; `None`: nothing yet, or it is not probed.
@@ -38,10 +49,10 @@ pub fn verdict(port: &ServicePort, backend: &Backend, view: &View) -> Option<Ver
     view.members.get(backend.node.as_ref()?)?.document.health.get(&target).copied()
 }
 
-fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Facts) -> bool) -> Serving<'a> {
+fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Member) -> bool) -> Serving<'a> {
     let reachable = |backend: &&Backend| {
         let member = backend.node.as_ref().and_then(|node| view.members.get(node));
-        member.is_some_and(|member| member.state.is_up() && fit(&member.document.facts))
+        member.is_some_and(&fit)
     };
     let willing = |backend: &&Backend| {
         backend.ready && !backend.terminating && backend.address.is_ipv4() == vip.is_ipv4() && reachable(backend)
@@ -60,7 +71,7 @@ fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Fac
 mod tests {
     use std::time::Duration;
 
-    use membership::{Member, MemberState, NodeDocument};
+    use membership::{Facts, MemberState, NodeDocument};
 
     use super::*;
     use crate::model::{Check, CheckKind, Protocol};
@@ -135,6 +146,7 @@ mod tests {
             v6.clone(),
         ]);
         assert_eq!(used(&port, &view), [1, 5]);
+        assert_eq!(standby(&port, VIP, &view), [&backend(4, Some("n2"))]);
         assert_eq!(serving(&port, "fd00::100".parse().unwrap(), &view).backends, [&v6]);
         let local: Vec<_> = local_nodes(&port, VIP, &view).into_iter().map(String::from).collect();
         assert_eq!(local, ["n1", "n3", "n4"], "a node that only announces may own under Local");

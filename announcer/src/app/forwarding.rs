@@ -98,7 +98,7 @@ async fn run(
         carries.send_if_modified(|current| {
             let changed = *current != attached;
             if changed {
-                info!(mode = %info.mode, interfaces = ?info.interfaces, attached, "forwarder");
+                info!(mode = %info.mode, hook = %info.hook, interfaces = ?info.interfaces, attached, "forwarder");
             }
             *current = attached;
             changed

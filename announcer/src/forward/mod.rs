@@ -9,8 +9,9 @@ pub mod counters;
 mod index;
 pub mod io;
 pub mod maglev;
-mod previous;
+pub mod plan;
 mod rows;
+mod slots;
 pub mod tables;
 pub mod wanted;
 

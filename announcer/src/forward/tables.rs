@@ -21,8 +21,9 @@ use crate::{
         counters::Labels,
         index::Indices,
         maglev,
-        previous::{forget, with_history},
+        plan::{Limit, Plan, Write},
         rows::{Rows, Run},
+        slots::{self, Share, Slot, forget},
         wanted::{Socket, Targets, Wanted},
     },
     model::Protocol,
@@ -33,81 +34,6 @@ const REST: Duration = Duration::from_secs(10);
 /// How long counters rest: flows of a removed service may still count there.
 const COUNTED_REST: Duration = Duration::from_secs(600);
 
-/// A write to a map of the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
-    /// A row of a table.
-    Row(u32, Box<Row>),
-    /// A node on an uplink, by its place in the map.
-    Node(u32, NodeEntry),
-    /// A pod of this node.
-    Backend(u32, BackendEntry),
-    /// A service port's counters start from zero.
-    ResetCounters(u32),
-    /// A service, as a whole.
-    Service(ServiceKey, ServiceEntry),
-    /// An address is a VIP.
-    Vip(Address),
-    /// An interface is an uplink.
-    Uplink(u32, Uplink),
-    /// An interface is an uplink no more.
-    RemoveUplink(u32),
-    /// An address is a VIP no more.
-    RemoveVip(Address),
-    /// A service is no more.
-    RemoveService(ServiceKey),
-}
-
-/// A capacity that was reached; what did not fit is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Limit {
-    /// Uplinks of this node.
-    Uplinks,
-    /// Nodes of the cluster.
-    Nodes,
-    /// Pods of this node.
-    Backends,
-    /// Room for tables.
-    Rows,
-    /// Services.
-    Services,
-    /// Addresses.
-    Vips,
-    /// Counters.
-    Counters,
-}
-
-impl Limit {
-    /// Its name in logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Uplinks => "uplinks",
-            Self::Nodes => "nodes",
-            Self::Backends => "backends",
-            Self::Rows => "rows",
-            Self::Services => "services",
-            Self::Vips => "vips",
-            Self::Counters => "counters",
-        }
-    }
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// The writes, in the order in which they must happen.
-    pub writes: Vec<Write>,
-    /// What did not fit: how many of each.
-    pub limits: BTreeMap<Limit, u32>,
-}
-
-impl Plan {
-    fn limit(&mut self, limit: Limit) {
-        *self.limits.entry(limit).or_default() += 1;
-    }
-}
-
 /// A pod's socket as the backend of a service socket: health is judged for each service apart.
 type BackendKey = (Socket, IpAddr, u16);
 
@@ -116,8 +42,7 @@ type BackendKey = (Socket, IpAddr, u16);
 struct Installed {
     targets: Targets,
     node_run: Run,
-    /// The node table with its history.
-    node_table: Vec<u32>,
+    node_table: Vec<Slot>,
     local_run: Run,
 }
 
@@ -126,6 +51,8 @@ struct Installed {
 pub struct Tables {
     rows: Rows,
     nodes: Indices<NodeName>,
+    /// This node's number; 0 before it has one.
+    me: u16,
     backends: Indices<BackendKey>,
     counted: Indices<Labels>,
     columns: BTreeMap<u32, u8>,
@@ -140,6 +67,7 @@ impl Default for Tables {
         Self {
             rows: Rows::new(limits::ROWS, REST),
             nodes: Indices::new(limits::NODES, REST),
+            me: 0,
             backends: Indices::new(limits::BACKENDS, REST),
             counted: Indices::new(limits::COUNTED, COUNTED_REST),
             columns: BTreeMap::new(),
@@ -186,10 +114,10 @@ impl Tables {
         self.rows.wake(now);
         self.backends.wake(now);
         self.counted.wake(now);
-        for node in self.nodes.wake(now) {
+        for node in self.nodes.wake(now).into_iter().map(number) {
             for installed in self.services.values_mut() {
                 if forget(&mut installed.node_table, node) {
-                    plan.writes.extend(rows(installed.node_run, &installed.node_table));
+                    plan.writes.extend(rows(installed.node_run, &words(&installed.node_table)));
                 }
             }
         }
@@ -219,6 +147,9 @@ impl Tables {
                 continue;
             };
             let flags = NodeEntry::PRESENT | if node.me { NodeEntry::SELF } else { 0 };
+            if node.me {
+                self.me = number(index);
+            }
             for (interface, mac) in &node.macs {
                 if let Some(column) = self.columns.get(interface) {
                     let place = index * limits::UPLINKS + u32::from(*column);
@@ -266,7 +197,7 @@ impl Tables {
             local_row: local_run.start,
             local_slots: length(&locals),
         };
-        plan.writes.extend(rows(node_run, &node_table));
+        plan.writes.extend(rows(node_run, &words(&node_table)));
         plan.writes.extend(rows(local_run, &locals));
         plan.writes.push(Write::Service(key(socket), entry));
         let installed = Installed { targets: targets.clone(), node_run, node_table, local_run };
@@ -276,19 +207,25 @@ impl Tables {
         }
     }
 
-    fn node_table(&self, socket: &Socket, targets: &Targets) -> Vec<u32> {
-        let nodes: Vec<(&NodeName, u32, u32)> =
-            targets.nodes.iter().filter_map(|(name, weight)| Some((name, *weight, self.nodes.get(name)?))).collect();
-        let entries: Vec<maglev::Entry> =
-            nodes.iter().map(|(name, weight, _)| maglev::Entry::new(name.as_str().as_bytes(), *weight)).collect();
-        let table = maglev::build(&entries, maglev::size(entries.len()));
-        let current: Vec<u32> = table.iter().filter_map(|at| nodes.get(*at as usize)).map(|node| node.2).collect();
-        let replaced = self.services.get(socket).map(|old| old.node_table.as_slice()).unwrap_or_default();
-        let alive = |node: u32| {
-            let first = node * limits::UPLINKS;
-            self.node_entries.range(first..first + limits::UPLINKS).next().is_some()
-        };
-        with_history(&current, replaced, alive)
+    fn node_table(&self, socket: &Socket, targets: &Targets) -> Vec<Slot> {
+        let serving: Vec<Share<'_>> = self.shares(&targets.nodes).collect();
+        let standby: Vec<Share<'_>> = self.shares(&targets.standby).collect();
+        let mut table = slots::build(&serving, &standby, self.me);
+        if let Some(old) = self.services.get(socket) {
+            let known = |node: u16| {
+                let first = u32::from(node) * limits::UPLINKS;
+                self.node_entries.range(first..first + limits::UPLINKS).next().is_some()
+            };
+            slots::remember(&mut table, &old.node_table, known);
+        }
+        table
+    }
+
+    fn shares<'a>(&self, nodes: &'a BTreeMap<NodeName, u32>) -> impl Iterator<Item = Share<'a>> {
+        nodes.iter().filter_map(|(name, weight)| {
+            let node = number(self.nodes.get(name)?);
+            Some(Share { name: name.as_str(), node, weight: *weight })
+        })
     }
 
     /// The local table; pods that were not there yet are written.
@@ -383,11 +320,21 @@ fn rows(run: Run, table: &[u32]) -> impl Iterator<Item = Write> {
     })
 }
 
-fn run_len(table: &[u32]) -> u32 {
+fn words(table: &[Slot]) -> Vec<u32> {
+    table.iter().map(|slot| slot.word()).collect()
+}
+
+/// A node's number as slots hold it.
+fn number(index: u32) -> u16 {
+    const { assert!(limits::NODES <= 1 << 16) };
+    u16::try_from(index).unwrap_or(0)
+}
+
+fn run_len<T>(table: &[T]) -> u32 {
     length(table).div_ceil(ROW_SLOTS)
 }
 
-fn length(table: &[u32]) -> u32 {
+fn length<T>(table: &[T]) -> u32 {
     u32::try_from(table.len()).unwrap_or(u32::MAX)
 }
 

@@ -14,7 +14,7 @@ use membership::{Member, NodeName, View, document::Mac};
 use crate::{
     forward::counters::Labels,
     model::{Desired, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
-    serving::serving,
+    serving::{serving, standby},
 };
 
 /// An uplink of this node, as far as forwarding needs it.
@@ -46,7 +46,8 @@ pub struct Socket {
 pub struct Wanted {
     /// This node's uplinks by interface index.
     pub uplinks: BTreeMap<u32, Uplink>,
-    /// The nodes packets can be handed to, this one included.
+    /// The nodes packets can be handed to, this one included; also those that are away but not yet forgotten, since
+    /// connections may live there: to be away may only mean to be out of this node's sight.
     pub nodes: BTreeMap<NodeName, Node>,
     /// All VIPs, those of services without a usable pod included.
     pub vips: BTreeSet<IpAddr>,
@@ -79,6 +80,8 @@ pub struct Targets {
     pub labels: Labels,
     /// The nodes that serve, with the number of their usable pods.
     pub nodes: BTreeMap<NodeName, u32>,
+    /// If this node serves alone: nodes that would serve too if they were not away, with the number of their pods.
+    pub standby: BTreeMap<NodeName, u32>,
     /// This node's usable pods.
     pub local: BTreeSet<(IpAddr, u16)>,
 }
@@ -116,7 +119,7 @@ fn targets(
     me: &NodeName,
 ) -> Targets {
     let labels = Labels { service: name.clone(), port: port.port, protocol: port.protocol };
-    let mut targets = Targets { labels, nodes: BTreeMap::new(), local: BTreeSet::new() };
+    let mut targets = Targets { labels, nodes: BTreeMap::new(), standby: BTreeMap::new(), local: BTreeSet::new() };
     for backend in serving(port, vip, view).backends {
         let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
         if node == me {
@@ -126,12 +129,18 @@ fn targets(
         }
         *targets.nodes.entry(node.clone()).or_default() += 1;
     }
+    if service.traffic_policy == TrafficPolicy::Cluster && targets.nodes.keys().eq([me]) {
+        let away = standby(port, vip, view).into_iter().filter_map(|backend| backend.node.as_ref());
+        for node in away.filter(|node| nodes.contains_key(node)) {
+            *targets.standby.entry(node.clone()).or_default() += 1;
+        }
+    }
     targets
 }
 
 fn nodes(view: &View, links: &[Link], me: &NodeName) -> BTreeMap<NodeName, Node> {
     let own = Node { me: true, macs: links.iter().map(|link| (link.index, link.mac)).collect() };
-    let peers = view.up().filter(|(name, member)| *name != me && member.document.facts.forwarding);
+    let peers = view.members.iter().filter(|(name, member)| *name != me && member.document.facts.forwarding);
     let peers = peers.map(|(name, member)| (name.clone(), Node { me: false, macs: macs(member, links) }));
     peers.filter(|(_, node)| !node.macs.is_empty()).chain([(me.clone(), own)]).collect()
 }

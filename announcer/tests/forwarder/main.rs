@@ -1,6 +1,7 @@
 //! The forwarder with the real eBPF program in network namespaces. Needs root; makes and removes its own namespaces.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "edge: a test of the real thing, in real time")]
 
+mod away;
 mod frames;
 mod lan;
 mod rig;
@@ -24,7 +25,7 @@ use crate::{
     rig::{Agent, ask, connect, echo, nodes, serve, tcp_server, udp_server, vip4, vip6},
 };
 
-/// Two nodes, a pod behind each, all four services.
+/// Two nodes or three, a pod behind each, all four services.
 struct Rig {
     lan: Lan,
     agents: Vec<Agent>,
@@ -33,10 +34,15 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let lan = Lan::new(2);
+        Self::of(2)
+    }
+
+    fn of(count: u8) -> Self {
+        let lan = Lan::new(count);
+        let all: Vec<usize> = (0..usize::from(count)).collect();
         let (mut agents, mut wanted) = (Vec::new(), Vec::new());
-        for n in 0..2 {
-            let who = ["one", "two"][n];
+        for &n in &all {
+            let who = ["one", "two", "three"][n];
             let number = n as u8 + 1;
             for pod in [socket(pod_v4(number), 8080), socket(pod_v6(number), 8080)] {
                 tcp_server(&lan.pods[n], pod, who);
@@ -44,8 +50,8 @@ impl Rig {
             }
             let mut want = nodes(&lan, n);
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                serve(&mut want, vip4(), protocol, &[0, 1], &[socket(pod_v4(number), 8080)]);
-                serve(&mut want, vip6(), protocol, &[0, 1], &[socket(pod_v6(number), 8080)]);
+                serve(&mut want, vip4(), protocol, &all, &[socket(pod_v4(number), 8080)]);
+                serve(&mut want, vip6(), protocol, &all, &[socket(pod_v6(number), 8080)]);
             }
             let mut agent = Agent::start(&lan.nodes[n]);
             agent.apply(&lan.nodes[n], &want);
@@ -332,7 +338,7 @@ fn modes_that_need_no_kernel_say_what_they_are() {
     let options = |mode| Options { mode, pin_dir: "/nonexistent/crier".into() };
     let mut off = Forwarder::start(options(Mode::Off)).unwrap();
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
-    assert_eq!(off.info().mode, "off");
+    assert_eq!((off.info().mode, off.info().hook), ("off", ""));
     let error = Forwarder::start(options(Mode::Xdp)).unwrap_err().to_string();
     assert!(error.contains("use auto or tc"), "{error}");
 }

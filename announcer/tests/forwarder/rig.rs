@@ -92,6 +92,7 @@ pub(crate) fn serve(wanted: &mut Wanted, vip: IpAddr, protocol: Protocol, servin
         Targets {
             labels: Labels { service, port: 80, protocol },
             nodes: serving.iter().map(|n| (name(*n), 1)).collect(),
+            standby: Default::default(),
             local: local.iter().map(|socket| (socket.ip(), socket.port())).collect(),
         },
     );

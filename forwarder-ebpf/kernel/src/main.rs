@@ -66,11 +66,11 @@ fn perform(ctx: &TcContext, packet: &Packet, verdict: Verdict, uplink: &Uplink) 
         Verdict::Pass => Action::Next,
         Verdict::Swallow => Action::Drop,
         Verdict::Drop(reason) => drop_counted(reason),
-        Verdict::Forward { mac, counted, second_hop } => {
-            if packet.hops <= 1 {
+        Verdict::Forward { mac, counted, hops, second_hop } => {
+            if hops == 0 {
                 return drop_counted(DropReason::TtlExpired);
             }
-            if rewrite::hand_on(ctx, packet, uplink, mac).is_err() {
+            if rewrite::hand_on(ctx, packet, uplink, mac, hops).is_err() {
                 return drop_counted(DropReason::Rewrite);
             }
             if second_hop {

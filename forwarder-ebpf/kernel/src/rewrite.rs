@@ -38,10 +38,9 @@ pub fn source(ctx: &TcContext, packet: &Packet, address: &Address, port: [u8; 2]
     end(ctx, packet, End::Source, &packet.tuple.source, packet.tuple.source_port, address, port)
 }
 
-/// Addresses the frame to a node on the same segment, one hop nearer its end.
+/// Addresses the frame to a node on the same segment, with so many hops left.
 #[inline(always)]
-pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6]) -> Result<(), Refused> {
-    let hops = packet.hops - 1;
+pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6], hops: u8) -> Result<(), Refused> {
     if packet.v6 {
         ctx.store(V6_HOPS as usize, &hops, BPF_F_RECOMPUTE_CSUM as u64)?;
     } else {

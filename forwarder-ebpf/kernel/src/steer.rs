@@ -8,6 +8,12 @@ use crate::{
     verdict::Verdict,
 };
 
+/// The hops left to a packet whose flow is searched for: the mark of a search, and what bounds it. Enough for the way
+/// from there to a pod. A client so far away that its packets arrive with fewer is one whose searches end early.
+const SEARCHED: u8 = 8;
+/// With this many left the search is over.
+const SEARCH_OVER: u8 = 6;
+
 /// A whole packet to a VIP, from a frame addressed to this node.
 #[inline(always)]
 pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
@@ -21,34 +27,43 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
 }
 
 /// A packet without a flow here: this node's, or another's?
+///
+/// Nothing is handed straight back to whom it came from, but for a search that found nothing, once ([`search`]). So
+/// between two nodes nothing circles, however much their tables differ; a circle of more ends with the search, or,
+/// if no search began in it, with the TTL.
 #[inline(always)]
 fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
     let hash = steer::flow_hash(&packet.tuple);
     let slot = maps::slot(service.node_row, service.node_slots, hash);
     let (current, previous) = (slot as u16, (slot >> 16) as u16);
     let Some(node) = maps::node(current, &frame.uplink) else { return Verdict::Drop(DropReason::NoBackend) };
-    if node.flags & NodeEntry::SELF == 0 {
-        // The slot's own node has sent it here: as the second hop, or because tables differ for a moment. Sending
-        // it back would make it circle.
-        if node.mac == frame.source {
-            return to_pod(packet, service, hash);
-        }
-        return Verdict::Forward { mac: &node.mac, counted: service.counted, second_hop: false };
+    if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
+        let hops = packet.hops.saturating_sub(1);
+        return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
     }
-    if packet.is_tcp() && !packet.opens() {
-        if let Some(mac) = second_hop(frame, previous) {
-            return Verdict::Forward { mac, counted: service.counted, second_hop: true };
+    if packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER {
+        if let Some((mac, hops)) = search(frame, packet, node, previous) {
+            return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
         }
     }
     to_pod(packet, service, hash)
 }
 
-/// Where the connections of a slot that moved here may still live.
+/// Where a mid-flow packet goes on whose flow is not here, though the slot is this node's or its node sent it here;
+/// and with how many hops left.
+///
+/// First to the slot's other node, where its connections lived before, or live while the slot's own node is away.
+/// If there is none, back to the slot's node, which searches no more: it has lost the flow, and its tables find the
+/// pod again; or the connection is dead, and its pod says so.
 #[inline(always)]
-fn second_hop(frame: &Frame, previous: u16) -> Option<&'static [u8; 6]> {
-    let node = maps::node(previous, &frame.uplink)?;
-    let elsewhere = node.flags & NodeEntry::SELF == 0 && node.mac != frame.source;
-    elsewhere.then_some(&node.mac)
+fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u16) -> Option<(&'static [u8; 6], u8)> {
+    if let Some(other) = maps::node(previous, &frame.uplink) {
+        if other.flags & NodeEntry::SELF == 0 && other.mac != frame.source {
+            return Some((&other.mac, if packet.hops > SEARCHED { SEARCHED } else { packet.hops - 1 }));
+        }
+    }
+    let searched = node.flags & NodeEntry::SELF == 0 && packet.hops <= SEARCHED;
+    searched.then_some((&node.mac, SEARCH_OVER))
 }
 
 /// A packet for one of this node's pods, of a connection this node does not know. Mid-flow TCP too: the pod's

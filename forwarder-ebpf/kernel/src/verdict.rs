@@ -15,8 +15,8 @@ pub enum Verdict {
     Swallow,
     /// Not to be carried.
     Drop(DropReason),
-    /// To another node on the segment.
-    Forward { mac: &'static [u8; 6], counted: u32, second_hop: bool },
+    /// To another node on the segment, with so many hops left.
+    Forward { mac: &'static [u8; 6], counted: u32, hops: u8, second_hop: bool },
     /// To a pod of this node.
     Deliver { address: &'static Address, port: [u8; 2], counted: u32, new: bool },
     /// From a pod of this node, to look as if from the VIP.

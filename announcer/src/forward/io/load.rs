@@ -90,12 +90,12 @@ impl Kernel {
     pub(super) fn info(&self) -> Info {
         let mut interfaces: Vec<String> = self.attached.values().cloned().collect();
         interfaces.sort_unstable();
-        let mode = match (interfaces.is_empty(), self.clsact) {
-            (true, _) => "tc",
+        let hook = match (interfaces.is_empty(), self.clsact) {
+            (true, _) => "",
             (false, true) => "clsact",
             (false, false) => "tcx",
         };
-        Info { mode, interfaces }
+        Info { mode: "tc", hook, interfaces }
     }
 
     fn attach_hook(&mut self, index: u32, interface: &str, hook: (TcAttachType, &str, &str)) -> Result<(), ApplyError> {

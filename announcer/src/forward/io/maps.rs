@@ -10,7 +10,7 @@ use forwarder_ebpf::{
 };
 
 use super::{ApplyError, StartError};
-use crate::forward::{counters::Traffic, tables::Write};
+use crate::forward::{counters::Traffic, plan::Write};
 
 /// All maps but the flows, which only the kernel program touches.
 pub(super) struct Maps {

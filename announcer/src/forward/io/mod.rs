@@ -22,7 +22,8 @@ use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS};
 use self::{load::Kernel, maps::Maps};
 use crate::forward::{
     counters::{Counters, Traffic},
-    tables::{Limit, Tables},
+    plan::Limit,
+    tables::Tables,
     wanted::Wanted,
 };
 
@@ -151,8 +152,10 @@ pub struct Applied {
 /// What the status page says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
-    /// `tcx`, `clsact` or `off`; `tc` before anything is attached.
+    /// `tc` or `off`.
     pub mode: &'static str,
+    /// How it is attached: `tcx` or `clsact`; empty while it is not.
+    pub hook: &'static str,
     /// The interfaces attached to, sorted.
     pub interfaces: Vec<String>,
 }
@@ -242,7 +245,7 @@ impl Forwarder {
     pub fn info(&self) -> Info {
         match &self.running {
             Some(running) => running.kernel.info(),
-            None => Info { mode: "off", interfaces: Vec::new() },
+            None => Info { mode: "off", hook: "", interfaces: Vec::new() },
         }
     }
 }

@@ -91,7 +91,7 @@ fn wanted(nodes: &[u8], services: &[(u16, Vec<u8>, Vec<u8>)]) -> Wanted {
         let labels = Labels { service: service.clone(), port: *port, protocol: Protocol::Tcp };
         let nodes = serving.iter().filter(|n| nodes.contains(n)).map(|n| (name(*n), 1)).collect();
         let local = pods.iter().map(|pod| (IpAddr::from([10, 1, 1, *pod]), *port)).collect();
-        (socket(*port), Targets { labels, nodes, local })
+        (socket(*port), Targets { labels, nodes, standby: BTreeMap::new(), local })
     };
     Wanted {
         uplinks: [(7, WantedUplink { name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1] })].into(),
@@ -138,6 +138,45 @@ fn slots_that_moved_remember_a_living_node_and_forget_a_dead_one() {
     assert_eq!(kernel.nodes[&(two * limits::UPLINKS)], NodeEntry::NONE);
     kernel.carry_out(&tables.plan(&wanted(&[1, 3], &[(80, vec![3], vec![])]), now + REST));
     assert_eq!(kernel.shares(&socket(80)), [(three, 1021)].into(), "before its number is another's");
+}
+
+#[test]
+fn this_nodes_slots_have_an_alternate_until_its_number_may_be_anothers() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    let mut alone = wanted(&[1, 2], &[(80, vec![1], vec![2])]);
+    alone.services.values_mut().for_each(|targets| targets.standby = [(name(2), 1)].into());
+    kernel.carry_out(&tables.plan(&alone, now));
+    let (one, two) = (tables.nodes.get(&name(1)).unwrap(), tables.nodes.get(&name(2)).unwrap());
+    assert_eq!(kernel.shares(&socket(80)), [(one | two << 16, 1021)].into());
+
+    alone.nodes.remove(&name(2));
+    kernel.carry_out(&tables.plan(&alone, now));
+    kernel.carry_out(&tables.plan(&alone, now + REST));
+    assert_eq!(kernel.shares(&socket(80)), [(one, 1021)].into());
+}
+
+#[test]
+fn a_slot_that_came_to_this_node_remembers_where_from_rather_than_its_alternate() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3], &[(80, vec![3], vec![])]), now));
+    let mut change = wanted(&[1, 2, 3], &[(80, vec![1], vec![2])]);
+    change.services.values_mut().for_each(|targets| targets.standby = [(name(2), 1)].into());
+    kernel.carry_out(&tables.plan(&change, now));
+    let (one, three) = (tables.nodes.get(&name(1)).unwrap(), tables.nodes.get(&name(3)).unwrap());
+    assert_eq!(kernel.shares(&socket(80)), [(one | three << 16, 1021)].into());
+}
+
+/// Not a check of time, which a busy machine would fail: prints it. Run with `--release --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::disallowed_methods, reason = "measures")]
+fn planning_a_thousand_services_from_nothing() {
+    let services: Vec<_> = (1..=1000).map(|port| (port, vec![1, 2, 3], vec![2, 3])).collect();
+    let wanted = wanted(&[1, 2, 3], &services);
+    let (mut tables, now) = (Tables::default(), start());
+    let plan = tables.plan(&wanted, now);
+    println!("{} writes planned in {:?}", plan.writes.len(), now.elapsed());
+    assert!(plan.limits.is_empty());
 }
 
 #[test]

@@ -72,13 +72,50 @@ fn the_local_policy_uses_this_nodes_pods_alone() {
 }
 
 #[test]
-fn nothing_is_handed_to_a_node_that_is_down_or_does_not_forward() {
+fn a_node_that_is_away_serves_nothing_but_keeps_its_place_until_it_is_forgotten() {
+    for state in [MemberState::Down, MemberState::Left] {
+        let mut view = view();
+        view.members.get_mut(&name("n2")).unwrap().state = state;
+        let wanted = wanted(&desired(TrafficPolicy::Cluster), &view, &links(), &name("n1"));
+        assert_eq!(only(&wanted).nodes, [(name("n1"), 1)].into());
+        assert_eq!(wanted.nodes[&name("n2")].macs, [(7, [2, 0, 0, 0, 1, 12])].into());
+        view.members.remove(&name("n2"));
+        assert!(!super::wanted(&Desired::default(), &view, &links(), &name("n1")).nodes.contains_key(&name("n2")));
+    }
+}
+
+#[test]
+fn nothing_is_handed_to_a_node_that_does_not_forward() {
     let mut view = view();
-    view.members.get_mut(&name("n2")).unwrap().state = MemberState::Down;
-    view.members.get_mut(&name("n3")).unwrap().document.facts.forwarding = false;
+    view.members.get_mut(&name("n2")).unwrap().document.facts.forwarding = false;
     let wanted = wanted(&desired(TrafficPolicy::Cluster), &view, &links(), &name("n1"));
     assert_eq!(only(&wanted).nodes, [(name("n1"), 1)].into());
-    assert_eq!(wanted.nodes.keys().collect::<Vec<_>>(), [&name("n1")]);
+    assert_eq!(wanted.nodes.keys().collect::<Vec<_>>(), [&name("n1"), &name("n3")]);
+    assert!(only(&wanted).standby.is_empty());
+}
+
+#[test]
+fn only_a_node_that_serves_alone_has_others_stand_by() {
+    let mut view = view();
+    let mut desired = desired(TrafficPolicy::Cluster);
+    let backends = |desired: &mut Desired, extra: Backend| {
+        desired.services.values_mut().for_each(|service| service.ports[0].backends.push(extra.clone()));
+    };
+    backends(&mut desired, backend("10.1.3.2", "n3"));
+    backends(&mut desired, Backend { ready: false, ..backend("10.1.2.4", "n2") });
+    let standby = |desired: &Desired, view: &View| {
+        only(&wanted(desired, view, &links(), &name("n1"))).standby.clone().into_iter().collect::<Vec<_>>()
+    };
+    view.members.get_mut(&name("n2")).unwrap().state = MemberState::Down;
+    assert!(standby(&desired, &view).is_empty(), "n3 still serves");
+    view.members.get_mut(&name("n3")).unwrap().state = MemberState::Down;
+    assert_eq!(standby(&desired, &view), [(name("n2"), 2), (name("n3"), 1)]);
+    view.members.remove(&name("n3"));
+    assert_eq!(standby(&desired, &view), [(name("n2"), 2)]);
+    for service in desired.services.values_mut() {
+        service.traffic_policy = TrafficPolicy::Local;
+    }
+    assert!(standby(&desired, &view).is_empty());
 }
 
 #[test]

@@ -1,0 +1,81 @@
+//! What is to be done to the kernel's maps: writes in their order, and what does not fit.
+
+use std::collections::BTreeMap;
+
+use forwarder_ebpf::{Address, BackendEntry, NodeEntry, Row, ServiceEntry, ServiceKey, Uplink};
+
+/// A write to a map of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// A row of a table.
+    Row(u32, Box<Row>),
+    /// A node on an uplink, by its place in the map.
+    Node(u32, NodeEntry),
+    /// A pod of this node.
+    Backend(u32, BackendEntry),
+    /// A service port's counters start from zero.
+    ResetCounters(u32),
+    /// A service, as a whole.
+    Service(ServiceKey, ServiceEntry),
+    /// An address is a VIP.
+    Vip(Address),
+    /// An interface is an uplink.
+    Uplink(u32, Uplink),
+    /// An interface is an uplink no more.
+    RemoveUplink(u32),
+    /// An address is a VIP no more.
+    RemoveVip(Address),
+    /// A service is no more.
+    RemoveService(ServiceKey),
+}
+
+/// A capacity that was reached; what did not fit is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// Uplinks of this node.
+    Uplinks,
+    /// Nodes of the cluster.
+    Nodes,
+    /// Pods of this node.
+    Backends,
+    /// Room for tables.
+    Rows,
+    /// Services.
+    Services,
+    /// Addresses.
+    Vips,
+    /// Counters.
+    Counters,
+}
+
+impl Limit {
+    /// Its name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Uplinks => "uplinks",
+            Self::Nodes => "nodes",
+            Self::Backends => "backends",
+            Self::Rows => "rows",
+            Self::Services => "services",
+            Self::Vips => "vips",
+            Self::Counters => "counters",
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes, in the order in which they must happen.
+    pub writes: Vec<Write>,
+    /// What did not fit: how many of each.
+    pub limits: BTreeMap<Limit, u32>,
+}
+
+impl Plan {
+    /// One more that does not fit.
+    pub(super) fn limit(&mut self, limit: Limit) {
+        *self.limits.entry(limit).or_default() += 1;
+    }
+}
