@@ -9,7 +9,9 @@ use announcer::{
 };
 use clap::Parser as _;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 /// The exit code for a mistake in what was given: command line, configuration, manifests.
 const MISTAKE: u8 = 2;
@@ -70,7 +72,7 @@ fn cleanup(settings: &Settings) -> ExitCode {
 
 /// Logs go to standard error; what SIGHUP needs to change the level comes back.
 fn start_log(log: &LogSettings) -> LogLevels {
-    let (filter, handle) = reload::Layer::<LevelFilter, Registry>::new(filter_of(log.level));
+    let (filter, handle) = reload::Layer::<Targets, Registry>::new(filter_of(log.level));
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
         LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).init(),
@@ -83,12 +85,14 @@ fn start_log(log: &LogSettings) -> LogLevels {
     })
 }
 
-fn filter_of(level: LogLevel) -> LevelFilter {
-    match level {
+fn filter_of(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    }
+    };
+    // It warns at every look at the links of attributes that the kernel has and it does not know.
+    Targets::new().with_default(level).with_target("netlink_packet_route", LevelFilter::ERROR)
 }

@@ -1,10 +1,16 @@
 //! Tells what changed between two moments, in the log and the counters: by these lines a takeover can be followed.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use membership::{MemberState, NodeName, View, document::Mac};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::controller::Owners;
-use crate::metrics::Events;
+use crate::{
+    metrics::{Events, Limits},
+    source::Snapshot,
+};
 
 /// Logs and counts changes of members' states.
 pub(super) fn members(before: &View, now: &View, me: &NodeName, events: &Events) {
@@ -51,4 +57,22 @@ pub(super) fn node_with_mac(view: &View, mac: Mac) -> Option<&NodeName> {
         member.document.facts.interfaces.iter().any(|interface| interface.mac == mac)
     };
     view.members.iter().find(has).map(|(name, _)| name)
+}
+
+/// Carries the bounds that reading the objects hit over to the metrics, for as long as they are read.
+pub(super) async fn count_reading_limits(mut snapshots: watch::Receiver<Arc<Snapshot>>, limits: Limits) {
+    let mut before = BTreeMap::new();
+    loop {
+        let now = snapshots.borrow_and_update().limits.clone();
+        for (limit, count) in &now {
+            let new = count.saturating_sub(before.get(limit).copied().unwrap_or_default());
+            if new > 0 {
+                limits.add(limit.label(), new);
+            }
+        }
+        before = now;
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
 }

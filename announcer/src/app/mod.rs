@@ -24,7 +24,7 @@ use membership::{
     io as gossip,
 };
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     announce,
@@ -119,13 +119,16 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         state_dir: settings.state_dir.clone(),
     })
     .await?;
+    let SourceSettings::Manifests(folder) = &settings.source;
     info!(
-        node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), settings = ?settings,
+        node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), source = %folder.display(),
+        interfaces = links.borrow().uplinks.keys().map(String::as_str).collect::<Vec<_>>().join(","),
         "the agent has started"
     );
+    debug!(?settings, "with these settings");
 
-    let SourceSettings::Manifests(folder) = &settings.source;
     let snapshot = manifests::watch(folder.clone()).await;
+    tokio::spawn(changes::count_reading_limits(snapshot.clone(), metrics.limits.clone()));
     let (plan, plans) = watch::channel(Arc::default());
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());

@@ -21,7 +21,7 @@ use crate::{
     health::{Verdicts, target_of},
     http::{Readiness, Status, StatusSource, status},
     metrics,
-    model::{Backend, Desired, ServiceName, ServicePort},
+    model::{Backend, Desired, PoolUsage, ServiceName, ServicePort},
     serving::{serving, verdict},
     source::Snapshot,
 };
@@ -132,6 +132,8 @@ impl StatusSource for Reporter {
             ]),
             forwarded,
             drops,
+            second_hops: forwarding.counters.second_hops,
+            pools: snapshot.pools.iter().map(pool).collect(),
             source: metrics::SourceState {
                 connected: snapshot.connected,
                 problems: u64::try_from(snapshot.problems.len()).unwrap_or(u64::MAX),
@@ -272,6 +274,12 @@ fn forwarded(report: &Report) -> (Vec<metrics::ForwardCount>, BTreeMap<&'static 
     }
     let drops = report.counters.drops.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
     (counts.into_values().collect(), drops)
+}
+
+fn pool((name, usage): (&String, &PoolUsage)) -> metrics::PoolAddresses {
+    let used = u64::try_from(usage.used).unwrap_or(u64::MAX);
+    let free = u64::try_from(usage.addresses.saturating_sub(used.into())).unwrap_or(u64::MAX);
+    metrics::PoolAddresses { pool: name.clone(), used, free }
 }
 
 fn problem(problem: &crate::model::Problem) -> status::Problem {

@@ -143,3 +143,41 @@ fn a_check_prints_all_problems_and_a_summary() {
     assert!(report.ok && report.problems.is_empty(), "{report:?}");
     assert!(report.summary.contains("1 Node\n0 services") && report.summary.ends_with("good"), "{}", report.summary);
 }
+
+/// The keys that the file may have, below one that has keys itself; none: it has a value.
+fn keys_below(path: &[&str]) -> Vec<String> {
+    let text = path.iter().rev().fold("{zzz: 1}".to_owned(), |inner, key| format!("{{{key}: {inner}}}"));
+    let error = serde_norway::from_str::<Raw>(&text).unwrap_err().to_string();
+    let Some((_, expected)) = error.split_once("unknown field `zzz`, expected") else { return Vec::new() };
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn leaves(path: &[&str], found: &mut Vec<String>) {
+    let keys = keys_below(path);
+    for key in &keys {
+        leaves(&[path, &[key]].concat(), found);
+    }
+    if keys.is_empty() {
+        found.push(path.join("."));
+    }
+}
+
+#[test]
+fn every_key_variable_and_flag_is_documented() {
+    let page = include_str!("../../../docs/configuration.md");
+    let mut keys = Vec::new();
+    leaves(&[], &mut keys);
+    assert!(keys.len() >= 17 && keys.contains(&"gossip.watch.misses".to_owned()), "{keys:?}");
+    for key in &keys {
+        assert!(page.contains(&format!("\n| `{key}` |")), "{key} has no row in docs/configuration.md");
+    }
+    let command = Args::command();
+    for argument in command.get_arguments().filter(|argument| argument.get_env().is_some()) {
+        for name in [argument.get_env().and_then(|name| name.to_str()).unwrap(), argument.get_long().unwrap()] {
+            assert!(page.contains(name), "{name} is not in docs/configuration.md");
+        }
+    }
+    for name in crate::model::objects::annotation::ALL {
+        assert!(page.contains(&format!("`crier.io/{name}`")), "the annotation {name} is not in docs/configuration.md");
+    }
+}

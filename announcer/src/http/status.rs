@@ -1,7 +1,7 @@
 //! The types of `/api/v1/status`, written by the agent and read by `crierctl`.
 //!
 //! A contract: fields are added, never renamed or removed. Readers must accept fields they do not know. Times are
-//! RFC 3339 in UTC.
+//! RFC 3339 in UTC, to the millisecond.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,10 +19,10 @@ pub struct Status {
     /// The agent's version.
     pub version: String,
     /// When the agent started.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "timestamp")]
     pub started: SystemTime,
     /// The agent's clock at the moment of the answer, against which other times are to be read.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "timestamp")]
     pub now: SystemTime,
     /// What `/readyz` says.
     pub ready: bool,
@@ -70,7 +70,7 @@ pub struct Vip {
     /// Grows by one with each takeover; 0 if nobody owns it, or its owner sees only a minority of the cluster.
     pub epoch: u64,
     /// Since when the owner has it, by the owner's clock.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "timestamp::option")]
     pub since: Option<SystemTime>,
     /// Why that node owns it, or why nobody does.
     pub reason: String,
@@ -145,6 +145,42 @@ pub struct Forwarder {
     pub mode: String,
     /// The uplinks it is attached to.
     pub interfaces: Vec<String>,
+}
+
+/// Times as RFC 3339; finer than a millisecond would only suggest that clocks agree better than they do.
+mod timestamp {
+    use std::time::SystemTime;
+
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        humantime_serde::deserialize(deserializer)
+    }
+
+    /// The same for a time that may be missing.
+    pub(super) mod option {
+        use super::{Deserializer, Serializer, SystemTime};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            time: &Option<SystemTime>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<SystemTime>, D::Error> {
+            humantime_serde::deserialize(deserializer)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,10 @@ pub struct Snapshot {
     pub forwarded: Vec<ForwardCount>,
     /// What the forwarder dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// Mid-flow packets passed on to the node their slot belonged to before.
+    pub second_hops: u64,
+    /// How full the pools are.
+    pub pools: Vec<PoolAddresses>,
     /// The source of objects.
     pub source: SourceState,
 }
@@ -82,6 +86,17 @@ pub struct ForwardCount {
     pub forwarded: (u64, u64),
     /// New flows to this node's pods.
     pub flows: u64,
+}
+
+/// How full a pool is.
+#[derive(Debug, Clone)]
+pub struct PoolAddresses {
+    /// Its name.
+    pub pool: String,
+    /// Addresses that a service has.
+    pub used: u64,
+    /// Addresses that are left; of IPv6 pools at most what the metric can hold.
+    pub free: u64,
 }
 
 /// How the source of objects is.
@@ -161,6 +176,11 @@ impl Snapshot {
             let backend = backend.to_string();
             healthy.with_label_values(&[&service.namespace, &service.name, &backend]).set(i64::from(*well));
         }
+        let pools = gauge(registry, "crier_pool_addresses", "Addresses of a pool by state", &["pool", "state"])?;
+        for PoolAddresses { pool, used, free } in &self.pools {
+            pools.with_label_values(&[pool.as_str(), "used"]).set(signed(*used));
+            pools.with_label_values(&[pool.as_str(), "free"]).set(signed(*free));
+        }
         Ok(())
     }
 
@@ -184,6 +204,10 @@ impl Snapshot {
                 bytes.with_label_values(&labels).inc_by(carried.1);
             }
         }
+        let hops = "Mid-flow packets passed on to the node their slot belonged to before";
+        counter(registry, "crier_second_hop_packets_total", hops, &[])?
+            .with_label_values::<&str>(&[])
+            .inc_by(self.second_hops);
         let drops = counter(registry, "crier_forward_drops_total", "Packets dropped by the forwarder", &["reason"])?;
         for (reason, count) in &self.drops {
             drops.with_label_values(&[reason]).inc_by(*count);
@@ -192,7 +216,7 @@ impl Snapshot {
     }
 }
 
-/// Gauges are signed; no count here comes near the limit.
+/// Gauges are signed; of the counts here only an IPv6 pool's free addresses come near the limit.
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -28,6 +28,8 @@ fn full_snapshot() -> Snapshot {
             flows: 9,
         }],
         drops: [("ttl", 10)].into(),
+        second_hops: 11,
+        pools: vec![PoolAddresses { pool: "lan".into(), used: 2, free: u64::MAX }],
         source: SourceState { connected: true, problems: 2 },
     }
 }
@@ -76,8 +78,10 @@ fn every_metric_follows_the_naming_rules() {
         "crier_limits_reached_total",
         "crier_member_transitions_total",
         "crier_members",
+        "crier_pool_addresses",
         "crier_probe_duration_seconds",
         "crier_probe_results_total",
+        "crier_second_hop_packets_total",
         "crier_source_connected",
         "crier_source_problems",
         "crier_vip_conflicts_total",
@@ -85,6 +89,24 @@ fn every_metric_follows_the_naming_rules() {
         "crier_vip_transitions_total",
     ];
     assert_eq!(names, promised.map(str::to_owned).into());
+}
+
+/// As documented, one row for each: the name, its labels, its meaning.
+#[test]
+fn every_metric_is_documented_with_its_labels_and_nothing_else_is() {
+    let page = include_str!("../../../docs/metrics.md");
+    let rows: std::collections::BTreeMap<&str, &str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `crier_")?.split_once('`')).collect();
+    let mut families = eventful().registry.gather();
+    families.extend(full_snapshot().families().unwrap());
+    for family in &families {
+        let name = family.name();
+        let row = rows.get(name.trim_start_matches("crier_")).unwrap_or_else(|| panic!("{name} has no row"));
+        for label in family.get_metric().iter().flat_map(prometheus::proto::Metric::get_label) {
+            assert!(row.contains(&format!("`{}`", label.name())), "the row of {name} lacks the label {}", label.name());
+        }
+    }
+    assert_eq!(rows.len(), families.len(), "rows of metrics that there are not: {rows:?}");
 }
 
 #[test]
@@ -109,6 +131,9 @@ fn the_text_has_the_promised_labels() {
         r#"crier_forward_bytes_total{direction="egress",namespace="default",port="80",protocol="TCP",service="web"} 8"#,
         r#"crier_flows_total{namespace="default",port="80",protocol="TCP",service="web"} 9"#,
         r#"crier_forward_drops_total{reason="ttl"} 10"#,
+        r#"crier_second_hop_packets_total 11"#,
+        r#"crier_pool_addresses{pool="lan",state="used"} 2"#,
+        r#"crier_pool_addresses{pool="lan",state="free"} 9223372036854776000"#,
         r#"crier_source_connected 1"#,
         r#"crier_source_problems 2"#,
         r#"crier_limits_reached_total{what="probes_in_flight"} 1"#,

@@ -2,7 +2,7 @@
 //!
 //! A source feeds it whole files ([`Index::apply`], [`Index::refuse`], [`Index::delete`]); a file is any unit that is
 //! replaced at once, so a source that has single objects names a file for each. [`Index::resolve`] says what is
-//! desired; [`Index::settle`] then remembers which versions were good.
+//! desired; [`Index::settle`] then remembers which versions were good, and who is served at which address.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -13,11 +13,13 @@ use super::{
     objects::{Kind, Object, ObjectKey},
     parse::Document,
     problem::{Origin, Problem, Severity},
-    resolve::{Resolved, resolve},
+    resolve::{Incumbents, Resolved, resolve},
 };
 
 /// What an error adds if an older version of the object stays in use.
 const KEPT: &str = "; until that is corrected the last good version is served";
+/// How often falling back to last good versions may lead to the next object that must; each time costs a resolution.
+const MAX_ROUNDS: usize = 8;
 
 /// An object and where it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +33,8 @@ pub(super) struct Loaded {
 struct Slot {
     current: Arc<Loaded>,
     good: Option<Arc<Loaded>>,
+    /// It was in its file when that last had no mistake (or was first read).
+    sound: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -45,15 +49,20 @@ pub struct Index {
     files: BTreeMap<String, FileContent>,
     /// Objects in all files.
     objects: usize,
+    /// Who was served where by the last [`Self::settle`]; as many as there were services then.
+    incumbents: Incumbents,
 }
 
 impl Index {
     /// Replaces what came from `file`. Objects that are no longer there are gone; an object with mistakes keeps the
-    /// version it had.
+    /// version it had. A file with a mistake may be torn, so what is missing from it stays until it is corrected.
     pub fn apply(&mut self, file: &str, documents: Vec<Document>) {
         let mut before = self.files.remove(file).unwrap_or_default();
         self.objects -= before.objects.len();
         let mut content = FileContent::default();
+        let is_error = |problem: &Problem| problem.severity == Severity::Error;
+        let mistaken = documents.iter().any(|document| document.problems.iter().any(is_error));
+        let sound_if_new = !mistaken || before.objects.is_empty();
         for document in documents {
             let mut problems = document.problems;
             match document.key.map(|key| content.objects.entry(key)) {
@@ -62,7 +71,8 @@ impl Index {
                 Some(Entry::Vacant(place)) => match (document.object, before.objects.remove(place.key())) {
                     (Some(object), earlier) => {
                         let current = Arc::new(Loaded { origin: document.origin, object });
-                        place.insert(Slot { current, good: earlier.and_then(|slot| slot.good) });
+                        let sound = sound_if_new || earlier.as_ref().is_some_and(|slot| slot.sound);
+                        place.insert(Slot { current, good: earlier.and_then(|slot| slot.good), sound });
                     }
                     (None, Some(earlier)) => {
                         problems.iter_mut().for_each(keep);
@@ -73,6 +83,14 @@ impl Index {
             }
             content.problems.append(&mut problems);
         }
+        // Only what was sound: else each of many mistaken versions would leave something behind.
+        let missing = before.objects.into_iter().filter(|(_, slot)| mistaken && slot.sound).collect::<Vec<_>>();
+        if let Some((key, _)) = missing.first() {
+            let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
+            let message = format!("{key}{more} is no longer in it, and kept until the file's mistakes are corrected");
+            content.problems.push(Problem::of_file(file, message).as_warning());
+        }
+        content.objects.extend(missing);
         self.objects += content.objects.len();
         self.files.insert(file.to_owned(), content);
     }
@@ -121,7 +139,8 @@ impl Index {
         counts
     }
 
-    /// What is desired, and everything that is wrong. The same objects give the same answer on every node.
+    /// What is desired, and everything that is wrong. The same objects give the same answer on every node; only of two
+    /// services that want one address, the one that was served there at the last [`Self::settle`] keeps it.
     ///
     /// If a new version of an object is at odds with others (an address outside every pool), its last good version
     /// is tried instead.
@@ -135,26 +154,7 @@ impl Index {
                 None => drop(chosen.insert(key, slot)),
             }
         }
-        let current = chosen.iter().map(|(key, slot)| (*key, &*slot.current)).collect();
-        let mut resolved = resolve(&current);
-        let fallback: BTreeMap<ObjectKey, Arc<Loaded>> = failed(&resolved.problems)
-            .into_iter()
-            .filter_map(|key| {
-                let slot = chosen.get(key)?;
-                let good = slot.good.as_ref().filter(|good| good.object != slot.current.object)?;
-                Some((key.clone(), good.clone()))
-            })
-            .collect();
-        if !fallback.is_empty() {
-            let with_good = chosen.iter().map(|(key, slot)| (*key, &**fallback.get(*key).unwrap_or(&slot.current)));
-            let fell_back = |problem: &Problem| problem.object.as_ref().is_some_and(|key| fallback.contains_key(key));
-            let first = std::mem::replace(&mut resolved, resolve(&with_good.collect()));
-            resolved.problems.retain(|problem| problem.severity == Severity::Error || !fell_back(problem));
-            resolved.problems.extend(first.problems.into_iter().filter(fell_back).map(|mut problem| {
-                keep(&mut problem);
-                problem
-            }));
-        }
+        let mut resolved = self.resolve_with_last_good(&chosen);
         resolved.problems.extend(duplicates);
         resolved.problems.extend(self.files.values().flat_map(|content| content.problems.iter().cloned()));
         resolved.problems.sort_by(|a, b| (&a.origin, a).cmp(&(&b.origin, b)));
@@ -162,14 +162,49 @@ impl Index {
         resolved
     }
 
-    /// Remembers the versions that [`Self::resolve`] had nothing against as the last good ones.
-    pub fn settle(&mut self, problems: &[Problem]) {
-        let failed: BTreeSet<ObjectKey> = failed(problems).into_iter().cloned().collect();
+    /// Resolves the newest versions; those that fail are replaced by the last good ones, until none is left to replace.
+    fn resolve_with_last_good(&self, chosen: &BTreeMap<&ObjectKey, &Slot>) -> Resolved {
+        let mut versions: BTreeMap<&ObjectKey, &Loaded> =
+            chosen.iter().map(|(key, slot)| (*key, &*slot.current)).collect();
+        let mut resolved = resolve(&versions, &self.incumbents);
+        let mut fell_back: BTreeSet<ObjectKey> = BTreeSet::new();
+        let mut why: Vec<Problem> = Vec::new();
+        for _ in 0..MAX_ROUNDS {
+            let falling: BTreeSet<ObjectKey> =
+                failed(&resolved.problems).into_iter().filter(|key| !fell_back.contains(key)).cloned().collect();
+            let before = fell_back.len();
+            for (key, slot) in falling.iter().filter_map(|key| chosen.get_key_value(key)) {
+                if let Some(good) = slot.good.as_deref().filter(|good| good.object != slot.current.object) {
+                    versions.insert(*key, good);
+                    fell_back.insert((*key).clone());
+                }
+            }
+            if fell_back.len() == before {
+                break;
+            }
+            let of = |problem: &Problem, keys: &BTreeSet<ObjectKey>| {
+                problem.object.as_ref().is_some_and(|key| keys.contains(key))
+            };
+            let first = std::mem::replace(&mut resolved, resolve(&versions, &self.incumbents));
+            let new = first.problems.into_iter();
+            why.extend(new.filter(|problem| of(problem, &falling) && of(problem, &fell_back)));
+            // Of the version that is not the newest only what is an error is of interest.
+            resolved.problems.retain(|problem| problem.severity == Severity::Error || !of(problem, &fell_back));
+        }
+        why.iter_mut().for_each(keep);
+        resolved.problems.extend(why);
+        resolved
+    }
+
+    /// Remembers the versions that [`Self::resolve`] had nothing against as the last good ones, and who is served where.
+    pub fn settle(&mut self, resolved: &Resolved) {
+        let failed: BTreeSet<ObjectKey> = failed(&resolved.problems).into_iter().cloned().collect();
         for (key, slot) in self.files.values_mut().flat_map(|content| &mut content.objects) {
             if !failed.contains(key) {
                 slot.good = Some(slot.current.clone());
             }
         }
+        self.incumbents = resolved.incumbents.clone();
     }
 }
 

@@ -1,9 +1,11 @@
-//! From all objects to what is desired: a function, the same on every node.
+//! From all objects to what is desired: a function, the same on every node; where two services want one address, of
+//! who is being served there, too.
 //!
 //! First every object is read ([`World`]), then the services get their addresses, then each is put together with
 //! its backends, checks and advertisements.
 
 mod addresses;
+mod incumbents;
 mod world;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -18,7 +20,8 @@ use super::{
     problem::Problem,
     service::{self, PortWish, Wish},
 };
-use addresses::Assignment;
+use addresses::{Assigned, Assignment};
+pub(super) use incumbents::Incumbents;
 use world::{Source, World};
 
 /// What [`super::Index::resolve`] found.
@@ -30,6 +33,8 @@ pub struct Resolved {
     pub problems: Vec<Problem>,
     /// How full the pools are, by name.
     pub pools: BTreeMap<String, PoolUsage>,
+    /// Who is served at which address, for [`super::Index::settle`].
+    pub(super) incumbents: Incumbents,
 }
 
 /// How full a pool is.
@@ -41,10 +46,10 @@ pub struct PoolUsage {
     pub used: usize,
 }
 
-/// Resolves one version of every object.
-pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>) -> Resolved {
+/// Resolves one version of every object, where others were served `before`.
+pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumbents) -> Resolved {
     let mut world = World::read(objects);
-    let (assignments, pools) = addresses::assign(&mut world);
+    let Assigned { addresses: assignments, pools, incumbents } = addresses::assign(&mut world, before);
     let mut services = BTreeMap::new();
     let mut silent: BTreeMap<&str, Vec<(IpAddr, &ServiceName)>> = BTreeMap::new();
     let mut problems = Vec::new();
@@ -74,7 +79,7 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>) -> Resolved {
     problems.extend(silent.into_iter().filter_map(|(pool, vips)| unannounced(&world, pool, &vips)));
     let mut all = world.problems;
     all.extend(problems);
-    Resolved { desired: Desired { services }, problems: all, pools }
+    Resolved { desired: Desired { services }, problems: all, pools, incumbents }
 }
 
 fn vip(world: &World, wish: &Wish, assigned: &Assignment) -> Vip {

@@ -3,8 +3,8 @@
 //! - Read are `*.yaml`, `*.yml` and `*.json` directly in the folder, sorted by name, whose names do not begin with a
 //!   dot (editors' temporary files, and the inner folders of a ConfigMap mount). Symbolic links are followed.
 //! - A file that is broken or unreadable keeps its last good content; a file that is gone takes its objects with it.
-//! - An empty folder means no services, with a warning. A folder that is gone or cannot be listed is taken for an
-//!   accident (an unmounted volume): everything keeps serving until it is back.
+//! - A folder that is empty, gone or cannot be listed is taken for an accident (an unmounted volume, a failed copy):
+//!   everything keeps serving until there is a file again. Who wants no service leaves one file, such as a pool.
 //! - Changes are noticed by inotify and read 100 ms after the last of a burst. Every few seconds names, sizes and
 //!   times are compared too, since inotify cannot tell that the folder itself was replaced.
 #![expect(clippy::disallowed_methods, reason = "edge: reads files and the time at which it does")]
@@ -23,7 +23,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Snapshot;
+use super::{Limit, Snapshot};
 use crate::model::{
     Index, Problem, Severity,
     parse::{self, line_of},
@@ -121,15 +121,27 @@ fn report(before: Option<&Snapshot>, now: &Snapshot) {
 }
 
 /// Adds to problems on which line they stand. Each look walks a whole text, so there is an end to it.
-fn find_lines(problems: &mut [Problem], texts: &BTreeMap<String, String>) {
+///
+/// # Errors
+/// [`Limit::LinesLookedUp`] if some had to go without.
+fn find_lines(problems: &mut [Problem], texts: &BTreeMap<String, String>) -> Result<(), Limit> {
     let mut left = MAX_WALKED;
+    let mut skipped = 0;
     for problem in problems.iter_mut().filter(|problem| problem.line.is_none()) {
         let Some(origin) = &problem.origin else { continue };
         let Some(text) = texts.get(&origin.file) else { continue };
-        let Some(rest) = left.checked_sub(text.len()) else { continue };
+        let Some(rest) = left.checked_sub(text.len()) else {
+            skipped += 1;
+            continue;
+        };
         left = rest;
         problem.line = line_of(text, origin, &problem.field);
     }
+    if skipped > 0 {
+        tracing::debug!(problems = skipped, "too many problems in large files to look up the line of each");
+        return Err(Limit::LinesLookedUp);
+    }
+    Ok(())
 }
 
 /// Tells of changes in the folder, by inotify.
@@ -183,11 +195,13 @@ struct Reader {
     /// Of each file in the index, a hash of the text it was last given.
     applied: BTreeMap<String, u64>,
     fingerprint: Option<Fingerprint>,
+    /// How many readings ran into which limit.
+    limits: BTreeMap<Limit, u64>,
 }
 
 impl Reader {
     fn new(folder: PathBuf) -> Self {
-        Self { folder, index: Index::default(), applied: BTreeMap::new(), fingerprint: None }
+        Self { folder, index: Index::default(), applied: BTreeMap::new(), fingerprint: None, limits: BTreeMap::new() }
     }
 
     /// Whether names, sizes or times differ from what was read last.
@@ -199,6 +213,7 @@ impl Reader {
         self.fingerprint = Fingerprint::of(&self.folder);
         let mut texts = BTreeMap::new();
         let mut problems = Vec::new();
+        let mut limits = BTreeSet::new();
         let connected = match Listing::read(&self.folder) {
             Err(problem) => {
                 problems.push(*problem);
@@ -206,12 +221,17 @@ impl Reader {
             }
             Ok(listing) => {
                 problems.extend(listing.problems);
-                self.forget_all_but(&listing.files);
+                limits.extend(listing.limits);
+                // An emptied folder is an accident.
+                if !listing.files.is_empty() {
+                    self.forget_all_but(|name| listing.files.contains_key(name) || listing.left_out.contains(name));
+                }
                 for (name, text) in listing.files {
-                    match text {
-                        Ok(text) => {
-                            self.apply(&name, &text, &mut problems);
-                            texts.insert(name, text);
+                    match text.map(|text| self.apply(&name, &text).map(|()| texts.insert(name.clone(), text))) {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(problem)) => {
+                            limits.insert(Limit::Objects);
+                            problems.push(*problem);
                         }
                         Err(problem) => {
                             self.applied.remove(&name);
@@ -223,9 +243,12 @@ impl Reader {
             }
         };
         let mut resolved = self.index.resolve();
-        self.index.settle(&resolved.problems);
+        self.index.settle(&resolved);
         problems.append(&mut resolved.problems);
-        find_lines(&mut problems, &texts);
+        limits.extend(find_lines(&mut problems, &texts).err());
+        for limit in limits {
+            *self.limits.entry(limit).or_default() += 1;
+        }
         Snapshot {
             desired: resolved.desired,
             problems,
@@ -233,40 +256,38 @@ impl Reader {
             pools: resolved.pools,
             connected,
             loaded_at: SystemTime::now(),
+            limits: self.limits.clone(),
         }
     }
 
-    fn forget_all_but<T>(&mut self, files: &BTreeMap<String, T>) {
-        let gone: Vec<_> = self.index.files().filter(|name| !files.contains_key(*name)).map(str::to_owned).collect();
+    fn forget_all_but(&mut self, is_there: impl Fn(&str) -> bool) {
+        let gone: Vec<_> = self.index.files().filter(|name| !is_there(name)).map(str::to_owned).collect();
         for name in gone {
             self.index.delete(&name);
             self.applied.remove(&name);
         }
     }
 
-    fn apply(&mut self, name: &str, text: &str, problems: &mut Vec<Problem>) {
+    /// Puts a text into the index if it is another one than before; the error is that there is no room for its objects.
+    fn apply(&mut self, name: &str, text: &str) -> Result<(), Box<Problem>> {
         let mut hasher = Xxh3::new();
         hasher.write(text.as_bytes());
         let hash = hasher.finish();
         if self.applied.get(name) == Some(&hash) {
-            return;
+            return Ok(());
         }
         match parse::parse_file(name, text) {
-            Err(problem) => {
-                self.applied.insert(name.to_owned(), hash);
-                self.index.refuse(name, *problem);
-            }
+            Err(problem) => self.index.refuse(name, *problem),
             Ok(documents) if self.index.count_without(name) + documents.len() > MAX_OBJECTS => {
                 // Not remembered as applied: there may be room once another file has shrunk.
                 self.applied.remove(name);
                 let message = format!("not read: with it the folder would hold more than {MAX_OBJECTS} objects");
-                problems.push(Problem::of_file(name, message));
+                return Err(Box::new(Problem::of_file(name, message)));
             }
-            Ok(documents) => {
-                self.applied.insert(name.to_owned(), hash);
-                self.index.apply(name, documents);
-            }
+            Ok(documents) => self.index.apply(name, documents),
         }
+        self.applied.insert(name.to_owned(), hash);
+        Ok(())
     }
 }
 

@@ -21,4 +21,35 @@ pub struct Snapshot {
     pub connected: bool,
     /// When it was read.
     pub loaded_at: SystemTime,
+    /// How many readings so far, this one included, ran into which limit. Whatever is beyond a limit has a problem.
+    pub limits: BTreeMap<Limit, u64>,
+}
+
+/// A bound on what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Limit {
+    /// Files in the folder.
+    Files,
+    /// Bytes of one file.
+    FileBytes,
+    /// Bytes of all files together.
+    FolderBytes,
+    /// Objects of all files together.
+    Objects,
+    /// Text walked at one reading to find the lines of problems.
+    LinesLookedUp,
+}
+
+impl Limit {
+    /// Its name in the metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Files => "manifest_files",
+            Self::FileBytes => "manifest_file_bytes",
+            Self::FolderBytes => "manifest_folder_bytes",
+            Self::Objects => "manifest_objects",
+            Self::LinesLookedUp => "manifest_lines_looked_up",
+        }
+    }
 }

@@ -94,7 +94,7 @@ fn a_version_that_conflicts_falls_back_to_the_last_good_one_and_a_newcomer_has_n
         let text = manifest(name, &format!(", loadBalancerIP: {ip}"));
         index.apply(name, parse_file(name, &text).unwrap());
         let resolved = index.resolve();
-        index.settle(&resolved.problems);
+        index.settle(&resolved);
         let vips = resolved.desired.services.values().map(|service| service.vips[0].address.to_string());
         (vips.collect::<Vec<_>>(), resolved.problems.iter().filter(|one| one.severity == Severity::Error).count())
     };
@@ -109,7 +109,185 @@ fn a_version_that_conflicts_falls_back_to_the_last_good_one_and_a_newcomer_has_n
     assert_eq!(index.resolve().desired.services.len(), 0);
 }
 
+/// Applies a file, and says who has which addresses then, and every error.
+fn put(index: &mut Index, file: &str, text: &str) -> (Vec<String>, Vec<String>) {
+    index.apply(file, parse_file(file, text).unwrap());
+    answer(index)
+}
+
+fn answer(index: &mut Index) -> (Vec<String>, Vec<String>) {
+    let resolved = index.resolve();
+    index.settle(&resolved);
+    let line = |(name, service): (&crate::model::ServiceName, &crate::model::Service)| {
+        let vips: Vec<_> = service.vips.iter().map(|vip| vip.address.to_string()).collect();
+        format!("{} {}", name.name, vips.join(" "))
+    };
+    let errors = resolved.problems.iter().filter(|one| one.severity == Severity::Error);
+    (resolved.desired.services.iter().map(line).collect(), errors.map(ToString::to_string).collect())
+}
+
+fn with_pool() -> Index {
+    let mut index = Index::default();
+    index.apply("pool", parse_file("pool", POOL).unwrap());
+    index
+}
+
+#[test]
+fn who_is_served_at_an_address_keeps_it_and_the_newcomer_is_told() {
+    let mut index = with_pool();
+    put(&mut index, "web", &manifest("web", ", loadBalancerIP: 10.0.0.1"));
+    // Older by name, and by the API's clock.
+    for newcomer in [manifest("api", ", loadBalancerIP: 10.0.0.1"), {
+        manifest("api", ", loadBalancerIP: 10.0.0.1")
+            .replace("name: api", "name: api, creationTimestamp: '2020-01-01T00:00:00Z'")
+    }] {
+        let (served, errors) = put(&mut index, "api", &newcomer);
+        assert_eq!(served, ["web 10.0.0.1"]);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].contains("Service default/api") && errors[0].contains("belongs to Service default/web"));
+    }
+    // Without an incumbent, age decides, then the name.
+    let mut fresh = index.clone();
+    fresh.incumbents = Incumbents::default();
+    assert_eq!(answer(&mut fresh).0, ["api 10.0.0.1"]);
+    // Who is gone keeps nothing.
+    index.delete("web");
+    assert_eq!(answer(&mut index).0, ["api 10.0.0.1"]);
+    assert_eq!(put(&mut index, "web", &manifest("web", ", loadBalancerIP: 10.0.0.1")).0, ["api 10.0.0.1"]);
+}
+
+#[test]
+fn a_pools_choice_that_is_served_is_not_taken_away_by_one_who_asks_for_it() {
+    let mut index = with_pool();
+    let (served, _) = put(&mut index, "web", &manifest("web", ""));
+    let address = served[0].strip_prefix("web ").unwrap().to_owned();
+    let (after, errors) = put(&mut index, "api", &manifest("api", &format!(", loadBalancerIP: {address}")));
+    assert_eq!(after, served);
+    assert!(errors[0].contains("belongs to Service default/web"), "{errors:?}");
+}
+
+#[test]
+fn what_is_missing_from_a_file_with_a_mistake_stays_until_that_is_corrected() {
+    let mut index = with_pool();
+    let (a, b) = (manifest("a", ", loadBalancerIP: 10.0.0.1"), manifest("b", ", loadBalancerIP: 10.0.0.2"));
+    let both = ["a 10.0.0.1", "b 10.0.0.2"];
+    assert_eq!(put(&mut index, "f", &format!("{a}\n---\n{b}")).0, both);
+    // Torn so that the rest is well-formed, twice; what only mistaken versions had does not pile up.
+    let torn = a.replace("80", "0");
+    assert_eq!(put(&mut index, "f", &torn).0, both);
+    let c = manifest("c", ", loadBalancerIP: 10.0.0.3");
+    assert_eq!(put(&mut index, "f", &format!("{torn}\n---\n{c}")).0.len(), 3);
+    assert_eq!(put(&mut index, "f", &torn).0, both);
+    let said: Vec<_> = index.resolve().problems.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|said| said.starts_with("f: warning: Service default/b is no longer in it")), "{said:?}");
+    // Without a mistake, what is gone is gone.
+    assert_eq!(put(&mut index, "f", &a).0, ["a 10.0.0.1"]);
+    assert_eq!(index.count_without("pool"), 1);
+}
+
+#[test]
+fn a_pool_that_is_too_small_for_all_serves_those_it_served() {
+    let mut index = with_pool();
+    put(&mut index, "pool", &POOL.replace("10.0.0.0/24", "10.0.0.8/31"));
+    put(&mut index, "y", &manifest("y", ""));
+    let (served, errors) = put(&mut index, "z", &manifest("z", ""));
+    assert_eq!((served.len(), errors.len()), (2, 0));
+    // First by name, and too much.
+    let (after, errors) = put(&mut index, "a", &manifest("a", ""));
+    assert_eq!(after, served);
+    assert!(
+        errors.len() == 1 && errors[0].contains("Service default/a: spec.ipFamilies: no IPv4 address is left"),
+        "{errors:?}"
+    );
+    assert_eq!(answer(&mut index).0, served);
+}
+
+#[test]
+fn a_status_speaks_for_a_service_where_no_memory_does() {
+    let mut index = with_pool();
+    let had = manifest("web", ", loadBalancerIP: 10.0.0.1");
+    let had =
+        format!("{}, status: {{loadBalancer: {{ingress: [{{ip: 10.0.0.1}}]}}}}}}", had.strip_suffix('}').unwrap());
+    index.apply("api", parse_file("api", &manifest("api", ", loadBalancerIP: 10.0.0.1")).unwrap());
+    assert_eq!(put(&mut index, "web", &had).0, ["web 10.0.0.1"]);
+}
+
+#[test]
+fn who_shares_an_address_keeps_its_port_against_a_newcomer_and_against_a_change_of_the_other() {
+    let mut index = with_pool();
+    let share = |name: &str, port: u16, key: &str| {
+        manifest(name, ", loadBalancerIP: 10.0.0.1").replace("port: 80", &format!("port: {port}")).replace(
+            &format!("name: {name}"),
+            &format!("name: {name}, annotations: {{crier.io/allow-shared-ip: {key}}}"),
+        )
+    };
+    let both = ["x 10.0.0.1", "y 10.0.0.1"];
+    put(&mut index, "x", &share("x", 80, "k"));
+    assert_eq!(put(&mut index, "y", &share("y", 81, "k")).0, both);
+    // A newcomer that is first by name wants a port that is taken, then another key.
+    for newcomer in [share("a", 81, "k"), share("a", 82, "other")] {
+        let (served, errors) = put(&mut index, "a", &newcomer);
+        assert_eq!(served, both);
+        assert!(errors.len() == 1 && errors[0].contains("Service default/a"), "{errors:?}");
+    }
+    assert_eq!(put(&mut index, "a", &share("a", 82, "k")).0.len(), 3);
+    index.delete("a");
+    // x, first by name, changes to the port of y: x keeps its last good version, y notices nothing.
+    let (served, errors) = put(&mut index, "x", &share("x", 81, "k"));
+    assert_eq!(served, both);
+    assert!(
+        errors.len() == 1 && errors[0].contains("Service default/x: spec.loadBalancerIP: 10.0.0.1 port 81/TCP"),
+        "{errors:?}"
+    );
+    let resolved = index.resolve().desired;
+    let ports: Vec<_> = resolved.services.values().map(|service| service.ports[0].port).collect();
+    assert_eq!(ports, [80, 81]);
+}
+
+#[test]
+fn falling_back_goes_on_until_nobody_is_pushed_out() {
+    let mut index = with_pool();
+    put(&mut index, "b", &manifest("b", ", loadBalancerIP: 10.0.0.1"));
+    put(&mut index, "a", &manifest("a", ", loadBalancerIP: 10.0.0.2"));
+    // b moves out of every pool, so it stays at .1; a, which moves to .1 at the same time, stays at .2.
+    index.apply("b", parse_file("b", &manifest("b", ", loadBalancerIP: 10.9.9.9")).unwrap());
+    let (served, errors) = put(&mut index, "a", &manifest("a", ", loadBalancerIP: 10.0.0.1"));
+    assert_eq!(served, ["a 10.0.0.2", "b 10.0.0.1"]);
+    assert_eq!(errors.len(), 2, "{errors:?}");
+}
+
 proptest! {
+    /// Whatever single object is added, nobody who is served with a requested address loses it.
+    #[test]
+    fn a_newcomer_takes_nothing_from_who_is_served(
+        wishes in collection::vec(("[a-f]", 0_u8..6, 1_u16..4, any::<bool>()), 1..12),
+    ) {
+        let mut index = with_pool();
+        let mut seen: Vec<String> = Vec::new();
+        let (mut before, mut asked): (Vec<String>, Vec<String>) = Default::default();
+        for (name, last, port, shared) in wishes {
+            if seen.contains(&name) {
+                continue;
+            }
+            seen.push(name.clone());
+            let ip = if last == 0 { String::new() } else { format!(", loadBalancerIP: 10.0.0.{last}") };
+            let mut text = manifest(&name, &ip).replace("port: 80", &format!("port: {port}"));
+            if shared {
+                text = text.replace(&format!("name: {name}"), &format!("name: {name}, annotations: {{crier.io/allow-shared-ip: k}}"));
+            }
+            let (after, _) = put(&mut index, &name, &text);
+            // Those that a pool chose for may make room for another choice.
+            for line in before.iter().filter(|line| asked.contains(line)) {
+                prop_assert!(after.contains(line), "{} was served; now {:?}", line, after);
+            }
+            prop_assert_eq!(&answer(&mut index).0, &after, "deciding again changes nothing");
+            if last > 0 {
+                asked.push(format!("{name} 10.0.0.{last}"));
+            }
+            before = after;
+        }
+    }
+
     /// Whatever a file holds, and whichever field a problem names, reading it ends without a panic.
     #[test]
     fn no_text_makes_the_parser_panic(
@@ -130,7 +308,7 @@ proptest! {
             }
             index.apply(name, documents);
             let resolved = index.resolve();
-            index.settle(&resolved.problems);
+            index.settle(&resolved);
         }
         let origin = Origin { file: name.to_owned(), document: 1, item: None };
         let _ = crate::model::parse::line_of(&text, &origin, &field);

@@ -1,12 +1,19 @@
 //! Which service gets which addresses.
 //!
-//! In three rounds, each in the same order on every node: services that ask for addresses get them, services that
-//! had addresses keep them, the others choose. Of two that ask for the same, the older one gets it (by the API's
-//! creation time; without one, the first by name).
+//! In rounds, each in the same order on every node: services that ask for addresses get them, services whose status
+//! says what they had keep it, the others choose. Of two that want the same, the one that is being served there keeps it
+//! (see [`Incumbents`]); without such a one, the older gets it (by the API's creation time; without one, the first by
+//! name).
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use super::{PoolUsage, Source, World};
+use super::{
+    PoolUsage, Source, World,
+    incumbents::{Claim, Incumbents},
+};
 use crate::{
     ipam::{Allocator, Family, Tenant},
     model::{
@@ -25,38 +32,99 @@ pub(super) struct Assignment {
     pub(super) pool: String,
 }
 
-/// The addresses of every service that gets what it needs; problems go to the world.
-pub(super) fn assign(world: &mut World) -> (BTreeMap<ServiceName, Vec<Assignment>>, BTreeMap<String, PoolUsage>) {
-    let pools = world.pools.iter().map(|(name, pool)| (name.clone(), pool.addresses.clone())).collect();
-    let mut allocator = Allocator::new(pools);
-    let mut assigned: BTreeMap<ServiceName, Vec<Assignment>> = BTreeMap::new();
-    let mut problems = Vec::new();
+/// A service that asks for addresses.
+type Asker<'a> = (Claim, &'a ServiceName, &'a Source, &'a Wish);
 
+/// What [`assign`] found; problems go to the world.
+#[derive(Debug, Default)]
+pub(super) struct Assigned {
+    /// The addresses of every service that gets what it needs.
+    pub(super) addresses: BTreeMap<ServiceName, Vec<Assignment>>,
+    /// How full the pools are.
+    pub(super) pools: BTreeMap<String, PoolUsage>,
+    /// The same services, for the next time.
+    pub(super) incumbents: Incumbents,
+}
+
+/// Gives every service the addresses it asks for or chooses.
+pub(super) fn assign(world: &mut World, before: &Incumbents) -> Assigned {
+    let lost = |attempt: &Attempt| {
+        let served = world.services.keys().filter(|name| !before.addresses(name).is_empty());
+        served.filter(|name| !attempt.addresses.contains_key(*name)).count()
+    };
+    let mut best = attempt(world, before, false);
+    if lost(&best) > 0 {
+        // Pools are too small for all. What is served need not suffer from it, as long as it still fits.
+        let sparing = attempt(world, before, true);
+        if lost(&sparing) < lost(&best) {
+            best = sparing;
+        }
+    }
+    let mut incumbents = Incumbents::default();
+    for (name, addresses) in &best.addresses {
+        if let Some((_, wish)) = world.services.get(name) {
+            incumbents.insert(tenant(name, wish), addresses.iter().map(|one| one.address).collect());
+        }
+    }
+    let usage = best.allocator.usage().into_iter();
+    let pools = usage.map(|(name, (addresses, used))| (name, PoolUsage { addresses, used })).collect();
+    world.problems.extend(best.problems);
+    Assigned { addresses: best.addresses, pools, incumbents }
+}
+
+/// One way to give out the addresses.
+struct Attempt {
+    allocator: Allocator,
+    addresses: BTreeMap<ServiceName, Vec<Assignment>>,
+    problems: Vec<Problem>,
+}
+
+impl Attempt {
+    fn pin(&mut self, world: &World, askers: &[Asker]) {
+        for (_, name, source, wish) in askers {
+            match pin_requested(world, &mut self.allocator, name, source, wish) {
+                Ok(addresses) => drop(self.addresses.insert((*name).clone(), addresses)),
+                Err(problem) => self.problems.push(*problem),
+            }
+        }
+    }
+}
+
+/// Services for which a pool chose keep what they had `before` if `sparing`, else only if somebody new asks for it:
+/// without need, choices must not depend on what this agent saw earlier.
+fn attempt(world: &World, before: &Incumbents, sparing: bool) -> Attempt {
+    let pools = world.pools.iter().map(|(name, pool)| (name.clone(), pool.addresses.clone())).collect();
+    let mut done = Attempt { allocator: Allocator::new(pools), addresses: BTreeMap::new(), problems: Vec::new() };
     let mut by_age: Vec<_> = world.services.iter().collect();
     by_age.sort_by_key(|(name, (_, wish))| (wish.created.is_none(), wish.created, *name));
-    for (name, (source, wish)) in by_age.iter().filter(|(_, (_, wish))| !wish.requested.1.is_empty()) {
-        match pin_requested(world, &mut allocator, name, source, wish) {
-            Ok(addresses) => drop(assigned.insert((*name).clone(), addresses)),
-            Err(problem) => problems.push(*problem),
-        }
-    }
-    let choosers: Vec<_> = by_age.into_iter().filter(|(_, (_, wish))| wish.requested.1.is_empty()).collect();
+    let (choosers, askers): (Vec<_>, Vec<_>) =
+        by_age.into_iter().partition(|(_, (_, wish))| wish.requested.1.is_empty());
+    let mut askers: Vec<Asker> = askers
+        .into_iter()
+        .map(|(name, (source, wish))| (before.claim(&tenant(name, wish), wish), name, source, wish))
+        .collect();
+    // Stable: by age among equals.
+    askers.sort_by_key(|(claim, ..)| *claim);
+    let (served, newcomers) = askers.split_at(askers.partition_point(|(claim, ..)| *claim <= Claim::Changed));
+
+    done.pin(world, served);
+    let contested: BTreeSet<_> = newcomers.iter().flat_map(|(.., wish)| &wish.requested.1).collect();
+    let mut kept: BTreeMap<&ServiceName, Vec<Assignment>> = BTreeMap::new();
     for (name, (_, wish)) in &choosers {
-        let kept = keep_previous(world, &mut allocator, name, wish);
-        if !kept.is_empty() {
-            assigned.insert((*name).clone(), kept);
-        }
+        let held = before.addresses(name).iter().filter(|address| sparing || contested.contains(address));
+        keep(world, &mut done.allocator, name, wish, held, kept.entry(name).or_default());
+    }
+    done.pin(world, newcomers);
+    for (name, (_, wish)) in &choosers {
+        keep(world, &mut done.allocator, name, wish, &wish.previous, kept.entry(name).or_default());
     }
     for (name, (source, wish)) in choosers {
-        let kept = assigned.remove(name).unwrap_or_default();
-        match choose(world, &mut allocator, name, source, wish, kept) {
-            Ok(addresses) => drop(assigned.insert(name.clone(), addresses)),
-            Err(problem) => problems.push(*problem),
+        match choose(world, &mut done.allocator, name, source, wish, kept.remove(name).unwrap_or_default()) {
+            Ok(addresses) => drop(done.addresses.insert(name.clone(), addresses)),
+            Err(problem) => done.problems.push(*problem),
         }
     }
-    world.problems.extend(problems);
-    let usage = allocator.usage().into_iter();
-    (assigned, usage.map(|(name, (addresses, used))| (name, PoolUsage { addresses, used })).collect())
+    done
 }
 
 fn tenant(name: &ServiceName, wish: &Wish) -> Tenant {
@@ -121,11 +189,16 @@ fn pin_requested(
     Ok(addresses)
 }
 
-/// Gives a service what its status says it had, as far as it still may have it.
-fn keep_previous(world: &World, allocator: &mut Allocator, name: &ServiceName, wish: &Wish) -> Vec<Assignment> {
-    let tenant = tenant(name, wish);
-    let mut kept: Vec<Assignment> = Vec::new();
-    for address in &wish.previous {
+/// Gives a service, beside what it has `kept`, those of the addresses it had that it still may have.
+fn keep<'a>(
+    world: &World,
+    allocator: &mut Allocator,
+    name: &ServiceName,
+    wish: &Wish,
+    had: impl IntoIterator<Item = &'a IpAddr>,
+    kept: &mut Vec<Assignment>,
+) {
+    for address in had {
         let family = Family::of(*address);
         let wanted = match wish.families.policy {
             FamilyPolicy::Single if wish.families.named.is_empty() => kept.is_empty(),
@@ -136,11 +209,10 @@ fn keep_previous(world: &World, allocator: &mut Allocator, name: &ServiceName, w
             continue;
         }
         let Ok(pool) = pool_of(world, name, wish, *address) else { continue };
-        if allocator.pin(&tenant, *address).is_ok() {
+        if allocator.pin(&tenant(name, wish), *address).is_ok() {
             kept.push(Assignment { address: *address, pool });
         }
     }
-    kept
 }
 
 fn choose(

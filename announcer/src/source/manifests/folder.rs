@@ -4,14 +4,14 @@
 //! `x.yaml` must not hang the agent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, Metadata},
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use crate::model::{Problem, Severity};
+use crate::{model::Problem, source::Limit};
 
 /// Bytes of one file.
 const MAX_FILE: u64 = 8 << 20;
@@ -21,16 +21,30 @@ const MAX_FOLDER: u64 = 64 << 20;
 const MAX_FILES: usize = 20_000;
 
 /// The texts of all manifests by file name; of one that cannot be read, why.
+#[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) files: BTreeMap<String, Result<String, Problem>>,
+    /// Those beyond the limit, by name: there, and not read.
+    pub(super) left_out: BTreeSet<String>,
     /// About the folder as a whole.
     pub(super) problems: Vec<Problem>,
+    /// The limits that something went beyond.
+    pub(super) limits: BTreeSet<Limit>,
+}
+
+/// Why a file's text is not there.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{1}")]
+    TooLarge(Limit, String),
 }
 
 impl Listing {
     /// Reads all manifests; the error is a problem of the folder.
     pub(super) fn read(folder: &Path) -> Result<Self, Box<Problem>> {
-        let names = names(folder).map_err(|error| {
+        let mut names = names(folder).map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::NotFound => "; create it, or correct source.manifests",
                 io::ErrorKind::PermissionDenied => "; make it readable for the agent",
@@ -40,33 +54,44 @@ impl Listing {
             let message = format!("the manifest folder {shown} cannot be read: {error}{hint}; it is watched for");
             Box::new(Problem::of_file("", message))
         })?;
-        let mut listing = Self { files: BTreeMap::new(), problems: Vec::new() };
-        if names.is_empty() {
-            let message = format!(
-                "the manifest folder {} holds no *.yaml, *.yml or *.json file, so there is no service",
-                folder.display()
-            );
-            listing.problems.push(Problem { severity: Severity::Warning, ..Problem::of_file("", message) });
-        }
-        if names.len() > MAX_FILES {
+        let mut listing = Self::default();
+        if let Some(first) = names.keys().nth(MAX_FILES).cloned() {
+            listing.left_out = names.split_off(&first).into_keys().collect();
             let message =
-                format!("more than {MAX_FILES} files: the last {} by name are left out", names.len() - MAX_FILES);
+                format!("more than {MAX_FILES} files: the last {} by name are left out", listing.left_out.len());
             listing.problems.push(Problem::of_file("", message));
+            listing.limits.insert(Limit::Files);
         }
         let mut left = MAX_FOLDER;
-        for (name, path) in names.into_iter().take(MAX_FILES) {
+        for (name, path) in names {
             let text = match read_text(&path, left) {
                 // Gone between listing and reading.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => {
+                Err(Unread::Io(error))
+                    if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() =>
+                {
                     continue;
                 }
-                Err(error) => Err(Problem::of_file(&name, format!("cannot be read: {error}"))),
+                Err(error) => {
+                    if let Unread::TooLarge(limit, _) = error {
+                        listing.limits.insert(limit);
+                    }
+                    Err(Problem::of_file(&name, format!("cannot be read: {error}")))
+                }
                 Ok(text) => {
                     left = left.saturating_sub(text.len() as u64);
                     Ok(text)
                 }
             };
             listing.files.insert(name, text);
+        }
+        if listing.files.is_empty() {
+            let message = format!(
+                "the manifest folder {} holds no *.yaml, *.yml or *.json file; that is taken for a mistake, so whatever was \
+                 read before is served on; put the files back, or, to really have no service, leave one file in it, such \
+                 as the IPAddressPool",
+                folder.display()
+            );
+            listing.problems.push(Problem::of_file("", message));
         }
         Ok(listing)
     }
@@ -88,8 +113,8 @@ fn names(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     Ok(names)
 }
 
-fn read_text(path: &Path, left: u64) -> io::Result<String> {
-    let refuse = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+fn read_text(path: &Path, left: u64) -> Result<String, Unread> {
+    let refuse = |why: String| Unread::Io(io::Error::new(io::ErrorKind::InvalidData, why));
     if !fs::metadata(path)?.is_file() {
         return Err(refuse("not a regular file".to_owned()));
     }
@@ -97,10 +122,11 @@ fn read_text(path: &Path, left: u64) -> io::Result<String> {
     File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     let size = bytes.len() as u64;
     if size > MAX_FILE {
-        return Err(refuse(format!("larger than {} MiB; split it", MAX_FILE >> 20)));
+        return Err(Unread::TooLarge(Limit::FileBytes, format!("larger than {} MiB; split it", MAX_FILE >> 20)));
     }
     if size > left {
-        return Err(refuse(format!("with it the folder would be larger than {} MiB", MAX_FOLDER >> 20)));
+        let why = format!("with it the folder would be larger than {} MiB", MAX_FOLDER >> 20);
+        return Err(Unread::TooLarge(Limit::FolderBytes, why));
     }
     String::from_utf8(bytes)
         .map_err(|error| refuse(format!("not UTF-8 text (byte {})", error.utf8_error().valid_up_to())))

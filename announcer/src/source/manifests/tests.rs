@@ -106,17 +106,91 @@ fn an_object_with_a_mistake_keeps_its_last_good_version_and_disturbs_no_other() 
 }
 
 #[test]
-fn a_deleted_file_takes_its_objects_and_an_emptied_folder_all() {
+fn a_deleted_file_takes_its_objects_as_long_as_another_file_is_left() {
     let folder = folder();
     let mut reader = Reader::new(folder.path().to_owned());
     reader.read();
     fs::remove_file(folder.path().join("web.yaml")).unwrap();
     let snapshot = reader.read();
     assert_eq!((vips(&snapshot), texts(&snapshot)), (vec![], vec![]));
+}
+
+#[test]
+fn an_emptied_folder_is_an_accident_and_keeps_serving_what_was_read_last() {
+    let folder = folder();
+    let mut reader = Reader::new(folder.path().to_owned());
+    let before = reader.read();
+    fs::remove_file(folder.path().join("web.yaml")).unwrap();
     fs::remove_file(folder.path().join("pool.yaml")).unwrap();
-    let snapshot = reader.read();
-    assert!(snapshot.connected);
+    for _ in 0..2 {
+        let emptied = reader.read();
+        assert_eq!((&emptied.desired, &emptied.pools), (&before.desired, &before.pools));
+        assert!(emptied.connected);
+        let [said] = &texts(&emptied)[..] else { panic!("{:?}", texts(&emptied)) };
+        assert!(said.contains(&folder.path().display().to_string()) && said.contains("leave one file in it"), "{said}");
+        assert_eq!(emptied.problems[0].severity, Severity::Error);
+    }
+    // The pool alone is how to say that there is to be no service.
+    fs::write(folder.path().join("pool.yaml"), POOL).unwrap();
+    let meant = reader.read();
+    assert_eq!((vips(&meant), texts(&meant)), (vec![], vec![]));
+}
+
+#[test]
+fn a_folder_that_is_empty_at_the_start_is_the_same_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshot = read_once(folder.path());
+    assert_eq!(vips(&snapshot), Vec::<String>::new());
     assert!(texts(&snapshot)[0].contains("holds no *.yaml"), "{:?}", texts(&snapshot));
+    assert_eq!(snapshot.problems[0].severity, Severity::Error);
+}
+
+#[test]
+fn limits_are_counted_once_for_each_reading_that_ran_into_them() {
+    let folder = folder();
+    let mut reader = Reader::new(folder.path().to_owned());
+    assert_eq!(reader.read().limits, BTreeMap::new());
+    for name in ["b.yaml", "c.yaml"] {
+        fs::File::create(folder.path().join(name)).unwrap().set_len((8 << 20) + 1).unwrap();
+    }
+    assert_eq!(reader.read().limits, BTreeMap::from([(Limit::FileBytes, 1)]));
+    let spaces = " ".repeat(8 << 20);
+    for index in 0..8 {
+        fs::write(folder.path().join(format!("{index}.yaml")), &spaces).unwrap();
+    }
+    let limits = BTreeMap::from([(Limit::FileBytes, 2), (Limit::FolderBytes, 1)]);
+    let full = reader.read();
+    assert_eq!(full.limits, limits, "{:?}", texts(&full));
+    assert_eq!(vips(&full), ["default/web 10.77.0.100"], "what was served is not pushed out");
+}
+
+#[test]
+fn more_files_or_objects_than_allowed_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..20_001 {
+        fs::write(folder.path().join(format!("{index:05}.yaml")), "").unwrap();
+    }
+    // One file too many, the last one by name; and in the first, one object too many beside another file's.
+    fs::write(folder.path().join("00000.yaml"), POOL).unwrap();
+    let node = |index| format!("- {{apiVersion: v1, kind: Node, metadata: {{name: n{index}}}}}\n");
+    let nodes: String = (0..MAX_OBJECTS - 1).map(node).collect();
+    fs::write(folder.path().join("00001.yaml"), format!("apiVersion: v1\nkind: List\nitems:\n{nodes}")).unwrap();
+    let mut reader = Reader::new(folder.path().to_owned());
+    let snapshot = reader.read();
+    assert_eq!(snapshot.limits, BTreeMap::from([(Limit::Files, 1), (Limit::Objects, 1)]));
+    assert_eq!(snapshot.objects.values().sum::<usize>(), 2);
+    let said = texts(&snapshot);
+    assert!(said[0].contains("the last 1 by name are left out"), "{said:?}");
+    assert!(said[1].contains("more than 100000 objects"), "{said:?}");
+    // A file that is pushed beyond the limit by others keeps what it gave.
+    fs::rename(folder.path().join("00000.yaml"), folder.path().join("20000.yaml")).unwrap();
+    fs::remove_file(folder.path().join("00001.yaml")).unwrap();
+    assert_eq!(reader.read().objects.values().sum::<usize>(), 2);
+    for name in ["00000.yaml", "00001.yaml"] {
+        fs::write(folder.path().join(name), "").unwrap();
+    }
+    let pushed = reader.read();
+    assert_eq!((pushed.objects.values().sum::<usize>(), pushed.limits[&Limit::Files]), (2, 2));
 }
 
 #[test]
