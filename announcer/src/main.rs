@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         None => {}
     }
     let log_levels = start_log(&settings.log);
+    end_on_panic();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,6 +47,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An agent of which a part has died would go on answering for VIPs and look healthy. Better that all of it ends: its
+/// hooks go on forwarding, its peers take over, and whatever started it starts it again.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn check(settings: &Settings) -> ExitCode {

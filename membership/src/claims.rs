@@ -230,7 +230,9 @@ impl Ownership {
                     Some(Reason::ConflictLost)
                 }
                 Some((node, _)) if *node != self.me => Some(Reason::Superseded),
-                _ if !self.may_own(*vip) && !self.draining && !self.others_can_own(*vip) => Some(Reason::Ineligible),
+                _ if !self.may_own(*vip) && !self.is_or_was_draining() && !self.others_can_own(*vip) => {
+                    Some(Reason::Ineligible)
+                }
                 _ => None,
             };
             lost.extend(reason.map(|reason| (*vip, reason)));
@@ -358,6 +360,11 @@ impl Ownership {
 
     fn candidate(&self, vip: IpAddr, node: &NodeName) -> bool {
         self.vips.get(&vip).is_some_and(|nodes| nodes.contains(node))
+    }
+
+    /// Candidates come from the view, in which a drain that has just ended may go on.
+    fn is_or_was_draining(&self) -> bool {
+        self.draining || self.view.members.get(&self.me).is_some_and(|member| member.document.facts.draining)
     }
 
     fn may_own(&self, vip: IpAddr) -> bool {

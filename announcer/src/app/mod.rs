@@ -9,6 +9,7 @@
 mod changes;
 pub mod controller;
 pub mod forwarding;
+mod gossip;
 mod reload;
 pub mod report;
 
@@ -21,14 +22,14 @@ use std::{
 use membership::{
     Facts, KeyRing,
     claims::{Listen, Ownership},
-    io as gossip,
+    io::Options,
 };
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     announce,
-    config::{ForwarderMode, HostPort, Settings, SourceSettings},
+    config::{ForwarderMode, Settings, SourceSettings},
     forward, health,
     http::{Orders, listen, router},
     link::{self, Links},
@@ -36,6 +37,9 @@ use crate::{
     source::manifests,
 };
 use controller::{Controller, Inputs, Outputs};
+pub use gossip::GossipError;
+use gossip::{Gossip, keep_seeds, literal_seeds};
+use reload::Signals;
 pub use reload::{LogLevels, Reload};
 use report::Reporter;
 
@@ -83,10 +87,13 @@ pub enum AppError {
     Announcer(#[from] announce::StartError),
     /// The gossip port cannot be had.
     #[error(transparent)]
-    Gossip(#[from] gossip::StartError),
+    Gossip(#[from] GossipError),
     /// TLS for HTTPS probes cannot be set up.
     #[error("TLS for HTTPS probes: {0}")]
     Tls(#[from] rustls::Error),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(#[source] std::io::Error),
     /// Metrics could not be registered.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -98,6 +105,7 @@ pub enum AppError {
 /// See [`AppError`]: only while starting.
 pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let started = SystemTime::now();
+    let signals = Signals::install().map_err(AppError::Signals)?;
     let keys = read_keys(&settings)?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
     let doors = Doors::open(&settings).await?;
@@ -109,16 +117,17 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let conflicts = announcer.conflicts();
     let announcer = Arc::new(announcer);
 
-    let gossip = gossip::start(gossip::Options {
+    let gossiping = Gossip::start(Options {
         node: settings.node.clone(),
         bind: settings.gossip.bind,
         advertise,
         keys,
-        seeds: resolve_seeds(&settings.gossip.join).await,
+        seeds: literal_seeds(&settings.gossip.join),
         watch: membership::Watch { interval: settings.gossip.watch.interval, misses: settings.gossip.watch.misses },
         state_dir: settings.state_dir.clone(),
     })
     .await?;
+    let gossip = gossiping.handle();
     let SourceSettings::Manifests(folder) = &settings.source;
     info!(
         node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), source = %folder.display(),
@@ -172,13 +181,16 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         events: metrics.events.clone(),
     };
     let (stop, stopped) = watch::channel(false);
-    let reloading = tokio::spawn(reload.run(settings.clone(), gossip.commands(), stop));
-    let limits = tokio::spawn(count_limits(gossip.stats(), metrics.limits.clone()));
+    let (seeds_out, seeds) = watch::channel(settings.gossip.join.clone());
+    let helpers = [
+        tokio::spawn(keep_seeds(seeds, gossip.commands())),
+        tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
+        tokio::spawn(count_limits(gossip.stats(), metrics.limits.clone())),
+    ];
     Controller::new(settings.node.clone(), ownership, inputs, outputs).run(stopped, HANDOVER_PATIENCE).await;
 
-    reloading.abort();
-    limits.abort();
-    gossip.shutdown().await;
+    helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    gossiping.shutdown().await;
     info!(
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
@@ -247,18 +259,6 @@ async fn advertised(settings: &Settings, mut links: watch::Receiver<Arc<Links>>)
         let uplinks = links.borrow().uplinks.keys().cloned().collect::<Vec<_>>().join(", ");
         AppError::NoAddress { bind, uplinks }
     })
-}
-
-/// The addresses of the seeds; names that do not resolve are left out, peers remembered on disk may do instead.
-pub(crate) async fn resolve_seeds(seeds: &[HostPort]) -> Vec<SocketAddr> {
-    let mut addresses = Vec::new();
-    for seed in seeds {
-        match tokio::net::lookup_host((seed.host.as_str(), seed.port)).await {
-            Ok(found) => addresses.extend(found),
-            Err(problem) => warn!(seed = %seed.host, %problem, "gossip.join: the name does not resolve; left out"),
-        }
-    }
-    addresses
 }
 
 fn forward_mode(mode: ForwarderMode) -> forward::Mode {

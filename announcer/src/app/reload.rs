@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::config::{Args, LogLevel, Settings};
+use crate::config::{Args, HostPort, LogLevel, Settings};
 
 /// Sets the level of the log while the agent runs.
 pub type LogLevels = Arc<dyn Fn(LogLevel) + Send + Sync>;
@@ -24,56 +24,81 @@ pub struct Reload {
     pub log_levels: LogLevels,
 }
 
+/// The signals the agent acts on: caught from its very start, so that an early SIGHUP does not end it.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(super) fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 impl Reload {
-    /// Waits for signals until it has told `stop`.
-    pub(super) async fn run(self, mut settings: Settings, gossip: mpsc::Sender<Command>, stop: watch::Sender<bool>) {
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-            error!("signals cannot be received; stop the agent with SIGKILL and it is replaced as after a crash");
-            return std::future::pending().await;
-        };
+    /// Waits for signals until it has told `stop`. `started` are the settings in effect.
+    pub(super) async fn run(
+        self,
+        mut signals: Signals,
+        started: Settings,
+        gossip: mpsc::Sender<Command>,
+        seeds: watch::Sender<Vec<HostPort>>,
+        stop: watch::Sender<bool>,
+    ) {
         loop {
             tokio::select! {
-                _ = hangup.recv() => settings = self.reread(settings, &gossip).await,
-                () = either(&mut terminate, &mut interrupt) => break,
+                biased;
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.hangup.recv() => self.reread(&started, &gossip, &seeds).await,
             }
         }
         stop.send_replace(true);
-        either(&mut terminate, &mut interrupt).await;
+        signals.stop().await;
         warn!("second signal: stopping at once, without handing over");
         exit_at_once();
     }
 
     /// Puts what can change into effect; a faulty file changes nothing.
-    async fn reread(&self, old: Settings, gossip: &mpsc::Sender<Command>) -> Settings {
+    async fn reread(&self, started: &Settings, gossip: &mpsc::Sender<Command>, seeds: &watch::Sender<Vec<HostPort>>) {
         let new = match crate::config::load(&self.args, &self.hostname) {
             Ok(new) => new,
             Err(problem) => {
                 error!(%problem, "SIGHUP: the configuration is faulty; the one in effect stays");
-                return old;
+                return;
             }
         };
         let keys = match super::read_keys(&new) {
             Ok(keys) => keys,
             Err(problem) => {
                 error!(%problem, "SIGHUP: the keys are faulty; those in effect stay");
-                return old;
+                return;
             }
         };
-        let seeds = super::resolve_seeds(&new.gossip.join).await;
-        for command in [Command::SetKeys(keys), Command::SetSeeds(seeds)] {
-            if gossip.send(command).await.is_err() {
-                error!("SIGHUP: the gossip has ended");
-            }
+        if gossip.send(Command::SetKeys(keys)).await.is_err() {
+            error!("SIGHUP: the gossip has ended");
         }
+        seeds.send_replace(new.gossip.join.clone());
         (self.log_levels)(new.log.level);
-        let waiting = needs_restart(&old, &new);
+        let waiting = needs_restart(started, &new);
         if waiting.is_empty() {
             info!("SIGHUP: keys, gossip.join and log.level are in effect");
         } else {
             warn!(keys = ?waiting, "SIGHUP: keys, gossip.join and log.level are in effect; these changes wait for a restart");
         }
-        new
     }
 }
 
@@ -94,13 +119,6 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("log.format", old.log.format != new.log.format),
     ];
     differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
-}
-
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "edge: a second signal means now")]

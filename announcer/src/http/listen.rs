@@ -130,6 +130,10 @@ pub fn bind_unix(path: &Path) -> Result<UnixDoor, BindError> {
             Err(error) => return Err(failed(error)),
         }
     }
+    // /run is empty after a boot.
+    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
     // Made under another name and moved into place when its mode is right, so that nobody can connect in between.
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".{}", std::process::id()));

@@ -2,7 +2,7 @@
 //!
 //! A node that is cut off believes all others dead. It serves whom it can reach, so it claims their VIPs too; but the
 //! others hold them still, and must not lose them to it on the day it comes back. So what a minority claims has
-//! epoch 0, which every other claim beats, and becomes a full claim only once the node has long been among most.
+//! epoch 0, which every other claim beats, and becomes a full claim only once enough of them have been back for a while.
 //! Exactly half is no minority: of two nodes the one that is left is to take over.
 
 use std::time::{Duration, Instant};
@@ -17,7 +17,10 @@ const REGAIN: Duration = Duration::from_secs(2);
 pub(super) enum Quorum {
     #[default]
     Has,
-    Lost,
+    Lost {
+        /// How many members there were when it was lost: that the others are forgotten after a while is no recovery.
+        of: usize,
+    },
     Regaining {
         since: Instant,
     },
@@ -29,8 +32,9 @@ impl Quorum {
         let up = view.up().count();
         let down = view.members.values().filter(|member| member.state == MemberState::Down).count();
         match self {
-            _ if up < down => *self = Self::Lost,
-            Self::Lost => *self = Self::Regaining { since: now },
+            Self::Lost { of } if up < down || 2 * up < *of => *of = (*of).max(up + down),
+            Self::Lost { .. } => *self = Self::Regaining { since: now },
+            _ if up < down => *self = Self::Lost { of: up + down },
             Self::Regaining { since } if now.saturating_duration_since(*since) >= REGAIN => *self = Self::Has,
             Self::Regaining { .. } | Self::Has => {}
         }
@@ -45,7 +49,7 @@ impl Quorum {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Regaining { since } => since.checked_add(REGAIN),
-            Self::Has | Self::Lost => None,
+            Self::Has | Self::Lost { .. } => None,
         }
     }
 }

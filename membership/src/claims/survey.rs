@@ -24,14 +24,19 @@ impl Survey {
             }
         }
         for (vip, made) in &mut claims {
+            let may = |node: &NodeName| vips.get(vip).is_some_and(|nodes| nodes.contains(node));
             made.sort_by(|(a, x), (b, y)| {
-                y.epoch.cmp(&x.epoch).then_with(|| outranks(*vip, b, a).cmp(&outranks(*vip, a, b)))
+                may(b)
+                    .cmp(&may(a))
+                    .then(y.epoch.cmp(&x.epoch))
+                    .then_with(|| outranks(*vip, b, a).cmp(&outranks(*vip, a, b)))
             });
         }
         Self { claims }
     }
 
-    /// The claim that wins: the highest epoch, then the highest rank.
+    /// The claim that wins: of those who may own it before those who may not (who only hold it until somebody takes
+    /// it over, be it a minority with its epoch 0), the highest epoch, then the highest rank.
     pub(super) fn winner(&self, vip: IpAddr) -> Option<&(NodeName, Claim)> {
         self.claims.get(&vip)?.first()
     }

@@ -309,13 +309,22 @@ fn a_minority_serves_what_it_can_and_gives_way_to_every_other_claim() {
 }
 
 #[test]
-fn what_a_minority_claimed_becomes_a_full_claim_when_the_others_are_forgotten() {
+fn what_a_minority_claimed_becomes_a_full_claim_when_enough_are_back_not_when_they_are_forgotten() {
     let mut bench = Bench::awake();
     bench.peer(&a(), MemberState::Down, Some(4)).peer(&b(), MemberState::Down, None).eligible(&[me()]);
     bench.input();
     bench.view.members.retain(|name, _| *name == me());
     assert_eq!(bench.input(), []);
+    assert_eq!(bench.wait(60_000), []);
+    bench.peer(&b(), MemberState::Alive, None).input();
     assert_eq!(bench.wait(2_500), claimed(5, Reason::OwnerDown));
+}
+
+#[test]
+fn in_a_minority_too_an_owner_can_hand_over() {
+    let mut bench = Bench::owning();
+    bench.peer(&a(), MemberState::Alive, Some(0)).peer(&b(), MemberState::Down, None).eligible(&[a()]);
+    assert_eq!(bench.input(), gone(Reason::Handover));
 }
 
 #[test]
