@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match runtime.block_on(app::run(settings, Reload { args, hostname, log_levels })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("crier: {error}");
+            eprintln!("crier: {}", app::with_causes(&error));
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! A node may own a VIP if it is up, not draining, not listening, has an uplink for it (named by an L2Advertisement
 //! that covers it there, or else one whose prefixes contain it) and, under `externalTrafficPolicy: Local`, a usable pod.
+//! While some of these nodes forward, those that do not (their hooks failed, or `forwarder.mode` is off there) own nothing.
 //!
 //! Services that share a VIP each bring their own conditions. A node must meet all of them. Where no node can, those
 //! that meet the most may own it (advertisements first, pods among what is left): part of the services served is better
@@ -98,9 +99,11 @@ struct Reach<'a> {
 
 impl<'a> Reach<'a> {
     fn new(view: &'a View) -> Self {
-        let able: Vec<_> = view
-            .up()
-            .filter(|(_, member)| !member.document.facts.draining && !member.document.facts.listening)
+        let awake =
+            || view.up().filter(|(_, member)| !member.document.facts.draining && !member.document.facts.listening);
+        let some_forward = awake().any(|(_, member)| member.document.facts.forwarding);
+        let able: Vec<_> = awake()
+            .filter(|(_, member)| !some_forward || member.document.facts.forwarding)
             .map(|(name, member)| (name, member.document.facts.interfaces.as_slice()))
             .collect();
         let prefixes = able.iter().flat_map(|(_, interfaces)| interfaces.iter()).flat_map(|uplink| &uplink.prefixes);

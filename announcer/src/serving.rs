@@ -12,15 +12,21 @@ use crate::model::{Backend, ServicePort};
 pub struct Serving<'a> {
     /// The usable ones, in the order of the port's backends (by address and port).
     pub backends: Vec<&'a Backend>,
-    /// No pod passes its check, so all that are ready are used: better to try than to refuse.
+    /// No pod is known to be good, so those that may be are used: better to try than to refuse.
     pub failed_open: bool,
 }
 
 /// The pods behind `port` that a connection to `vip` may be carried to: of the VIP's family, ready, not terminating, on
-/// a node that is up and forwarding, and not found unhealthy. If only their health speaks against all of them, all.
+/// a node that is up and forwarding, and not found unhealthy. If only their health speaks against all of them, all; if
+/// there are none on nodes that are up, those on nodes that were, since hooks outlive their agent.
 #[must_use]
 pub fn serving<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Serving<'a> {
-    select(port, vip, view, |member| member.state.is_up() && member.document.facts.forwarding)
+    let usable = select(port, vip, view, |member| member.state.is_up() && member.document.facts.forwarding);
+    if !usable.backends.is_empty() {
+        return usable;
+    }
+    let backends = standby(port, vip, view);
+    Serving { failed_open: !backends.is_empty(), backends }
 }
 
 /// The pods that would be usable if the nodes that are away were all there were: what such nodes use, if it is not

@@ -109,10 +109,13 @@ fn a_graceful_stop_loses_no_request_and_no_connection() -> Result<()> {
     let cluster = cluster("graceful")?;
     for vip in [cluster.vip4(), cluster.vip6()] {
         let requests = cluster.tcp_load(vip).start(&cluster.client().ns)?;
+        let all = cluster.long_lived(vip, 12)?;
         let (old, _, report) = fail_over(&cluster, vip, |cluster, owner| cluster.agent(owner)?.terminate())?;
         let requests = requests.stop()?;
         assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
         assert_eq!(requests.lost, 0, "{requests:?}");
+        // The hooks outlive the agent, so the stopped node's own pods keep their connections too.
+        all_survived(&all.finish()?, |_| true)?;
         cluster.agent(&old)?.start()?;
         cluster.settle()?;
     }

@@ -36,6 +36,9 @@ use crate::{
     source::Snapshot,
 };
 
+/// RFC 5227's DEFEND_INTERVAL.
+const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The owners of all VIPs as this node sees them.
 pub type Owners = BTreeMap<IpAddr, Owner>;
 
@@ -83,8 +86,12 @@ pub struct Controller {
     me: NodeName,
     ownership: Ownership,
     facts: Facts,
+    /// The hooks of an agent that ran here before carry traffic, and this one's tables have not replaced theirs yet.
+    inherited: bool,
     /// The VIPs this node answers for, with the epoch of its claim.
     answering: BTreeMap<IpAddr, u64>,
+    /// When VIPs were last defended against machines outside the cluster.
+    defended: BTreeMap<IpAddr, Instant>,
     view: Arc<View>,
     inputs: Inputs,
     outputs: Outputs,
@@ -93,10 +100,11 @@ pub struct Controller {
 impl Controller {
     /// A controller that has decided nothing yet.
     #[must_use]
-    pub fn new(me: NodeName, ownership: Ownership, mut inputs: Inputs, outputs: Outputs) -> Self {
-        let view = Arc::clone(&inputs.view.borrow_and_update());
+    pub fn new(me: NodeName, ownership: Ownership, inputs: Inputs, outputs: Outputs) -> Self {
+        let inherited = *inputs.forwarding.borrow();
         let facts = Facts { listening: true, ..Facts::default() };
-        Self { me, ownership, facts, answering: BTreeMap::new(), view, inputs, outputs }
+        let defended = BTreeMap::new();
+        Self { me, ownership, facts, inherited, defended, answering: BTreeMap::new(), view: Arc::default(), inputs, outputs }
     }
 
     /// Runs until `stop` says so, then hands everything over, at the latest within `patience`.
@@ -155,10 +163,12 @@ impl Controller {
         self.answer(&snapshot, &links);
 
         // Until this node knows its cluster, tables would say that it is alone; those of its predecessor serve better.
-        if self.facts.listening {
+        if self.inherited && self.facts.listening {
             return;
         }
-        let links: Vec<Link> = links.usable().map(link).collect();
+        self.inherited = false;
+        // Also those without carrier: hooks stay where they are.
+        let links: Vec<Link> = links.uplinks.values().map(link).collect();
         let wanted = wanted(&snapshot.desired, &self.view, &links, &self.me);
         self.outputs.wanted.send_if_modified(|current| {
             let changed = current.as_deref() != Some(&wanted);
@@ -226,14 +236,23 @@ impl Controller {
         self.outputs.announcer.set(wished.collect());
     }
 
-    fn note(&self, conflict: &Conflict) {
-        self.outputs.events.vip_conflict(conflict.vip);
-        let peer = changes::node_with_mac(&self.view, conflict.mac);
+    /// A member that announces a VIP of this node is about to be its owner, or will learn that it is not: epochs decide.
+    /// Against others the VIP is defended by announcing it again, as RFC 5227 section 2.4 (c) has it: at most once in a
+    /// while, lest two machines that both insist flood the segment.
+    fn note(&mut self, conflict: &Conflict) {
         let (vip, interface, mac) = (conflict.vip, &conflict.interface, pnet_base::MacAddr::from(conflict.mac));
-        if let Some(node) = peer {
-            info!(%vip, interface, %node, "another member announces a VIP that this node owns; epochs decide");
-        } else {
-            warn!(%vip, interface, %mac, "a machine outside the cluster uses a VIP that this node owns: find its MAC");
+        if let Some(node) = changes::node_with_mac(&self.view, conflict.mac) {
+            info!(%vip, interface, %node, "another member announces a VIP that this node owns");
+            return;
+        }
+        self.outputs.events.vip_conflict(vip);
+        warn!(%vip, interface, %mac, "a machine outside the cluster uses a VIP that this node owns: find its MAC");
+        let now = Instant::now();
+        let rested = |last: &Instant| now.saturating_duration_since(*last) >= DEFEND_INTERVAL;
+        if self.answering.contains_key(&vip) && self.defended.get(&vip).is_none_or(rested) {
+            self.defended.retain(|_, last| !rested(last));
+            self.defended.insert(vip, now);
+            self.outputs.announcer.again(vip);
         }
     }
 

@@ -37,7 +37,7 @@ pub struct Forwarding {
     pub wanted: watch::Sender<Option<Arc<Wanted>>>,
     /// What the forwarder tells, every second.
     pub report: watch::Receiver<Arc<Report>>,
-    /// Whether traffic is carried: attached to an uplink.
+    /// Whether traffic is carried: attached to an uplink, by this agent or by the one before it.
     pub carrying: watch::Receiver<bool>,
 }
 
@@ -45,8 +45,9 @@ pub struct Forwarding {
 #[must_use]
 pub fn start(forwarder: Forwarder, limits: Limits) -> Forwarding {
     let (wanted, wishes) = watch::channel(None);
-    let (reports, report) = watch::channel(Arc::new(Report::default()));
-    let (carries, carrying) = watch::channel(false);
+    let first = Report { info: forwarder.info(), ..Report::default() };
+    let (carries, carrying) = watch::channel(!first.info.interfaces.is_empty());
+    let (reports, report) = watch::channel(Arc::new(first));
     tokio::spawn(run(forwarder, limits, wishes, reports, carries));
     Forwarding { wanted, report, carrying }
 }
@@ -86,7 +87,7 @@ async fn run(
                 None
             }
             Err(problem) => {
-                let problem = problem.to_string();
+                let problem = super::with_causes(&problem);
                 if trouble.as_ref() != Some(&problem) {
                     error!(%problem, "the forwarder's maps could not be brought up to date; what they held keeps serving");
                 }
@@ -103,7 +104,8 @@ async fn run(
             *current = attached;
             changed
         });
-        let counters = forwarder.counters().unwrap_or_default();
+        // A counter that cannot be read stands still; one that went back to 0 would look like a burst.
+        let counters = forwarder.counters().unwrap_or_else(|_| reports.borrow().counters.clone());
         reports.send_replace(Arc::new(Report { info, counters, trouble: trouble.clone() }));
     }
 }

@@ -92,13 +92,12 @@ pub(super) async fn keep_seeds(mut seeds: watch::Receiver<Vec<HostPort>>, gossip
         for seed in wanted.iter().filter(|seed| literal(seed).is_none()) {
             let key = (seed.host.clone(), seed.port);
             let looked_up = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((seed.host.as_str(), seed.port)));
-            match looked_up.await {
-                Ok(Ok(addresses)) => drop(known.insert(key.clone(), addresses.collect())),
-                Ok(Err(_)) | Err(_) => {
-                    unresolved = true;
-                    if !known.contains_key(&key) {
-                        warn!(seed = %seed.host, "gossip.join: the name does not resolve; trying again");
-                    }
+            if let Ok(Ok(addresses)) = looked_up.await {
+                known.insert(key.clone(), addresses.collect());
+            } else {
+                unresolved = true;
+                if !known.contains_key(&key) {
+                    warn!(seed = %seed.host, "gossip.join: the name does not resolve; trying again");
                 }
             }
             all.extend(known.get(&key).into_iter().flatten());

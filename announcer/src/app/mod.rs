@@ -117,16 +117,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let conflicts = announcer.conflicts();
     let announcer = Arc::new(announcer);
 
-    let gossiping = Gossip::start(Options {
-        node: settings.node.clone(),
-        bind: settings.gossip.bind,
-        advertise,
-        keys,
-        seeds: literal_seeds(&settings.gossip.join),
-        watch: membership::Watch { interval: settings.gossip.watch.interval, misses: settings.gossip.watch.misses },
-        state_dir: settings.state_dir.clone(),
-    })
-    .await?;
+    let gossiping = start_gossip(&settings, keys, advertise).await?;
     let gossip = gossiping.handle();
     let SourceSettings::Manifests(folder) = &settings.source;
     info!(
@@ -195,6 +186,36 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+async fn start_gossip(settings: &Settings, keys: KeyRing, advertise: SocketAddr) -> Result<Gossip, GossipError> {
+    let watch = membership::Watch { interval: settings.gossip.watch.interval, misses: settings.gossip.watch.misses };
+    Gossip::start(Options {
+        node: settings.node.clone(),
+        bind: settings.gossip.bind,
+        advertise,
+        keys,
+        seeds: literal_seeds(&settings.gossip.join),
+        watch,
+        state_dir: settings.state_dir.clone(),
+    })
+    .await
+}
+
+/// An error with what caused it, as far as its own text does not say so.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Where the agent is asked: opened before anything else starts, served when there is something to tell.

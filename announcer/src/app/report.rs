@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -25,6 +25,9 @@ use crate::{
     serving::{serving, verdict},
     source::Snapshot,
 };
+
+/// The last moment that RFC 3339 can write; another node's clock may say anything.
+const YEAR_9999_MS: u64 = 253_402_300_799_000;
 
 /// The newest values of all parts.
 #[derive(Debug)]
@@ -91,10 +94,15 @@ impl StatusSource for Reporter {
             awaiting.push(format!("source: {} cannot be read", self.source.1));
         }
         if self.facts.borrow().listening {
-            awaiting.push("membership: listening for what the others own".to_owned());
+            let deaf = self.facts.borrow().interfaces.is_empty();
+            awaiting
+                .push(if deaf { "no uplink is up" } else { "membership: listening for what others own" }.to_owned());
         }
         if !self.forwarder_off && !self.facts.borrow().forwarding {
             awaiting.push("forwarder: not attached to any uplink".to_owned());
+        }
+        if let Some(trouble) = &self.forwarding.borrow().trouble {
+            awaiting.push(format!("forwarder: {trouble}"));
         }
         Readiness { awaiting }
     }
@@ -168,7 +176,7 @@ fn vips(desired: &Desired, owners: &Owners) -> Vec<status::Vip> {
             service: service.name.clone(),
             owner: owner.map(|owner| owner.node.clone()),
             epoch: owner.map_or(0, |owner| owner.epoch),
-            since: owner.map(|owner| UNIX_EPOCH + Duration::from_millis(owner.since_ms)),
+            since: owner.map(|owner| UNIX_EPOCH + Duration::from_millis(owner.since_ms.min(YEAR_9999_MS))),
             reason: owner.map_or_else(|| unowned(desired, service, address), |owner| owner.reason.as_str().to_owned()),
         }
     };
@@ -237,11 +245,17 @@ fn backends(desired: &Desired, view: &View, own: &Verdicts) -> Vec<status::Backe
 
 fn health(desired: &Desired, view: &View) -> Vec<metrics::BackendHealth> {
     let mut healths: BTreeMap<(&ServiceName, SocketAddr), bool> = BTreeMap::new();
-    for (service, port, backend) in all_backends(desired) {
-        let usable = serving(port, backend.address, view);
-        let healthy = usable.backends.contains(&backend) && verdict(port, backend, view) != Some(Verdict::Unhealthy);
-        let entry = healths.entry((service, SocketAddr::new(backend.address, backend.port))).or_insert(true);
-        *entry &= healthy;
+    for (name, service) in &desired.services {
+        for port in &service.ports {
+            let families: [std::net::IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+            let usable: BTreeSet<&Backend> =
+                families.iter().flat_map(|family| serving(port, *family, view).backends).collect();
+            for backend in &port.backends {
+                let healthy = usable.contains(backend) && verdict(port, backend, view) != Some(Verdict::Unhealthy);
+                let entry = healths.entry((name, SocketAddr::new(backend.address, backend.port))).or_insert(true);
+                *entry &= healthy;
+            }
+        }
     }
     let one = |((service, backend), healthy): ((&ServiceName, SocketAddr), bool)| metrics::BackendHealth {
         service: service.clone(),
