@@ -24,6 +24,7 @@ use crate::{
     channel::{Channel, Peer, Received},
     discovery::Discovery,
     documents::Documents,
+    earshot::Earshot,
     frame::Frame,
     identity::Identity,
     roster::Roster,
@@ -59,6 +60,7 @@ pub struct Cluster {
     spread: Spread,
     roster: Roster,
     discovery: Discovery,
+    earshot: Earshot,
     stats: Stats,
     rng: StdRng,
     view_is_stale: bool,
@@ -85,6 +87,7 @@ impl Cluster {
             swim: Swim::new(identity, watch, fork(&mut rng)),
             roster: Roster::default(),
             discovery,
+            earshot: Earshot::new(watch.earshot()),
             stats: Stats::default(),
             rng,
             view_is_stale: true,
@@ -132,6 +135,9 @@ impl Cluster {
             return;
         }
         self.swim.handle_timeout(now);
+        if self.earshot.poll_timeout().is_some_and(|at| at <= now) {
+            self.take_members(now);
+        }
         self.spread.handle_timeout(self.roster.up(), || self.roster.known(), now);
         for address in self.discovery.due(now, || self.rng.random()) {
             self.channel.greet(address);
@@ -153,7 +159,12 @@ impl Cluster {
         if self.left {
             return None;
         }
-        let own = [self.swim.poll_timeout(), self.discovery.poll_timeout(), Some(self.spread.poll_timeout())];
+        let own = [
+            self.swim.poll_timeout(),
+            self.discovery.poll_timeout(),
+            self.earshot.poll_timeout(),
+            Some(self.spread.poll_timeout()),
+        ];
         own.into_iter().flatten().min()
     }
 
@@ -185,6 +196,7 @@ impl Cluster {
     }
 
     fn handle_frame(&mut self, from: Peer, bytes: &[u8], now: Instant) {
+        self.earshot.note(from.id, now);
         let peers = self.roster.up();
         match Frame::decode(bytes) {
             Some(Frame::Swim(packet)) => self.swim.handle_packet(packet, now),
@@ -267,7 +279,9 @@ impl Cluster {
 
     fn take_members(&mut self, now: Instant) {
         self.stats.renewals = self.swim.renewals();
-        let Some(arrived) = self.roster.refresh(|| self.swim.members(), &mut self.stats) else { return };
+        self.earshot.begin(now);
+        let arrived = self.roster.refresh(|| self.swim.members(), &mut self.earshot, &mut self.stats);
+        let Some(arrived) = arrived else { return };
         self.view_is_stale = true;
         let peers = self.roster.up();
         for peer in arrived {

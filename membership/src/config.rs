@@ -55,6 +55,12 @@ impl Watch {
         (self.interval * self.misses).mul_f64(patience)
     }
 
+    /// How long ago a member may have been heard to be alive whatever rumours say. In a small cluster members hear each
+    /// other more often; less than it takes to find a dead member dead, so that this delays nothing.
+    pub(crate) fn earshot(self) -> Duration {
+        self.interval * 5
+    }
+
     /// How often a random member's knowledge is compared with one's own.
     pub(crate) fn digest_period(self) -> Duration {
         self.interval * 4

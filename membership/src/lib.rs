@@ -19,6 +19,7 @@ mod digest;
 mod discovery;
 pub mod document;
 mod documents;
+mod earshot;
 pub mod election;
 mod frame;
 mod header;

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    Member, MemberState, NodeName, View, channel::Peer, documents::Documents, identity::Identity, spread::Peers,
-    stats::Stats,
+    Member, MemberState, NodeName, View, channel::Peer, documents::Documents, earshot::Earshot, identity::Identity,
+    spread::Peers, stats::Stats,
 };
 
 /// See the module's documentation.
@@ -46,22 +46,28 @@ impl Roster {
         }
     }
 
-    /// What SWIM says of a node, or that it left.
-    fn state_of(&self, identity: &Identity, state: MemberState) -> MemberState {
+    /// What SWIM says of a node; or that it left; or that it may be down, if it was heard a moment ago.
+    fn state_of(&self, identity: &Identity, state: MemberState, earshot: &mut Earshot) -> MemberState {
         let left = !state.is_up() && self.leavers.get(&identity.name) == Some(identity);
-        if left { MemberState::Left } else { state }
+        match state {
+            _ if left => MemberState::Left,
+            // Of who is not up nothing is taken back: that it is heard again is for SWIM to say.
+            MemberState::Down if self.is_up(identity) && earshot.doubts(identity.id()) => MemberState::Suspect,
+            _ => state,
+        }
     }
 
     /// Takes over the members from SWIM. `None`: nothing changed; else those that came up, or came up in another life.
     pub(crate) fn refresh<'a, I: Iterator<Item = (&'a Identity, MemberState)>>(
         &mut self,
         members: impl Fn() -> I,
+        earshot: &mut Earshot,
         stats: &mut Stats,
     ) -> Option<Vec<Peer>> {
         let mut count = 0;
         let unchanged = members().all(|(identity, state)| {
             count += 1;
-            let state = self.state_of(identity, state);
+            let state = self.state_of(identity, state, earshot);
             self.members.get(&identity.name).is_some_and(|(known, before)| known == identity && *before == state)
         });
         // SWIM tells of this node, too, only by events.
@@ -71,7 +77,7 @@ impl Roster {
         let mut arrived = Vec::new();
         let mut refreshed = BTreeMap::new();
         for (identity, state) in members() {
-            let state = self.state_of(identity, state);
+            let state = self.state_of(identity, state, earshot);
             let before = self.members.get(&identity.name);
             if before.is_none_or(|(_, before)| *before != state) {
                 *stats.transitions.entry(state).or_default() += 1;

@@ -104,7 +104,17 @@ impl Controller {
         let inherited = *inputs.forwarding.borrow();
         let facts = Facts { listening: true, ..Facts::default() };
         let defended = BTreeMap::new();
-        Self { me, ownership, facts, inherited, defended, answering: BTreeMap::new(), view: Arc::default(), inputs, outputs }
+        Self {
+            me,
+            ownership,
+            facts,
+            inherited,
+            defended,
+            answering: BTreeMap::new(),
+            view: Arc::default(),
+            inputs,
+            outputs,
+        }
     }
 
     /// Runs until `stop` says so, then hands everything over, at the latest within `patience`.

@@ -317,6 +317,7 @@ fn what_a_minority_claimed_becomes_a_full_claim_when_enough_are_back_not_when_th
     assert_eq!(bench.input(), []);
     assert_eq!(bench.wait(60_000), []);
     bench.peer(&b(), MemberState::Alive, None).input();
+    bench.wait(300);
     assert_eq!(bench.wait(2_500), claimed(5, Reason::OwnerDown));
 }
 
