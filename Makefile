@@ -67,5 +67,5 @@ chaos: ## Ten minutes of random cuts and heals with traffic on
 	@$(AS_ROOT) target/release/chaos --minutes 10
 
 .PHONY: fuzz
-fuzz: ## Fuzz the codecs (needs cargo-fuzz and a nightly toolchain); SECONDS=60 each
+fuzz: ## Fuzz the codecs (needs cargo-fuzz and a nightly toolchain): SECONDS_EACH=60
 	@hack/fuzz $${SECONDS_EACH:-60}
