@@ -294,6 +294,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends without printing the agents' logs: all went well.
+    pub fn end_quietly(mut self) {
+        self.quiet = true;
+    }
+
     /// The run directory: configs, logs, manifests.
     #[must_use]
     pub fn run_dir(&self) -> &std::path::Path {

@@ -179,5 +179,6 @@ fn main() -> Result<()> {
         report.answered, report.sent, report.outage
     );
     ensure!(report.answered > report.sent / 3, "hardly anything was served");
+    cluster.end_quietly();
     Ok(())
 }
