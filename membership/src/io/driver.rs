@@ -185,7 +185,7 @@ impl Driver {
                 }
                 command = commands.recv() => match command {
                     Some(command) => self.cluster.handle_command(command, Instant::now()),
-                    None => return self.keep(),
+                    None => break,
                 },
                 () = timer => {}
                 _ = housekeeping.tick() => self.keep(),
@@ -201,6 +201,8 @@ impl Driver {
                 self.view.send_replace(view);
             }
         }
+        self.stats.send_replace(Arc::new(self.cluster.stats().clone()));
+        self.remembered.finish(self.cluster.peers()).await;
     }
 
     fn receive(&mut self, buffer: &mut [u8]) {
