@@ -29,6 +29,16 @@ fn after_a_goodbye_nothing_is_taken_in() {
     assert_eq!(cluster.poll_transmit(), None);
 }
 
+#[test]
+fn nothing_is_sent_to_an_earlier_life_of_this_node() {
+    let now = origin();
+    let mut cluster = Cluster::new(config(1, 7), [1; 32], now);
+    cluster.swim.announce(config(1, 6).identity, now);
+    assert_eq!(cluster.swim.poll_output(), None);
+    cluster.swim.announce(config(2, 6).identity, now);
+    assert!(matches!(cluster.swim.poll_output(), Some(Output::Packet(to, _)) if to.name == config(2, 6).identity.name));
+}
+
 proptest! {
     #[test]
     fn arbitrary_datagrams_never_panic(datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..1400), 1..8)) {
