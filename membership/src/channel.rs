@@ -69,10 +69,17 @@ pub(crate) enum Received {
 /// Frames that wait for a node's session.
 #[derive(Debug)]
 struct Waiting {
-    frames: VecDeque<Vec<u8>>,
+    /// Each with the time from which it waits.
+    frames: VecDeque<(Instant, Vec<u8>)>,
     greeted: Instant,
-    since: Instant,
     address: SocketAddr,
+}
+
+impl Waiting {
+    /// Drops what has waited for too long: old news would pass for new.
+    fn expire(&mut self, now: Instant) {
+        self.frames.retain(|(since, _)| now.saturating_duration_since(*since) < WAIT);
+    }
 }
 
 /// See the module's documentation.
@@ -127,7 +134,10 @@ impl Channel {
 
     fn wait(&mut self, to: Peer, bytes: Vec<u8>, now: Instant, stats: &mut Stats) {
         if !self.waiting.contains_key(&to.id) && self.waiting.len() >= MAX_WAITING {
-            self.waiting.retain(|_, waiting| now.saturating_duration_since(waiting.since) < WAIT);
+            self.waiting.retain(|_, waiting| {
+                waiting.expire(now);
+                !waiting.frames.is_empty()
+            });
             if self.waiting.len() >= MAX_WAITING {
                 stats.hit(Limit::PendingFrames, 1);
                 return;
@@ -136,18 +146,15 @@ impl Channel {
         let mut greet = false;
         let waiting = self.waiting.entry(to.id).or_insert_with(|| {
             greet = true;
-            Waiting { frames: VecDeque::new(), greeted: now, since: now, address: to.address }
+            Waiting { frames: VecDeque::new(), greeted: now, address: to.address }
         });
-        if now.saturating_duration_since(waiting.since) >= WAIT {
-            waiting.frames.clear();
-            waiting.since = now;
-        }
+        waiting.expire(now);
         waiting.address = to.address;
         if waiting.frames.len() >= MAX_FRAMES {
             waiting.frames.pop_front();
             stats.hit(Limit::PendingFrames, 1);
         }
-        waiting.frames.push_back(bytes);
+        waiting.frames.push_back((now, bytes));
         if greet || now.saturating_duration_since(waiting.greeted) >= GREET_AGAIN {
             waiting.greeted = now;
             self.greet(to.address);
@@ -184,7 +191,7 @@ impl Channel {
             }
             return Err(reason);
         }
-        self.send_waiting(header.sender);
+        self.send_waiting(header.sender, now);
         match frame {
             Frame::Greet => Ok(Received::Done),
             Frame::Hello(hello) => {
@@ -217,10 +224,11 @@ impl Channel {
         self.push(to, &answer, &Frame::Hello(hello));
     }
 
-    /// Sends what waited for a node whose session has become known.
-    fn send_waiting(&mut self, id: u64) {
-        let Some(waiting) = self.waiting.remove(&id) else { return };
-        for bytes in waiting.frames {
+    /// Sends what waited, not for too long, for a node whose session has become known.
+    fn send_waiting(&mut self, id: u64, now: Instant) {
+        let Some(mut waiting) = self.waiting.remove(&id) else { return };
+        waiting.expire(now);
+        for (_, bytes) in waiting.frames {
             let header = self.sessions.next_header(id);
             self.seal(waiting.address, &header, &bytes);
         }

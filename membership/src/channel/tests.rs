@@ -52,6 +52,18 @@ fn what_is_said_before_the_greeting_is_answered_waits_for_it() {
 }
 
 #[test]
+fn what_has_waited_for_too_long_is_not_said() {
+    let now = origin();
+    let (mut a, mut b) = (end(1, 1, 1), end(2, 1, 2));
+    a.say(&b, b"old", now);
+    let later = now + WAIT / 2;
+    a.say(&b, b"young", later);
+    b.hear(&mut a, later);
+    a.hear(&mut b, now + WAIT);
+    assert_eq!(b.hear(&mut a, now + WAIT), [Frame::Swim(b"young").encode().unwrap()]);
+}
+
+#[test]
 fn waiting_frames_are_bounded_and_counted() {
     let now = origin();
     let (mut a, b) = (end(1, 1, 1), end(2, 1, 2));
