@@ -209,18 +209,22 @@ impl Cluster {
             let paused = self.jumped.is_some_and(|jumped| now.saturating_duration_since(jumped) < JUMP_PAUSE);
             if !paused && other >= self.swim.identity().generation {
                 self.jumped = Some(now);
-                tracing::warn!(
-                    other,
-                    "an earlier life of this node, or another node of its name, had a higher generation"
-                );
-                let generation = self.channel.jump_above(other);
-                self.swim.set_generation(generation, now);
-                self.spread.set_own_generation(generation);
+                self.jump_above(other, now);
             }
         }
         if !self.roster.is_up(&identity) {
             self.swim.announce(identity, now);
         }
+    }
+
+    fn jump_above(&mut self, other: u64, now: Instant) {
+        tracing::warn!(other, "an earlier life of this node, or another node of its name, had a higher generation");
+        let generation = self.channel.jump_above(other);
+        // The document goes first: peers show only what has the generation they know the node by, and to lose sight of
+        // its claims is to take its VIPs.
+        self.spread.set_own_generation(generation, self.roster.up());
+        self.send_documents(now);
+        self.swim.set_generation(generation, now);
     }
 
     fn leave(&mut self, now: Instant) {
@@ -245,10 +249,14 @@ impl Cluster {
         if self.swim.take_changed() {
             self.take_members(now);
         }
+        self.send_documents(now);
+        self.view_is_stale |= self.spread.take_changed();
+    }
+
+    fn send_documents(&mut self, now: Instant) {
         while let Some((peer, frame)) = self.spread.poll_output() {
             self.channel.send(peer, &frame, now, &mut self.stats);
         }
-        self.view_is_stale |= self.spread.take_changed();
     }
 
     fn send_swim(&mut self, now: Instant) {

@@ -199,7 +199,7 @@ impl Documents {
         self.copies.get(&self.own).map(|copy| copy.batches_above(0)).unwrap_or_default()
     }
 
-    /// Goes on under another generation: peers will fetch the whole document again.
+    /// Goes on under another generation: peers need the whole document again.
     pub(crate) fn set_own_generation(&mut self, generation: u64) {
         if let Some(copy) = self.copies.get_mut(&self.own) {
             copy.generation = generation;
