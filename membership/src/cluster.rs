@@ -195,6 +195,9 @@ impl Cluster {
                 if self.spread.handle_page(from, &page, members, now, &mut self.stats) {
                     self.swim.ask_for_members(from.id, now);
                 }
+                if let Some(other) = self.spread.documents().outrun_by(&page) {
+                    self.outrun(other, now);
+                }
             }
             Some(Frame::Goodbye(leaver)) => {
                 self.roster.note_leaver(leaver.clone());
@@ -206,14 +209,19 @@ impl Cluster {
 
     fn handle_meeting(&mut self, identity: Identity, outrun_by: Option<u64>, now: Instant) {
         if let Some(other) = outrun_by {
-            let paused = self.jumped.is_some_and(|jumped| now.saturating_duration_since(jumped) < JUMP_PAUSE);
-            if !paused && other >= self.swim.identity().generation {
-                self.jumped = Some(now);
-                self.jump_above(other, now);
-            }
+            self.outrun(other, now);
         }
         if !self.roster.is_up(&identity) {
             self.swim.announce(identity, now);
+        }
+    }
+
+    /// Hears of a generation of this node's name that is not this life's.
+    fn outrun(&mut self, other: u64, now: Instant) {
+        let paused = self.jumped.is_some_and(|jumped| now.saturating_duration_since(jumped) < JUMP_PAUSE);
+        if !paused && other >= self.swim.identity().generation {
+            self.jumped = Some(now);
+            self.jump_above(other, now);
         }
     }
 

@@ -295,6 +295,14 @@ impl Documents {
         comparison
     }
 
+    /// The generation under which `page` has more of the own document than this node ever wrote: that of an earlier
+    /// life, or of another node of its name.
+    pub(crate) fn outrun_by(&self, page: &Page) -> Option<u64> {
+        let theirs = page.entry(self.own)?;
+        let ours = self.copies.get(&self.own).map(|copy| (copy.generation, copy.complete_to));
+        (Some((theirs.generation, theirs.complete_to)) > ours).then_some(theirs.generation)
+    }
+
     /// Whether this node has all that `page` lists.
     pub(crate) fn satisfies(&self, page: &Page) -> bool {
         page.entries.iter().all(|entry| {

@@ -70,6 +70,24 @@ fn a_node_that_jumps_to_another_generation_does_not_lose_its_claims() {
     assert_eq!(peer.roster.shown().members[&node.identity().name].generation, 100);
 }
 
+#[test]
+fn a_peer_that_has_more_of_the_own_document_makes_a_node_jump() {
+    let ([mut node, peer], now) = pair();
+    let own = node.identity().generation;
+    let digest = |node: &mut Cluster, generation, complete_to, now| {
+        let owner = node.identity().id().to_be_bytes();
+        let entries = vec![crate::digest::Entry { owner, generation, complete_to }];
+        let page = crate::digest::Page { first: 0, last: u64::MAX, entries, answer: false, settled: true };
+        node.handle_frame(Peer::from(peer.identity()), &Frame::Digest(page).encode().unwrap(), now);
+        node.identity().generation
+    };
+    assert_eq!(digest(&mut node, own, 0, now), own, "its own");
+    assert_eq!(digest(&mut node, own - 1, 900, now), own, "an earlier life");
+    assert_eq!(digest(&mut node, own, 900, now), own + 1, "never written");
+    assert_eq!(digest(&mut node, 50, 0, now), own + 1, "not twice in a row");
+    assert_eq!(digest(&mut node, 50, 0, now + JUMP_PAUSE), 51);
+}
+
 proptest! {
     #[test]
     fn arbitrary_datagrams_never_panic(datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..1400), 1..8)) {
