@@ -32,8 +32,11 @@ const MAX_FRAMES: usize = 16;
 const WAIT: Duration = Duration::from_secs(2);
 /// How long an answer to a greeting is waited for.
 const GREET_AGAIN: Duration = Duration::from_millis(100);
-/// Hellos a second: each answers a datagram of its own size, and restarts of a whole cluster come in bursts.
+/// Hellos a second, of each of two kinds: each answers a datagram of its own size, and restarts of a whole cluster come in bursts.
 const HELLOS_PER_SECOND: u32 = 1000;
+
+/// Greeters whose last answered greeting is remembered: about 100 bytes each.
+const MAX_GREETERS: usize = 4096;
 
 /// A node to send to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +72,17 @@ pub(crate) enum Received {
 /// Frames that wait for a node's session.
 #[derive(Debug)]
 struct Waiting {
-    frames: VecDeque<Vec<u8>>,
+    /// Each with the time from which it waits.
+    frames: VecDeque<(Instant, Vec<u8>)>,
     greeted: Instant,
-    since: Instant,
     address: SocketAddr,
+}
+
+impl Waiting {
+    /// Drops what has waited for too long: old news would pass for new.
+    fn expire(&mut self, now: Instant) {
+        self.frames.retain(|(since, _)| now.saturating_duration_since(*since) < WAIT);
+    }
 }
 
 /// See the module's documentation.
@@ -81,15 +91,26 @@ pub(crate) struct Channel {
     sessions: Sessions,
     rng: StdRng,
     waiting: BTreeMap<u64, Waiting>,
-    hellos: RateLimit,
+    greeted: Greeted,
+    /// Apart from each other: who replays datagrams for old sessions must not keep out newcomers.
+    greet_hellos: RateLimit,
+    stale_hellos: RateLimit,
     out: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
 impl Channel {
     pub(crate) fn new(keys: KeyRing, identity: &Identity, mut rng: StdRng, now: Instant) -> Self {
         let sessions = Sessions::new(identity.id(), identity.generation, rng.next_u64());
-        let hellos = RateLimit { second: now, used: 0 };
-        Self { keys, sessions, rng, waiting: BTreeMap::new(), hellos, out: VecDeque::new() }
+        Self {
+            keys,
+            sessions,
+            rng,
+            waiting: BTreeMap::new(),
+            greeted: Greeted::default(),
+            greet_hellos: RateLimit { second: now, used: 0 },
+            stale_hellos: RateLimit { second: now, used: 0 },
+            out: VecDeque::new(),
+        }
     }
 
     pub(crate) fn set_keys(&mut self, keys: KeyRing) {
@@ -127,7 +148,10 @@ impl Channel {
 
     fn wait(&mut self, to: Peer, bytes: Vec<u8>, now: Instant, stats: &mut Stats) {
         if !self.waiting.contains_key(&to.id) && self.waiting.len() >= MAX_WAITING {
-            self.waiting.retain(|_, waiting| now.saturating_duration_since(waiting.since) < WAIT);
+            self.waiting.retain(|_, waiting| {
+                waiting.expire(now);
+                !waiting.frames.is_empty()
+            });
             if self.waiting.len() >= MAX_WAITING {
                 stats.hit(Limit::PendingFrames, 1);
                 return;
@@ -136,18 +160,15 @@ impl Channel {
         let mut greet = false;
         let waiting = self.waiting.entry(to.id).or_insert_with(|| {
             greet = true;
-            Waiting { frames: VecDeque::new(), greeted: now, since: now, address: to.address }
+            Waiting { frames: VecDeque::new(), greeted: now, address: to.address }
         });
-        if now.saturating_duration_since(waiting.since) >= WAIT {
-            waiting.frames.clear();
-            waiting.since = now;
-        }
+        waiting.expire(now);
         waiting.address = to.address;
         if waiting.frames.len() >= MAX_FRAMES {
             waiting.frames.pop_front();
             stats.hit(Limit::PendingFrames, 1);
         }
-        waiting.frames.push_back(bytes);
+        waiting.frames.push_back((now, bytes));
         if greet || now.saturating_duration_since(waiting.greeted) >= GREET_AGAIN {
             waiting.greeted = now;
             self.greet(to.address);
@@ -173,18 +194,24 @@ impl Channel {
         let bytes = self.keys.open(head, sealed).ok_or(RejectReason::WrongKey)?;
         let frame = Frame::decode(&bytes).ok_or(RejectReason::Malformed)?;
         if header.recipient == 0 && frame == Frame::Greet && header.sender != me.id() {
-            self.hello(&header, from, me, now, stats);
+            if self.greeted.knows(&header) {
+                return Err(RejectReason::Replay);
+            }
+            if self.greet_hellos.allow(now, stats) {
+                self.greeted.note(&header);
+                self.hello(&header, from, me);
+            }
             return Ok(Received::Done);
         }
         if let Err(reason) = self.sessions.admit(&header) {
             // Never a Hello for a Hello, or two nodes would go on for ever.
             let curable = matches!(reason, RejectReason::WrongSession | RejectReason::StaleGeneration);
-            if curable && !matches!(frame, Frame::Hello(_)) {
-                self.hello(&header, from, me, now, stats);
+            if curable && !matches!(frame, Frame::Hello(_)) && self.stale_hellos.allow(now, stats) {
+                self.hello(&header, from, me);
             }
             return Err(reason);
         }
-        self.send_waiting(header.sender);
+        self.send_waiting(header.sender, now);
         match frame {
             Frame::Greet => Ok(Received::Done),
             Frame::Hello(hello) => {
@@ -202,11 +229,7 @@ impl Channel {
     }
 
     /// Tells the sender of `header` this node's session.
-    fn hello(&mut self, header: &Header, to: SocketAddr, me: &Identity, now: Instant, stats: &mut Stats) {
-        if !self.hellos.allow(now) {
-            stats.hit(Limit::HelloRate, 1);
-            return;
-        }
+    fn hello(&mut self, header: &Header, to: SocketAddr, me: &Identity) {
         let hello = Hello {
             identity: me.clone(),
             echo_generation: header.generation,
@@ -217,10 +240,11 @@ impl Channel {
         self.push(to, &answer, &Frame::Hello(hello));
     }
 
-    /// Sends what waited for a node whose session has become known.
-    fn send_waiting(&mut self, id: u64) {
-        let Some(waiting) = self.waiting.remove(&id) else { return };
-        for bytes in waiting.frames {
+    /// Sends what waited, not for too long, for a node whose session has become known.
+    fn send_waiting(&mut self, id: u64, now: Instant) {
+        let Some(mut waiting) = self.waiting.remove(&id) else { return };
+        waiting.expire(now);
+        for (_, bytes) in waiting.frames {
             let header = self.sessions.next_header(id);
             self.seal(waiting.address, &header, &bytes);
         }
@@ -241,6 +265,34 @@ impl Channel {
     }
 }
 
+/// By (sender, its session): the counter of the greeting answered last. A greeting is for anybody, so one that was
+/// recorded can be sent here as often as the recorder likes; it is answered once, if at all.
+#[derive(Debug, Default)]
+struct Greeted {
+    answered: BTreeMap<(u64, u64), u64>,
+    /// In order of arrival: the first makes room.
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Greeted {
+    /// Whether this or a later greeting was answered.
+    fn knows(&self, header: &Header) -> bool {
+        self.answered.get(&(header.sender, header.session)).is_some_and(|answered| header.counter <= *answered)
+    }
+
+    fn note(&mut self, header: &Header) {
+        let key = (header.sender, header.session);
+        if self.answered.insert(key, header.counter).is_none() {
+            self.order.push_back(key);
+        }
+        if self.order.len() > MAX_GREETERS
+            && let Some(first) = self.order.pop_front()
+        {
+            self.answered.remove(&first);
+        }
+    }
+}
+
 /// So many a second.
 #[derive(Debug)]
 struct RateLimit {
@@ -249,12 +301,17 @@ struct RateLimit {
 }
 
 impl RateLimit {
-    fn allow(&mut self, now: Instant) -> bool {
+    fn allow(&mut self, now: Instant, stats: &mut Stats) -> bool {
         if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
             *self = Self { second: now, used: 0 };
         }
-        self.used += 1;
-        self.used <= HELLOS_PER_SECOND
+        let allowed = self.used < HELLOS_PER_SECOND;
+        if allowed {
+            self.used += 1;
+        } else {
+            stats.hit(Limit::HelloRate, 1);
+        }
+        allowed
     }
 }
 

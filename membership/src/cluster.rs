@@ -207,6 +207,9 @@ impl Cluster {
                 if self.spread.handle_page(from, &page, members, now, &mut self.stats) {
                     self.swim.ask_for_members(from.id, now);
                 }
+                if let Some(other) = self.spread.documents().outrun_by(&page) {
+                    self.outrun(other, now);
+                }
             }
             Some(Frame::Goodbye(leaver)) => {
                 self.roster.note_leaver(leaver.clone());
@@ -218,21 +221,30 @@ impl Cluster {
 
     fn handle_meeting(&mut self, identity: Identity, outrun_by: Option<u64>, now: Instant) {
         if let Some(other) = outrun_by {
-            let paused = self.jumped.is_some_and(|jumped| now.saturating_duration_since(jumped) < JUMP_PAUSE);
-            if !paused && other >= self.swim.identity().generation {
-                self.jumped = Some(now);
-                tracing::warn!(
-                    other,
-                    "an earlier life of this node, or another node of its name, had a higher generation"
-                );
-                let generation = self.channel.jump_above(other);
-                self.swim.set_generation(generation, now);
-                self.spread.set_own_generation(generation);
-            }
+            self.outrun(other, now);
         }
         if !self.roster.is_up(&identity) {
             self.swim.announce(identity, now);
         }
+    }
+
+    /// Hears of a generation of this node's name that is not this life's.
+    fn outrun(&mut self, other: u64, now: Instant) {
+        let paused = self.jumped.is_some_and(|jumped| now.saturating_duration_since(jumped) < JUMP_PAUSE);
+        if !paused && other >= self.swim.identity().generation {
+            self.jumped = Some(now);
+            self.jump_above(other, now);
+        }
+    }
+
+    fn jump_above(&mut self, other: u64, now: Instant) {
+        tracing::warn!(other, "an earlier life of this node, or another node of its name, had a higher generation");
+        let generation = self.channel.jump_above(other);
+        // The document goes first: peers show only what has the generation they know the node by, and to lose sight of
+        // its claims is to take its VIPs.
+        self.spread.set_own_generation(generation, self.roster.up());
+        self.send_documents(now);
+        self.swim.set_generation(generation, now);
     }
 
     fn leave(&mut self, now: Instant) {
@@ -257,10 +269,14 @@ impl Cluster {
         if self.swim.take_changed() {
             self.take_members(now);
         }
+        self.send_documents(now);
+        self.view_is_stale |= self.spread.take_changed();
+    }
+
+    fn send_documents(&mut self, now: Instant) {
         while let Some((peer, frame)) = self.spread.poll_output() {
             self.channel.send(peer, &frame, now, &mut self.stats);
         }
-        self.view_is_stale |= self.spread.take_changed();
     }
 
     fn send_swim(&mut self, now: Instant) {

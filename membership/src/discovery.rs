@@ -22,6 +22,8 @@ const MAX_REMEMBERED: usize = 256;
 #[derive(Debug)]
 struct Candidate {
     seed: bool,
+    /// A member had the address, in this life or one that left it on disk.
+    member: bool,
     next: Instant,
     delay: Duration,
 }
@@ -39,7 +41,8 @@ impl Discovery {
         Self { own, candidates: BTreeMap::new(), up: BTreeSet::new() }
     }
 
-    /// Replaces the seeds; new ones are tried at once.
+    /// Replaces the seeds; new ones are tried at once. Former ones stay only if members had them: names of seeds may
+    /// resolve to something else each time.
     pub(crate) fn set_seeds(&mut self, seeds: &[SocketAddr], now: Instant) {
         for candidate in self.candidates.values_mut() {
             candidate.seed = false;
@@ -48,11 +51,16 @@ impl Discovery {
         for &seed in seeds.iter().filter(|seed| **seed != own) {
             self.add(seed, now).seed = true;
         }
+        self.candidates.retain(|_, candidate| candidate.seed || candidate.member);
     }
 
     /// Adds an address that was a member's; false if there are too many.
     pub(crate) fn remember(&mut self, address: SocketAddr, now: Instant) -> bool {
-        if address == self.own || self.candidates.contains_key(&address) {
+        if address == self.own {
+            return true;
+        }
+        if let Some(known) = self.candidates.get_mut(&address) {
+            known.member = true;
             return true;
         }
         if self.candidates.values().filter(|candidate| !candidate.seed).count() >= MAX_REMEMBERED {
@@ -60,12 +68,12 @@ impl Discovery {
             let Some(gone) = gone.map(|(address, _)| *address) else { return false };
             self.candidates.remove(&gone);
         }
-        self.add(address, now);
+        self.add(address, now).member = true;
         true
     }
 
     fn add(&mut self, address: SocketAddr, now: Instant) -> &mut Candidate {
-        self.candidates.entry(address).or_insert(Candidate { seed: false, next: now, delay: FIRST })
+        self.candidates.entry(address).or_insert(Candidate { seed: false, member: false, next: now, delay: FIRST })
     }
 
     /// Says which addresses members that are up have; those that have just lost theirs are tried soon.
@@ -136,6 +144,17 @@ mod tests {
         let later = start + Duration::from_secs(60);
         discovery.set_up(BTreeSet::new(), later);
         assert_eq!(discovery.poll_timeout(), Some(later + FIRST), "a lost member is tried again soon");
+    }
+
+    #[test]
+    fn a_former_seed_is_forgotten_unless_it_was_a_member() {
+        let start = epoch();
+        let mut discovery = Discovery::new(address(1));
+        discovery.set_seeds(&[address(2), address(3)], start);
+        discovery.remember(address(3), start);
+        discovery.remember(address(4), start);
+        discovery.set_seeds(&[address(5)], start);
+        assert_eq!(discovery.peers(), [address(3), address(4), address(5)]);
     }
 
     #[test]

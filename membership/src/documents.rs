@@ -199,7 +199,7 @@ impl Documents {
         self.copies.get(&self.own).map(|copy| copy.batches_above(0)).unwrap_or_default()
     }
 
-    /// Goes on under another generation: peers will fetch the whole document again.
+    /// Goes on under another generation: peers need the whole document again.
     pub(crate) fn set_own_generation(&mut self, generation: u64) {
         if let Some(copy) = self.copies.get_mut(&self.own) {
             copy.generation = generation;
@@ -293,6 +293,14 @@ impl Documents {
             }
         }
         comparison
+    }
+
+    /// The generation under which `page` has more of the own document than this node ever wrote: that of an earlier
+    /// life, or of another node of its name.
+    pub(crate) fn outrun_by(&self, page: &Page) -> Option<u64> {
+        let theirs = page.entry(self.own)?;
+        let ours = self.copies.get(&self.own).map(|copy| (copy.generation, copy.complete_to));
+        (Some((theirs.generation, theirs.complete_to)) > ours).then_some(theirs.generation)
     }
 
     /// Whether this node has all that `page` lists.

@@ -24,6 +24,12 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
+    /// The view shown last.
+    #[cfg(test)]
+    pub(crate) fn shown(&self) -> &Arc<View> {
+        &self.shown
+    }
+
     /// The members that are up, without this node.
     pub(crate) fn up(&self) -> &Peers {
         &self.up

@@ -99,9 +99,16 @@ impl Spread {
         }
     }
 
-    /// Goes on under another generation of this node.
-    pub(crate) fn set_own_generation(&mut self, generation: u64) {
+    /// Goes on under another generation of this node: to its peers the document is a new one, so all of it is flooded.
+    pub(crate) fn set_own_generation(&mut self, generation: u64, peers: &Peers) {
         self.documents.set_own_generation(generation);
+        self.flood_own(peers);
+    }
+
+    fn flood_own(&mut self, peers: &Peers) {
+        for batch in self.documents.own_batches() {
+            self.flood(&batch, peers);
+        }
     }
 
     /// A member has come up: compares notes with it at once.
@@ -168,9 +175,7 @@ impl Spread {
         if !comparison.behind && self.catch_up.satisfied(from.id, page, &peers.keys().copied().collect()) {
             self.changed = true;
             // What was written while nobody was known reached nobody.
-            for batch in self.documents.own_batches() {
-                self.flood(&batch, peers);
-            }
+            self.flood_own(peers);
         }
         false
     }

@@ -168,8 +168,11 @@ impl Swim {
 
     /// What is to be sent, until `None`.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        if let Some((to, packet)) = self.runtime.to_send() {
-            return Some(Output::Packet(to, packet.to_vec()));
+        while let Some((to, packet)) = self.runtime.to_send() {
+            // The library announces itself to the dead in turn, earlier lives of this node among them.
+            if to.name != self.identity().name {
+                return Some(Output::Packet(to, packet.to_vec()));
+            }
         }
         self.suspicions.pop().map(Output::Suspicion)
     }
@@ -179,9 +182,10 @@ impl Swim {
         std::mem::take(&mut self.changed)
     }
 
-    /// All other members, the remembered dead included.
+    /// All other members, the remembered dead included; earlier lives of this node are not.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&Identity, MemberState)> {
-        self.foca.iter_membership_state().map(|member| {
+        let own = &self.foca.identity().name;
+        self.foca.iter_membership_state().filter(move |member| member.id().name != *own).map(|member| {
             let state = match member.state() {
                 State::Alive => MemberState::Alive,
                 State::Suspect => MemberState::Suspect,

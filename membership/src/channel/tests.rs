@@ -52,6 +52,18 @@ fn what_is_said_before_the_greeting_is_answered_waits_for_it() {
 }
 
 #[test]
+fn what_has_waited_for_too_long_is_not_said() {
+    let now = origin();
+    let (mut a, mut b) = (end(1, 1, 1), end(2, 1, 2));
+    a.say(&b, b"old", now);
+    let later = now + WAIT / 2;
+    a.say(&b, b"young", later);
+    b.hear(&mut a, later);
+    a.hear(&mut b, now + WAIT);
+    assert_eq!(b.hear(&mut a, now + WAIT), [Frame::Swim(b"young").encode().unwrap()]);
+}
+
+#[test]
 fn waiting_frames_are_bounded_and_counted() {
     let now = origin();
     let (mut a, b) = (end(1, 1, 1), end(2, 1, 2));
@@ -62,6 +74,47 @@ fn waiting_frames_are_bounded_and_counted() {
         a.say(&end(index, 1, 3), b"x", now);
     }
     assert_eq!(a.stats.limits[&Limit::PendingFrames], 5 + 8);
+}
+
+#[test]
+fn replayed_datagrams_do_not_keep_newcomers_out() {
+    let now = origin();
+    let (mut a, mut b) = (end(1, 1, 1), end(2, 1, 2));
+    a.say(&b, b"hello", now);
+    let greeting = a.channel.poll_transmit().unwrap().1;
+    let hear = |datagram: &[u8], b: &mut End| {
+        let result = b.channel.receive(datagram, a.me.address, &b.me, now, &mut b.stats);
+        (result, b.channel.poll_transmit().is_some())
+    };
+    assert_eq!(hear(&greeting, &mut b), (Ok(Received::Done), true));
+    for _ in 0..HELLOS_PER_SECOND + 3 {
+        assert_eq!(hear(&greeting, &mut b), (Err(RejectReason::Replay), false));
+    }
+    // And what was once said to another session of the node.
+    let mut earlier = end(2, 1, 3);
+    let mut talker = end(3, 1, 4);
+    talker.say(&earlier, b"x", now);
+    earlier.hear(&mut talker, now);
+    talker.hear(&mut earlier, now);
+    let stale = talker.channel.poll_transmit().unwrap().1;
+    for _ in 0..HELLOS_PER_SECOND + 3 {
+        assert_eq!(hear(&stale, &mut b).0, Err(RejectReason::WrongSession));
+    }
+    assert_eq!(b.stats.limits[&Limit::HelloRate], 3);
+    let mut newcomer = end(4, 1, 5);
+    newcomer.channel.greet(b.me.address);
+    assert_eq!(hear(&newcomer.channel.poll_transmit().unwrap().1, &mut b), (Ok(Received::Done), true));
+}
+
+#[test]
+fn the_memory_for_greetings_is_bounded() {
+    let mut greeted = Greeted::default();
+    let header = |sender, counter| Header { sender, generation: 1, session: 1, recipient: 0, counter };
+    for sender in 0..=MAX_GREETERS as u64 {
+        greeted.note(&header(sender, 7));
+    }
+    assert_eq!((greeted.answered.len(), greeted.order.len()), (MAX_GREETERS, MAX_GREETERS));
+    assert!(greeted.knows(&header(1, 7)) && !greeted.knows(&header(1, 8)) && !greeted.knows(&header(0, 7)));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 use rand::{TryRng as _, rngs::SysRng};
 use tokio::{
     net::UdpSocket,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant as TokioInstant, sleep_until},
 };
@@ -79,12 +79,14 @@ pub enum StartError {
     Random(String),
 }
 
-/// A running gossip. Dropping it stops the task without a goodbye.
+/// A running gossip. Dropping it stops the task without a goodbye, whoever still holds [`Handle::commands`].
 #[derive(Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<Arc<View>>,
     stats: watch::Receiver<Arc<Stats>>,
+    /// Sent: say goodbye and end. Dropped: end.
+    stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -109,17 +111,14 @@ impl Handle {
 
     /// Hands over a command; waits if the task is behind. Ignored after a [`Command::Leave`].
     pub async fn command(&self, command: Command) {
-        // The task only ends with this handle or after a goodbye; then there is nobody to tell.
+        // The task only ends with this handle; then there is nobody to tell.
         let _ = self.commands.send(command).await;
     }
 
-    /// Says goodbye, and returns when that is sent and the socket closed.
+    /// Carries out the commands handed over before, says goodbye, and returns when that is sent and the socket closed.
     pub async fn shutdown(self) {
-        for _ in 0..GOODBYES {
-            self.command(Command::Leave).await;
-            tokio::time::sleep(GOODBYE_PAUSE).await;
-        }
-        drop(self.commands);
+        // It fails only if the task has ended; the join below says how.
+        let _ = self.stop.send(());
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the gossip task ended badly");
         }
@@ -152,8 +151,10 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
     let (view_out, view) = watch::channel(cluster.poll_view().unwrap_or_default());
     let (stats_out, stats) = watch::channel(Arc::default());
     let (commands, commands_in) = mpsc::channel(64);
+    let (stop, stopped) = oneshot::channel();
     let driver = Driver { cluster, socket, bind: address, view: view_out, stats: stats_out, remembered };
-    Ok(Handle { commands, view, stats, task: tokio::spawn(driver.run(commands_in)) })
+    let task = tokio::spawn(driver.run(commands_in, stopped));
+    Ok(Handle { commands, view, stats, stop, task })
 }
 
 struct Driver {
@@ -166,10 +167,10 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut stopped: oneshot::Receiver<()>) {
         let mut buffer = vec![0; DATAGRAM_MAX + 1];
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        loop {
+        let politely = loop {
             let wake = self.cluster.poll_timeout().map(TokioInstant::from_std);
             let timer = async {
                 match wake {
@@ -185,8 +186,9 @@ impl Driver {
                 }
                 command = commands.recv() => match command {
                     Some(command) => self.cluster.handle_command(command, Instant::now()),
-                    None => return self.keep(),
+                    None => break false,
                 },
+                stop = &mut stopped => break stop.is_ok(),
                 () = timer => {}
                 _ = housekeeping.tick() => self.keep(),
             }
@@ -196,10 +198,31 @@ impl Driver {
             if self.cluster.poll_timeout().is_some_and(|due| due <= now) {
                 self.cluster.handle_timeout(now);
             }
-            self.transmit();
-            if let Some(view) = self.cluster.poll_view() {
-                self.view.send_replace(view);
+            self.put_out();
+        };
+        if politely {
+            while let Ok(command) = commands.try_recv() {
+                self.cluster.handle_command(command, Instant::now());
             }
+            self.say_goodbye().await;
+        }
+        self.stats.send_replace(Arc::new(self.cluster.stats().clone()));
+        self.remembered.finish(self.cluster.peers()).await;
+    }
+
+    async fn say_goodbye(&mut self) {
+        for _ in 0..GOODBYES {
+            self.cluster.handle_command(Command::Leave, Instant::now());
+            self.put_out();
+            tokio::time::sleep(GOODBYE_PAUSE).await;
+        }
+    }
+
+    /// Sends what is to be sent, and shows what is to be seen.
+    fn put_out(&mut self) {
+        self.transmit();
+        if let Some(view) = self.cluster.poll_view() {
+            self.view.send_replace(view);
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::peers::replace;
+use super::peers::replace_durably;
 
 const FILE: &str = "generation";
 
@@ -34,7 +34,7 @@ fn next_at(state_dir: &Path, unix_ms: u64) -> u64 {
         }
     };
     let generation = unix_ms.max(u64::saturating_add(stored, 1));
-    if let Err(error) = replace(&path, &format!("{generation}\n")) {
+    if let Err(error) = replace_durably(&path, &format!("{generation}\n")) {
         tracing::warn!(path = %path.display(), %error, "generation not stored; the next start goes by the clock");
     }
     generation

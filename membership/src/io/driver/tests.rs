@@ -46,7 +46,9 @@ fn two_agents_meet_share_documents_and_part() {
         b.command(Command::SetFacts(Facts { forwarding: true, ..Facts::default() })).await;
         seen(&a, "b", |member| member.document.facts.forwarding).await;
         a.view().wait_for(|view| view.caught_up).await.unwrap();
+        let others_may_keep_theirs = b.commands();
         b.shutdown().await;
+        assert!(others_may_keep_theirs.is_closed());
         seen(&a, "b", |member| member.state == MemberState::Left).await;
         a.stats().wait_for(|stats| stats.packets_in > 0 && stats.rejected.is_empty()).await.unwrap();
         a.shutdown().await;
@@ -54,6 +56,22 @@ fn two_agents_meet_share_documents_and_part() {
         assert_eq!(remembered, format!("127.0.0.1:{b_port}\n"));
         let generation = std::fs::read_to_string(dir.path().join("a/generation")).unwrap();
         assert!(generation.trim().parse::<u64>().unwrap() > 1_600_000_000_000);
+    });
+}
+
+#[test]
+fn a_dropped_handle_ends_the_gossip_without_a_goodbye() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (a_port, b_port) = (free_port(), free_port());
+        let a = start(options("a", a_port, &[], dir.path())).await.unwrap();
+        let b = start(options("b", b_port, &[SocketAddr::from(([127, 0, 0, 1], a_port))], dir.path())).await.unwrap();
+        seen(&a, "b", |member| member.state == MemberState::Alive).await;
+        let commands = b.commands();
+        drop(b);
+        commands.closed().await;
+        seen(&a, "b", |member| member.state == MemberState::Down).await;
+        a.shutdown().await;
     });
 }
 
