@@ -69,7 +69,10 @@ pub enum StartError {
         error: io::Error,
     },
     /// Peers could not answer.
-    #[error("cannot advertise {address}: peers need a specified address and port to reach this node")]
+    #[error(
+        "cannot advertise {address}: peers need a specified address and port to reach this node, and not a link-local \
+         one (fe80::), which means nothing without its interface"
+    )]
     Advertise {
         /// The address given.
         address: SocketAddr,
@@ -131,7 +134,8 @@ impl Handle {
 /// See [`StartError`].
 pub async fn start(options: Options) -> Result<Handle, StartError> {
     let Options { node, bind: address, advertise, keys, seeds, watch, state_dir } = options;
-    if advertise.ip().is_unspecified() || advertise.port() == 0 {
+    let link_local = matches!(advertise.ip(), std::net::IpAddr::V6(ip) if ip.is_unicast_link_local());
+    if advertise.ip().is_unspecified() || advertise.port() == 0 || link_local {
         return Err(StartError::Advertise { address: advertise });
     }
     let socket = bind(address).map_err(|error| match error.kind() {
