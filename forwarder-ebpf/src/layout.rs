@@ -4,7 +4,7 @@
 //! Whoever changes [`Flow`], [`Reply`] or [`Tuple`] raises [`LAYOUT_VERSION`]: those maps outlive the agent.
 
 /// Version of the layouts that outlive an agent (flows). Part of the pins' names.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// An address: IPv6, or IPv4-mapped.
 pub type Address = [u8; 16];
@@ -138,16 +138,23 @@ pub struct Flow {
     pub address: Address,
     /// The pod's port, network order.
     pub port: [u8; 2],
-    /// Zero.
-    pub pad: [u8; 2],
+    /// Who has closed a TCP connection: not 0 at [`Flow::BY_CLIENT`], [`Flow::BY_POD`].
+    pub closed: [u8; 2],
     /// The pod's index among the backends when it was chosen.
     pub backend: u32,
     /// The pod's [`BackendEntry::tag`].
     pub tag: u32,
     /// Which counters the service has.
     pub counted: u32,
-    /// Seconds of the kernel's monotonic clock when the client was last heard; kept for UDP only.
+    /// Seconds of the kernel's monotonic clock when the client was last heard.
     pub seen: u32,
+}
+
+impl Flow {
+    /// The client's place in [`Flow::closed`].
+    pub const BY_CLIENT: usize = 0;
+    /// The pod's place in [`Flow::closed`].
+    pub const BY_POD: usize = 1;
 }
 
 /// What a pod's reply must look as if it came from.

@@ -2,7 +2,11 @@
 //!
 //! A TCP flow stays with its pod whatever becomes of the pod's health; only a SYN, which begins a new connection,
 //! looks for another pod when the old one takes none. A UDP flow has no beginning: it is new after a pause, and
-//! moves when its pod is out. Nothing is removed here: the maps drop what is used least recently.
+//! moves when its pod is out.
+//!
+//! A flow that is over must not catch a later connection from the same port, which may live on another node: it is
+//! known no more when both ends have closed, or after long silence, and forgotten when a SYN goes elsewhere. Beyond
+//! that the maps drop what is used least recently.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use forwarder_ebpf::{BackendEntry, Flow, Reply, Tuple};
@@ -13,7 +17,12 @@ use crate::{
 };
 
 /// Seconds of silence after which a UDP flow is over.
-const UDP_IDLE: u32 = 60;
+const UDP_IDLE: i32 = 60;
+/// Seconds of silence after which a TCP flow is over that nobody closed: longer than the two hours after which hosts
+/// send keep-alives.
+const TCP_IDLE: i32 = 3 * 3600;
+/// Seconds of silence after which a TCP flow is over that both ends have closed: what comes late is still the pod's.
+const TCP_CLOSED: i32 = 60;
 
 /// The flow a packet belongs to, unless it begins one anew.
 ///
@@ -24,29 +33,66 @@ pub fn known(packet: &Packet) -> Option<&'static Flow> {
     let stored = FLOWS.get_ptr_mut(&packet.tuple)?;
     // SAFETY: points into the map, which outlives the program's run.
     let flow = unsafe { &*stored };
-    if packet.is_tcp() {
-        return (!packet.opens() || takes_new(flow)).then_some(flow);
-    }
     let now = seconds();
-    if now.wrapping_sub(flow.seen) > UDP_IDLE || !takes_new(flow) {
+    let silent = silence(now, flow.seen);
+    if is_over(packet, flow, silent) {
         return None;
     }
-    if now != flow.seen {
+    if packet.ends() {
+        close(stored, packet, Flow::BY_CLIENT);
+    }
+    if silent > 0 {
         // SAFETY: an aligned word inside the element; at worst another flow's time is refreshed.
         unsafe { (&raw mut (*stored).seen).write_volatile(now) };
     }
     Some(flow)
 }
 
+/// Whether a flow last heard so many seconds ago ended before this packet.
+#[inline(always)]
+fn is_over(packet: &Packet, flow: &Flow, silent: i32) -> bool {
+    if !packet.is_tcp() {
+        return silent > UDP_IDLE || !takes_new(flow);
+    }
+    let [client, pod] = flow.closed;
+    if packet.opens() {
+        return client | pod != 0 || silent > TCP_IDLE || !takes_new(flow);
+    }
+    silent > if client & pod != 0 { TCP_CLOSED } else { TCP_IDLE }
+}
+
+/// Notes that one end has closed, or by a reset both.
+#[inline(always)]
+fn close(flow: *mut Flow, packet: &Packet, end: usize) {
+    // SAFETY: bytes inside the element, one per end since each end's packets may be on a CPU of their own; at worst
+    // another flow is taken for closed, which matters only if it falls silent.
+    unsafe {
+        if packet.resets() {
+            (&raw mut (*flow).closed).write_volatile([1, 1]);
+        } else if end == Flow::BY_CLIENT {
+            (&raw mut (*flow).closed).cast::<u8>().write_volatile(1);
+        } else {
+            (&raw mut (*flow).closed).cast::<u8>().add(1).write_volatile(1);
+        }
+    }
+}
+
+/// Forgets the flow of a connection that begins anew elsewhere.
+#[inline(always)]
+pub fn forget(tuple: &Tuple) {
+    let _ = FLOWS.remove(tuple);
+}
+
 /// Remembers that a client's packets go to a pod, and what the pod's replies must look like.
 #[inline(always)]
-pub fn remember(tuple: &Tuple, index: u32, backend: &BackendEntry, counted: u32) -> Result<(), i32> {
+pub fn remember(packet: &Packet, index: u32, backend: &BackendEntry, counted: u32) -> Result<(), i32> {
+    let tuple = &packet.tuple;
     let reply = Reply { vip: tuple.destination, port: tuple.destination_port, pad: [0; 2], counted };
     REPLIES.insert(reversed(backend, tuple), reply, 0)?;
     let flow = Flow {
         address: backend.address,
         port: backend.port,
-        pad: [0; 2],
+        closed: [packet.ends() as u8, 0],
         backend: index,
         tag: backend.tag,
         counted,
@@ -57,9 +103,31 @@ pub fn remember(tuple: &Tuple, index: u32, backend: &BackendEntry, counted: u32)
 
 /// What a packet from a pod must look as if it came from.
 #[inline(always)]
-pub fn reply(tuple: &Tuple) -> Option<&'static Reply> {
+pub fn reply(packet: &Packet) -> Option<&'static Reply> {
     // SAFETY: points into the map, which outlives the program's run; see `known`.
-    unsafe { REPLIES.get(tuple) }
+    let reply = unsafe { REPLIES.get(packet.tuple) }?;
+    if packet.is_tcp() && packet.ends() {
+        close_from_pod(packet, reply);
+    }
+    Some(reply)
+}
+
+/// Notes that a pod has closed a flow, if it is still that pod's.
+#[inline(always)]
+fn close_from_pod(packet: &Packet, reply: &Reply) {
+    let tuple = Tuple {
+        source: packet.tuple.destination,
+        destination: reply.vip,
+        source_port: packet.tuple.destination_port,
+        destination_port: reply.port,
+        protocol: packet.tuple.protocol,
+        pad: [0; 3],
+    };
+    let Some(flow) = FLOWS.get_ptr_mut(&tuple) else { return };
+    // SAFETY: points into the map, which outlives the program's run.
+    if unsafe { (*flow).address == packet.tuple.source && (*flow).port == packet.tuple.source_port } {
+        close(flow, packet, Flow::BY_POD);
+    }
 }
 
 /// The ends of the pod's replies to a client's packet.
@@ -82,6 +150,12 @@ fn takes_new(flow: &Flow) -> bool {
         Some(backend) => backend.tag == flow.tag,
         None => false,
     }
+}
+
+/// Seconds since a moment, which another CPU may have noted with a clock that is a tick ahead.
+#[inline(always)]
+fn silence(now: u32, seen: u32) -> i32 {
+    now.wrapping_sub(seen) as i32
 }
 
 /// The kernel's monotonic clock, to the tick: the exact one costs as much as the whole decision.

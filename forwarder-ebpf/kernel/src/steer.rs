@@ -20,10 +20,14 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
     if let Some(flow) = flow::known(packet) {
         return Verdict::Deliver { address: &flow.address, port: flow.port, counted: flow.counted, new: false };
     }
-    match maps::service(&packet.tuple) {
+    let verdict = match maps::service(&packet.tuple) {
         Some(service) => to_node(frame, packet, service),
         None => Verdict::Drop(DropReason::NoService),
+    };
+    if packet.opens() && !matches!(verdict, Verdict::Deliver { .. }) {
+        flow::forget(&packet.tuple);
     }
+    verdict
 }
 
 /// A packet without a flow here: this node's, or another's?
@@ -72,7 +76,7 @@ fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u1
 fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict {
     let index = maps::slot(service.local_row, service.local_slots, steer::local_hash(hash));
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
-    if flow::remember(&packet.tuple, index, backend, service.counted).is_err() {
+    if flow::remember(packet, index, backend, service.counted).is_err() {
         return Verdict::Drop(DropReason::FlowTable);
     }
     let new = !packet.is_tcp() || packet.opens();
@@ -82,7 +86,7 @@ fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?
 #[inline(always)]
 pub fn outbound(packet: &Packet) -> Verdict {
-    match flow::reply(&packet.tuple) {
+    match flow::reply(packet) {
         Some(reply) => Verdict::Reply { vip: &reply.vip, port: reply.port, counted: reply.counted },
         None => Verdict::Pass,
     }
