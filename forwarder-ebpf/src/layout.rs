@@ -169,6 +169,8 @@ pub struct Reply {
     pub pad: [u8; 2],
     /// Which counters the service has.
     pub counted: u32,
+    /// Seconds of the kernel's monotonic clock when the client was last heard.
+    pub seen: u32,
 }
 
 /// What went by.
@@ -191,7 +193,7 @@ const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 28);
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Flow>() == 36);
-const _: () = assert!(size_of::<Reply>() == 24);
+const _: () = assert!(size_of::<Reply>() == 28);
 const _: () = assert!(size_of::<Counter>() == 24);
 
 /// Where a node's entry for an uplink lies in the map `NODES`.

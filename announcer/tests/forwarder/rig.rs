@@ -14,7 +14,7 @@ use announcer::forward::{
 };
 use announcer::model::{Protocol, ServiceName};
 use aya::maps::{HashMap, Map, MapData};
-use forwarder_ebpf::{Flow, LAYOUT_VERSION, Tuple};
+use forwarder_ebpf::{Flow, LAYOUT_VERSION, Reply, Tuple};
 use membership::NodeName;
 
 use crate::lan::{Host, Lan};
@@ -70,11 +70,28 @@ impl Agent {
 
     /// Changes everything the kernel program remembers of clients.
     pub(crate) fn edit_flows(&self, edit: impl Fn(&mut Flow)) {
-        let mut map = self.pinned::<Flow>("flows");
+        self.edit("flows", edit);
+    }
+
+    /// Changes everything the kernel program remembers of replies.
+    pub(crate) fn edit_replies(&self, edit: impl Fn(&mut Reply)) {
+        self.edit("replies", edit);
+    }
+
+    /// Forgets what replies must look like.
+    pub(crate) fn forget_replies(&self) {
+        let mut map = self.pinned::<Reply>("replies");
+        for tuple in map.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            map.remove(&tuple).unwrap();
+        }
+    }
+
+    fn edit<V: aya::Pod>(&self, name: &str, edit: impl Fn(&mut V)) {
+        let mut map = self.pinned::<V>(name);
         let entries: Vec<_> = map.iter().map(Result::unwrap).collect();
-        for (tuple, mut flow) in entries {
-            edit(&mut flow);
-            map.insert(tuple, flow, 0).unwrap();
+        for (tuple, mut value) in entries {
+            edit(&mut value);
+            map.insert(tuple, value, 0).unwrap();
         }
     }
 

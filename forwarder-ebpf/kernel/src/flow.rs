@@ -9,7 +9,7 @@
 //! that the maps drop what is used least recently.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use forwarder_ebpf::{BackendEntry, Flow, Reply, Tuple};
+use forwarder_ebpf::{Address, BackendEntry, Flow, Reply, Tuple};
 
 use crate::{
     maps::{self, FLOWS, REPLIES},
@@ -18,6 +18,9 @@ use crate::{
 
 /// Seconds of silence after which a UDP flow is over.
 const UDP_IDLE: i32 = 60;
+/// Seconds of a client's silence after which a pod's datagrams are replies no more: more than [`UDP_IDLE`], since a
+/// pod may go on sending to one who only listens.
+const REPLY_IDLE: i32 = 180;
 /// Seconds of silence after which a TCP flow is over that nobody closed: longer than the two hours after which hosts
 /// send keep-alives.
 const TCP_IDLE: i32 = 3 * 3600;
@@ -41,11 +44,40 @@ pub fn known(packet: &Packet) -> Option<&'static Flow> {
     if packet.ends() {
         close(stored, packet, Flow::BY_CLIENT);
     }
-    if silent > 0 {
-        // SAFETY: an aligned word inside the element; at worst another flow's time is refreshed.
-        unsafe { (&raw mut (*stored).seen).write_volatile(now) };
+    if silent > 0 || packet.opens() {
+        refresh(stored, packet, now);
     }
     Some(flow)
+}
+
+/// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. Their entry
+/// may have been evicted, or be that of another VIP through which the same client came to the same pod.
+#[inline(always)]
+fn refresh(stored: *mut Flow, packet: &Packet, now: u32) {
+    // SAFETY: points into the map, which outlives the program's run; an aligned word inside the element, at worst
+    // another flow's time is refreshed.
+    let flow = unsafe {
+        (&raw mut (*stored).seen).write_volatile(now);
+        &*stored
+    };
+    let tuple = &packet.tuple;
+    let key = reversed(&flow.address, flow.port, tuple);
+    if let Some(reply) = REPLIES.get_ptr_mut(&key) {
+        // SAFETY: as above.
+        unsafe {
+            if (*reply).vip == tuple.destination && (*reply).port == tuple.destination_port {
+                (&raw mut (*reply).seen).write_volatile(now);
+                return;
+            }
+        }
+    }
+    // Without room the connection is without replies; the next second tries again.
+    let _ = REPLIES.insert(key, reply_to(tuple, flow.counted, now), 0);
+}
+
+#[inline(always)]
+fn reply_to(tuple: &Tuple, counted: u32, now: u32) -> Reply {
+    Reply { vip: tuple.destination, port: tuple.destination_port, pad: [0; 2], counted, seen: now }
 }
 
 /// Whether a flow last heard so many seconds ago ended before this packet.
@@ -87,8 +119,8 @@ pub fn forget(tuple: &Tuple) {
 #[inline(always)]
 pub fn remember(packet: &Packet, index: u32, backend: &BackendEntry, counted: u32) -> Result<(), i32> {
     let tuple = &packet.tuple;
-    let reply = Reply { vip: tuple.destination, port: tuple.destination_port, pad: [0; 2], counted };
-    REPLIES.insert(reversed(backend, tuple), reply, 0)?;
+    let now = seconds();
+    REPLIES.insert(reversed(&backend.address, backend.port, tuple), reply_to(tuple, counted, now), 0)?;
     let flow = Flow {
         address: backend.address,
         port: backend.port,
@@ -96,7 +128,7 @@ pub fn remember(packet: &Packet, index: u32, backend: &BackendEntry, counted: u3
         backend: index,
         tag: backend.tag,
         counted,
-        seen: seconds(),
+        seen: now,
     };
     FLOWS.insert(tuple, flow, 0)
 }
@@ -106,10 +138,25 @@ pub fn remember(packet: &Packet, index: u32, backend: &BackendEntry, counted: u3
 pub fn reply(packet: &Packet) -> Option<&'static Reply> {
     // SAFETY: points into the map, which outlives the program's run; see `known`.
     let reply = unsafe { REPLIES.get(packet.tuple) }?;
-    if packet.is_tcp() && packet.ends() {
+    if !packet.is_tcp() {
+        return (silence(seconds(), reply.seen) <= REPLY_IDLE).then_some(reply);
+    }
+    if packet.ends() {
         close_from_pod(packet, reply);
     }
     Some(reply)
+}
+
+/// A connection begins between a pod and a client themselves: its packets are no VIP's replies.
+#[inline(always)]
+pub fn forget_reply(from_pod: &Tuple) {
+    let _ = REPLIES.remove(from_pod);
+}
+
+/// The same, seen from the client.
+#[inline(always)]
+pub fn forget_reply_to(direct: &Tuple) {
+    forget_reply(&reversed(&direct.destination, direct.destination_port, direct));
 }
 
 /// Notes that a pod has closed a flow, if it is still that pod's.
@@ -132,11 +179,11 @@ fn close_from_pod(packet: &Packet, reply: &Reply) {
 
 /// The ends of the pod's replies to a client's packet.
 #[inline(always)]
-fn reversed(backend: &BackendEntry, tuple: &Tuple) -> Tuple {
+fn reversed(pod: &Address, port: [u8; 2], tuple: &Tuple) -> Tuple {
     Tuple {
-        source: backend.address,
+        source: *pod,
         destination: tuple.source,
-        source_port: backend.port,
+        source_port: port,
         destination_port: tuple.source_port,
         protocol: tuple.protocol,
         pad: [0; 3],

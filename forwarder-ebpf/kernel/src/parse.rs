@@ -173,6 +173,24 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
     }
 }
 
+/// Whether a packet that is for no VIP opens a TCP connection; only then are its ports read. Of every other packet
+/// one byte is looked at. Extension headers are not walked.
+#[inline(always)]
+pub fn opens_directly(ctx: &TcContext, packet: &mut Packet) -> bool {
+    if packet.fragment || !packet.is_tcp() {
+        return false;
+    }
+    let offset = packet.transport as usize;
+    let Ok(flags) = ctx.load::<u8>(offset + 13) else { return false };
+    packet.flags = flags;
+    if !packet.opens() {
+        return false;
+    }
+    let Ok(read) = ctx.load::<[u8; 4]>(offset) else { return false };
+    ports(packet, read);
+    true
+}
+
 #[inline(always)]
 fn ports(packet: &mut Packet, [a, b, c, d]: [u8; 4]) -> Transport {
     packet.tuple.source_port = [a, b];

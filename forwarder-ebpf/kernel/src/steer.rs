@@ -76,7 +76,8 @@ fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u1
 fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict {
     let index = maps::slot(service.local_row, service.local_slots, steer::local_hash(hash));
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
-    if flow::remember(packet, index, backend, service.counted).is_err() {
+    // A reset leaves nothing to be remembered.
+    if !packet.resets() && flow::remember(packet, index, backend, service.counted).is_err() {
         return Verdict::Drop(DropReason::FlowTable);
     }
     let new = !packet.is_tcp() || packet.opens();
@@ -86,6 +87,10 @@ fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?
 #[inline(always)]
 pub fn outbound(packet: &Packet) -> Verdict {
+    if packet.opens() {
+        flow::forget_reply(&packet.tuple);
+        return Verdict::Pass;
+    }
     match flow::reply(packet) {
         Some(reply) => Verdict::Reply { vip: &reply.vip, port: reply.port, counted: reply.counted },
         None => Verdict::Pass,
