@@ -18,7 +18,7 @@ pub const UDP: u8 = 17;
 pub const ROW_SLOTS: u32 = 64;
 
 /// 64 slots of a table. A slot of a node table is `current | previous << 16`, of a local table a backend's index;
-/// 0 means none.
+/// 0 means none. No current node, but a previous one: there are no new connections, old ones go on there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {

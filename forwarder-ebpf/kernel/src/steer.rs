@@ -40,12 +40,19 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
     let hash = steer::flow_hash(&packet.tuple);
     let slot = maps::slot(service.node_row, service.node_slots, hash);
     let (current, previous) = (slot as u16, (slot >> 16) as u16);
-    let Some(node) = maps::node(current, &frame.uplink) else { return Verdict::Drop(DropReason::NoBackend) };
+    let searches = packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER;
+    let Some(node) = maps::node(current, &frame.uplink) else {
+        // Nobody takes new connections; pods on their way out may still have theirs.
+        return match elsewhere(frame, packet, previous) {
+            Some((mac, hops)) if searches => Verdict::Forward { mac, counted: service.counted, hops, second_hop: true },
+            _ => Verdict::Drop(DropReason::NoBackend),
+        };
+    };
     if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
         let hops = packet.hops.saturating_sub(1);
         return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
     }
-    if packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER {
+    if searches {
         if let Some((mac, hops)) = search(frame, packet, node, previous) {
             return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
         }
@@ -61,13 +68,20 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
 /// pod again; or the connection is dead, and its pod says so.
 #[inline(always)]
 fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u16) -> Option<(&'static [u8; 6], u8)> {
-    if let Some(other) = maps::node(previous, &frame.uplink) {
-        if other.flags & NodeEntry::SELF == 0 && other.mac != frame.source {
-            return Some((&other.mac, if packet.hops > SEARCHED { SEARCHED } else { packet.hops - 1 }));
-        }
+    let other = elsewhere(frame, packet, previous);
+    if other.is_some() {
+        return other;
     }
     let searched = node.flags & NodeEntry::SELF == 0 && packet.hops <= SEARCHED;
     searched.then_some((&node.mac, SEARCH_OVER))
+}
+
+/// The slot's other node, unless it is this one or the packet's sender; and the hops left to the packet.
+#[inline(always)]
+fn elsewhere(frame: &Frame, packet: &Packet, previous: u16) -> Option<(&'static [u8; 6], u8)> {
+    let other = maps::node(previous, &frame.uplink)?;
+    let away = other.flags & NodeEntry::SELF == 0 && other.mac != frame.source;
+    away.then_some((&other.mac, if packet.hops > SEARCHED { SEARCHED } else { packet.hops.saturating_sub(1) }))
 }
 
 /// A packet for one of this node's pods, of a connection this node does not know. Mid-flow TCP too: the pod's
