@@ -4,7 +4,7 @@
 //! Whoever changes [`Flow`], [`Reply`] or [`Tuple`] raises [`LAYOUT_VERSION`]: those maps outlive the agent.
 
 /// Version of the layouts that outlive an agent (flows). Part of the pins' names.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// An address: IPv6, or IPv4-mapped.
 pub type Address = [u8; 16];
@@ -18,7 +18,7 @@ pub const UDP: u8 = 17;
 pub const ROW_SLOTS: u32 = 64;
 
 /// 64 slots of a table. A slot of a node table is `current | previous << 16`, of a local table a backend's index;
-/// 0 means none.
+/// 0 means none. No current node, but a previous one: there are no new connections, old ones go on there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -138,16 +138,23 @@ pub struct Flow {
     pub address: Address,
     /// The pod's port, network order.
     pub port: [u8; 2],
-    /// Zero.
-    pub pad: [u8; 2],
+    /// Who has closed a TCP connection: not 0 at [`Flow::BY_CLIENT`], [`Flow::BY_POD`].
+    pub closed: [u8; 2],
     /// The pod's index among the backends when it was chosen.
     pub backend: u32,
     /// The pod's [`BackendEntry::tag`].
     pub tag: u32,
     /// Which counters the service has.
     pub counted: u32,
-    /// Seconds of the kernel's monotonic clock when the client was last heard; kept for UDP only.
+    /// Seconds of the kernel's monotonic clock when the client was last heard.
     pub seen: u32,
+}
+
+impl Flow {
+    /// The client's place in [`Flow::closed`].
+    pub const BY_CLIENT: usize = 0;
+    /// The pod's place in [`Flow::closed`].
+    pub const BY_POD: usize = 1;
 }
 
 /// What a pod's reply must look as if it came from.
@@ -162,6 +169,8 @@ pub struct Reply {
     pub pad: [u8; 2],
     /// Which counters the service has.
     pub counted: u32,
+    /// Seconds of the kernel's monotonic clock when the client was last heard.
+    pub seen: u32,
 }
 
 /// What went by.
@@ -184,7 +193,7 @@ const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 28);
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Flow>() == 36);
-const _: () = assert!(size_of::<Reply>() == 24);
+const _: () = assert!(size_of::<Reply>() == 28);
 const _: () = assert!(size_of::<Counter>() == 24);
 
 /// Where a node's entry for an uplink lies in the map `NODES`.

@@ -70,6 +70,12 @@ pub(super) fn remember(table: &mut [Slot], replaced: &[Slot], known: impl Fn(u16
     }
 }
 
+/// The table of a service that nobody serves: without current nodes, so that there is no new connection, but with a
+/// place for the record of where connections live that go on.
+pub(super) fn vacant(size: usize) -> Vec<Slot> {
+    vec![Slot::default(); size]
+}
+
 /// Forgets a node in a table's records and alternates; whether it was there.
 pub(super) fn forget(table: &mut [Slot], node: u16) -> bool {
     let mut found = false;
@@ -120,6 +126,14 @@ mod tests {
     fn an_unknown_node_is_not_remembered_but_the_one_before_it_is() {
         assert_eq!(with_history(&[3], &[slot(2, 1)], |node| node != 2), [slot(3, 1)]);
         assert_eq!(with_history(&[3], &[slot(2, 0)], |node| node != 2), [slot(3, 0)]);
+    }
+
+    #[test]
+    fn what_nobody_serves_remembers_who_did_and_hands_it_down() {
+        let mut table = vacant(2);
+        remember(&mut table, &[slot(1, 0), slot(2, 1)], |_| true);
+        assert_eq!(table, [slot(0, 1), slot(0, 2)]);
+        assert_eq!(with_history(&[3, 2], &table, |_| true), [slot(3, 1), slot(2, 0)]);
     }
 
     #[test]

@@ -212,6 +212,9 @@ impl Tables {
         let standby: Vec<Share<'_>> = self.shares(&targets.standby).collect();
         let mut table = slots::build(&serving, &standby, self.me);
         if let Some(old) = self.services.get(socket) {
+            if table.is_empty() {
+                table = slots::vacant(old.node_table.len());
+            }
             let known = |node: u16| {
                 let first = u32::from(node) * limits::UPLINKS;
                 self.node_entries.range(first..first + limits::UPLINKS).next().is_some()

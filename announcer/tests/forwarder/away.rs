@@ -66,6 +66,28 @@ fn connections_begun_without_a_node_survive_its_start_with_fresh_tables() {
 }
 
 #[test]
+fn connections_of_the_only_pod_go_on_while_there_is_none_and_when_its_successor_is_elsewhere() {
+    let mut rig = Rig::of(3);
+    for n in [0, 1, 2] {
+        serve_from(&mut rig, n, &[1], &[]);
+    }
+    let mut streams: Vec<TcpStream> =
+        [vip4(), vip6()].iter().map(|vip| connect(&rig.lan.client, socket(*vip, 80)).0).collect();
+    for serving in [&[][..], &[2]] {
+        rig.change(|n, wanted| {
+            for (vip, pod) in [(vip4(), pod_v4(n as u8 + 1)), (vip6(), pod_v6(n as u8 + 1))] {
+                let pods = [socket(pod, 8080)];
+                serve(wanted, vip, Protocol::Tcp, serving, if serving.contains(&n) { &pods } else { &[] });
+            }
+        });
+        all_go_on(&mut streams);
+    }
+    for vip in [vip4(), vip6()] {
+        assert!(connect(&rig.lan.client, socket(vip, 80)).1.starts_with("three"));
+    }
+}
+
+#[test]
 fn connections_begun_without_a_node_survive_its_belief_that_it_is_alone() {
     let mut rig = Rig::of(3);
     let mut streams = connections_without_the_first(&mut rig);

@@ -4,6 +4,7 @@
 mod away;
 mod frames;
 mod lan;
+mod reuse;
 mod rig;
 
 use std::{

@@ -13,6 +13,8 @@ use announcer::forward::{
     wanted::{Node, Socket, Targets, Uplink},
 };
 use announcer::model::{Protocol, ServiceName};
+use aya::maps::{HashMap, Map, MapData};
+use forwarder_ebpf::{Flow, LAYOUT_VERSION, Reply, Tuple};
 use membership::NodeName;
 
 use crate::lan::{Host, Lan};
@@ -59,6 +61,43 @@ impl Agent {
 
     pub(crate) fn counters(&self) -> Counters {
         self.forwarder.counters().unwrap()
+    }
+
+    /// What the kernel program remembers of clients.
+    pub(crate) fn flows(&self) -> Vec<Flow> {
+        self.pinned::<Flow>("flows").iter().map(|entry| entry.unwrap().1).collect()
+    }
+
+    /// Changes everything the kernel program remembers of clients.
+    pub(crate) fn edit_flows(&self, edit: impl Fn(&mut Flow)) {
+        self.edit("flows", edit);
+    }
+
+    /// Changes everything the kernel program remembers of replies.
+    pub(crate) fn edit_replies(&self, edit: impl Fn(&mut Reply)) {
+        self.edit("replies", edit);
+    }
+
+    /// Forgets what replies must look like.
+    pub(crate) fn forget_replies(&self) {
+        let mut map = self.pinned::<Reply>("replies");
+        for tuple in map.keys().map(Result::unwrap).collect::<Vec<_>>() {
+            map.remove(&tuple).unwrap();
+        }
+    }
+
+    fn edit<V: aya::Pod>(&self, name: &str, edit: impl Fn(&mut V)) {
+        let mut map = self.pinned::<V>(name);
+        let entries: Vec<_> = map.iter().map(Result::unwrap).collect();
+        for (tuple, mut value) in entries {
+            edit(&mut value);
+            map.insert(tuple, value, 0).unwrap();
+        }
+    }
+
+    fn pinned<V: aya::Pod>(&self, name: &str) -> HashMap<MapData, Tuple, V> {
+        let data = MapData::from_pin(self.pins.path().join(format!("{name}_v{LAYOUT_VERSION}"))).unwrap();
+        HashMap::try_from(Map::LruHashMap(data)).unwrap()
     }
 }
 
@@ -133,7 +172,7 @@ pub(crate) fn udp_server(host: &Host, address: SocketAddr, who: &'static str) {
 pub(crate) fn connect(client: &Host, to: SocketAddr) -> (TcpStream, String) {
     let mut stream = client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)).unwrap());
     stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-    let greeting = line(&mut stream);
+    let greeting = greeting(&mut stream);
     (stream, greeting)
 }
 
@@ -159,7 +198,8 @@ pub(crate) fn ask(from: &UdpSocket, to: SocketAddr) -> String {
     String::from_utf8_lossy(&buffer[..read]).trim().to_owned()
 }
 
-fn line(stream: &mut TcpStream) -> String {
+/// The line a server begins with.
+pub(crate) fn greeting(stream: &mut TcpStream) -> String {
     let mut line = String::new();
     let mut byte = [0];
     while stream.read(&mut byte).unwrap() == 1 && byte != *b"\n" {

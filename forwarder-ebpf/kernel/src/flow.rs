@@ -2,10 +2,14 @@
 //!
 //! A TCP flow stays with its pod whatever becomes of the pod's health; only a SYN, which begins a new connection,
 //! looks for another pod when the old one takes none. A UDP flow has no beginning: it is new after a pause, and
-//! moves when its pod is out. Nothing is removed here: the maps drop what is used least recently.
+//! moves when its pod is out.
+//!
+//! A flow that is over must not catch a later connection from the same port, which may live on another node: it is
+//! known no more when both ends have closed, or after long silence, and forgotten when a SYN goes elsewhere. Beyond
+//! that the maps drop what is used least recently.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use forwarder_ebpf::{BackendEntry, Flow, Reply, Tuple};
+use forwarder_ebpf::{Address, BackendEntry, Flow, Reply, Tuple};
 
 use crate::{
     maps::{self, FLOWS, REPLIES},
@@ -13,7 +17,15 @@ use crate::{
 };
 
 /// Seconds of silence after which a UDP flow is over.
-const UDP_IDLE: u32 = 60;
+const UDP_IDLE: i32 = 60;
+/// Seconds of a client's silence after which a pod's datagrams are replies no more: more than [`UDP_IDLE`], since a
+/// pod may go on sending to one who only listens.
+const REPLY_IDLE: i32 = 180;
+/// Seconds of silence after which a TCP flow is over that nobody closed: longer than the two hours after which hosts
+/// send keep-alives.
+const TCP_IDLE: i32 = 3 * 3600;
+/// Seconds of silence after which a TCP flow is over that both ends have closed: what comes late is still the pod's.
+const TCP_CLOSED: i32 = 60;
 
 /// The flow a packet belongs to, unless it begins one anew.
 ///
@@ -24,51 +36,154 @@ pub fn known(packet: &Packet) -> Option<&'static Flow> {
     let stored = FLOWS.get_ptr_mut(&packet.tuple)?;
     // SAFETY: points into the map, which outlives the program's run.
     let flow = unsafe { &*stored };
-    if packet.is_tcp() {
-        return (!packet.opens() || takes_new(flow)).then_some(flow);
-    }
     let now = seconds();
-    if now.wrapping_sub(flow.seen) > UDP_IDLE || !takes_new(flow) {
+    let silent = silence(now, flow.seen);
+    if is_over(packet, flow, silent) {
         return None;
     }
-    if now != flow.seen {
-        // SAFETY: an aligned word inside the element; at worst another flow's time is refreshed.
-        unsafe { (&raw mut (*stored).seen).write_volatile(now) };
+    if packet.ends() {
+        close(stored, packet, Flow::BY_CLIENT);
+    }
+    if silent > 0 || packet.opens() {
+        refresh(stored, packet, now);
     }
     Some(flow)
 }
 
+/// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. Their entry
+/// may have been evicted, or be that of another VIP through which the same client came to the same pod.
+#[inline(always)]
+fn refresh(stored: *mut Flow, packet: &Packet, now: u32) {
+    // SAFETY: points into the map, which outlives the program's run; an aligned word inside the element, at worst
+    // another flow's time is refreshed.
+    let flow = unsafe {
+        (&raw mut (*stored).seen).write_volatile(now);
+        &*stored
+    };
+    let tuple = &packet.tuple;
+    let key = reversed(&flow.address, flow.port, tuple);
+    if let Some(reply) = REPLIES.get_ptr_mut(&key) {
+        // SAFETY: as above.
+        unsafe {
+            if (*reply).vip == tuple.destination && (*reply).port == tuple.destination_port {
+                (&raw mut (*reply).seen).write_volatile(now);
+                return;
+            }
+        }
+    }
+    // Without room the connection is without replies; the next second tries again.
+    let _ = REPLIES.insert(key, reply_to(tuple, flow.counted, now), 0);
+}
+
+#[inline(always)]
+fn reply_to(tuple: &Tuple, counted: u32, now: u32) -> Reply {
+    Reply { vip: tuple.destination, port: tuple.destination_port, pad: [0; 2], counted, seen: now }
+}
+
+/// Whether a flow last heard so many seconds ago ended before this packet.
+#[inline(always)]
+fn is_over(packet: &Packet, flow: &Flow, silent: i32) -> bool {
+    if !packet.is_tcp() {
+        return silent > UDP_IDLE || !takes_new(flow);
+    }
+    let [client, pod] = flow.closed;
+    if packet.opens() {
+        return client | pod != 0 || silent > TCP_IDLE || !takes_new(flow);
+    }
+    silent > if client & pod != 0 { TCP_CLOSED } else { TCP_IDLE }
+}
+
+/// Notes that one end has closed, or by a reset both.
+#[inline(always)]
+fn close(flow: *mut Flow, packet: &Packet, end: usize) {
+    // SAFETY: bytes inside the element, one per end since each end's packets may be on a CPU of their own; at worst
+    // another flow is taken for closed, which matters only if it falls silent.
+    unsafe {
+        if packet.resets() {
+            (&raw mut (*flow).closed).write_volatile([1, 1]);
+        } else if end == Flow::BY_CLIENT {
+            (&raw mut (*flow).closed).cast::<u8>().write_volatile(1);
+        } else {
+            (&raw mut (*flow).closed).cast::<u8>().add(1).write_volatile(1);
+        }
+    }
+}
+
+/// Forgets the flow of a connection that begins anew elsewhere.
+#[inline(always)]
+pub fn forget(tuple: &Tuple) {
+    let _ = FLOWS.remove(tuple);
+}
+
 /// Remembers that a client's packets go to a pod, and what the pod's replies must look like.
 #[inline(always)]
-pub fn remember(tuple: &Tuple, index: u32, backend: &BackendEntry, counted: u32) -> Result<(), i32> {
-    let reply = Reply { vip: tuple.destination, port: tuple.destination_port, pad: [0; 2], counted };
-    REPLIES.insert(reversed(backend, tuple), reply, 0)?;
+pub fn remember(packet: &Packet, index: u32, backend: &BackendEntry, counted: u32) -> Result<(), i32> {
+    let tuple = &packet.tuple;
+    let now = seconds();
+    REPLIES.insert(reversed(&backend.address, backend.port, tuple), reply_to(tuple, counted, now), 0)?;
     let flow = Flow {
         address: backend.address,
         port: backend.port,
-        pad: [0; 2],
+        closed: [packet.ends() as u8, 0],
         backend: index,
         tag: backend.tag,
         counted,
-        seen: seconds(),
+        seen: now,
     };
     FLOWS.insert(tuple, flow, 0)
 }
 
 /// What a packet from a pod must look as if it came from.
 #[inline(always)]
-pub fn reply(tuple: &Tuple) -> Option<&'static Reply> {
+pub fn reply(packet: &Packet) -> Option<&'static Reply> {
     // SAFETY: points into the map, which outlives the program's run; see `known`.
-    unsafe { REPLIES.get(tuple) }
+    let reply = unsafe { REPLIES.get(packet.tuple) }?;
+    if !packet.is_tcp() {
+        return (silence(seconds(), reply.seen) <= REPLY_IDLE).then_some(reply);
+    }
+    if packet.ends() {
+        close_from_pod(packet, reply);
+    }
+    Some(reply)
+}
+
+/// A connection begins between a pod and a client themselves: its packets are no VIP's replies.
+#[inline(always)]
+pub fn forget_reply(from_pod: &Tuple) {
+    let _ = REPLIES.remove(from_pod);
+}
+
+/// The same, seen from the client.
+#[inline(always)]
+pub fn forget_reply_to(direct: &Tuple) {
+    forget_reply(&reversed(&direct.destination, direct.destination_port, direct));
+}
+
+/// Notes that a pod has closed a flow, if it is still that pod's.
+#[inline(always)]
+fn close_from_pod(packet: &Packet, reply: &Reply) {
+    let tuple = Tuple {
+        source: packet.tuple.destination,
+        destination: reply.vip,
+        source_port: packet.tuple.destination_port,
+        destination_port: reply.port,
+        protocol: packet.tuple.protocol,
+        pad: [0; 3],
+    };
+    let Some(flow) = FLOWS.get_ptr_mut(&tuple) else { return };
+    // SAFETY: points into the map, which outlives the program's run.
+    if unsafe { (*flow).address == packet.tuple.source && (*flow).port == packet.tuple.source_port } {
+        close(flow, packet, Flow::BY_POD);
+    }
 }
 
 /// The ends of the pod's replies to a client's packet.
 #[inline(always)]
-fn reversed(backend: &BackendEntry, tuple: &Tuple) -> Tuple {
+fn reversed(pod: &Address, port: [u8; 2], tuple: &Tuple) -> Tuple {
     Tuple {
-        source: backend.address,
+        source: *pod,
         destination: tuple.source,
-        source_port: backend.port,
+        source_port: port,
         destination_port: tuple.source_port,
         protocol: tuple.protocol,
         pad: [0; 3],
@@ -82,6 +197,12 @@ fn takes_new(flow: &Flow) -> bool {
         Some(backend) => backend.tag == flow.tag,
         None => false,
     }
+}
+
+/// Seconds since a moment, which another CPU may have noted with a clock that is a tick ahead.
+#[inline(always)]
+fn silence(now: u32, seen: u32) -> i32 {
+    now.wrapping_sub(seen) as i32
 }
 
 /// The kernel's monotonic clock, to the tick: the exact one costs as much as the whole decision.

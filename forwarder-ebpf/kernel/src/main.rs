@@ -39,6 +39,9 @@ fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
     let Some(mut packet) = parse::network(ctx) else { return Action::Next };
     if !maps::is_vip(&packet.tuple.destination) {
+        if parse::opens_directly(ctx, &mut packet) {
+            flow::forget_reply_to(&packet.tuple);
+        }
         return Action::Next;
     }
     let verdict = match parse::transport(ctx, &mut packet) {

@@ -56,8 +56,7 @@ pub fn is_vip(address: &Address) -> bool {
 /// The service behind a socket.
 #[inline(always)]
 pub fn service(tuple: &Tuple) -> Option<&'static ServiceEntry> {
-    let key =
-        ServiceKey { vip: tuple.destination, port: tuple.destination_port, protocol: tuple.protocol, pad: 0 };
+    let key = ServiceKey { vip: tuple.destination, port: tuple.destination_port, protocol: tuple.protocol, pad: 0 };
     // SAFETY: the agent replaces entries by new elements, the old one lives until this run ends.
     unsafe { SERVICES.get(key) }
 }

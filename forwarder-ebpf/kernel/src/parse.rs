@@ -18,7 +18,9 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// IPv6 extension headers that are walked.
 const EXTENSIONS: u32 = 4;
 
+const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
 /// A frame addressed to this node on an uplink.
@@ -50,6 +52,18 @@ impl Packet {
     #[inline(always)]
     pub fn opens(&self) -> bool {
         self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// Closes a connection, from its sender's side or by a reset.
+    #[inline(always)]
+    pub fn ends(&self) -> bool {
+        self.flags & (TCP_FIN | TCP_RST) != 0
+    }
+
+    /// Resets a connection.
+    #[inline(always)]
+    pub fn resets(&self) -> bool {
+        self.flags & TCP_RST != 0
     }
 
     /// TCP, else UDP.
@@ -157,6 +171,24 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
         },
         _ => Transport::Unfit(DropReason::Protocol),
     }
+}
+
+/// Whether a packet that is for no VIP opens a TCP connection; only then are its ports read. Of every other packet
+/// one byte is looked at. Extension headers are not walked.
+#[inline(always)]
+pub fn opens_directly(ctx: &TcContext, packet: &mut Packet) -> bool {
+    if packet.fragment || !packet.is_tcp() {
+        return false;
+    }
+    let offset = packet.transport as usize;
+    let Ok(flags) = ctx.load::<u8>(offset + 13) else { return false };
+    packet.flags = flags;
+    if !packet.opens() {
+        return false;
+    }
+    let Ok(read) = ctx.load::<[u8; 4]>(offset) else { return false };
+    ports(packet, read);
+    true
 }
 
 #[inline(always)]

@@ -20,10 +20,14 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
     if let Some(flow) = flow::known(packet) {
         return Verdict::Deliver { address: &flow.address, port: flow.port, counted: flow.counted, new: false };
     }
-    match maps::service(&packet.tuple) {
+    let verdict = match maps::service(&packet.tuple) {
         Some(service) => to_node(frame, packet, service),
         None => Verdict::Drop(DropReason::NoService),
+    };
+    if packet.opens() && !matches!(verdict, Verdict::Deliver { .. }) {
+        flow::forget(&packet.tuple);
     }
+    verdict
 }
 
 /// A packet without a flow here: this node's, or another's?
@@ -36,12 +40,19 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
     let hash = steer::flow_hash(&packet.tuple);
     let slot = maps::slot(service.node_row, service.node_slots, hash);
     let (current, previous) = (slot as u16, (slot >> 16) as u16);
-    let Some(node) = maps::node(current, &frame.uplink) else { return Verdict::Drop(DropReason::NoBackend) };
+    let searches = packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER;
+    let Some(node) = maps::node(current, &frame.uplink) else {
+        // Nobody takes new connections; pods on their way out may still have theirs.
+        return match elsewhere(frame, packet, previous) {
+            Some((mac, hops)) if searches => Verdict::Forward { mac, counted: service.counted, hops, second_hop: true },
+            _ => Verdict::Drop(DropReason::NoBackend),
+        };
+    };
     if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
         let hops = packet.hops.saturating_sub(1);
         return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
     }
-    if packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER {
+    if searches {
         if let Some((mac, hops)) = search(frame, packet, node, previous) {
             return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
         }
@@ -57,13 +68,20 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
 /// pod again; or the connection is dead, and its pod says so.
 #[inline(always)]
 fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u16) -> Option<(&'static [u8; 6], u8)> {
-    if let Some(other) = maps::node(previous, &frame.uplink) {
-        if other.flags & NodeEntry::SELF == 0 && other.mac != frame.source {
-            return Some((&other.mac, if packet.hops > SEARCHED { SEARCHED } else { packet.hops - 1 }));
-        }
+    let other = elsewhere(frame, packet, previous);
+    if other.is_some() {
+        return other;
     }
     let searched = node.flags & NodeEntry::SELF == 0 && packet.hops <= SEARCHED;
     searched.then_some((&node.mac, SEARCH_OVER))
+}
+
+/// The slot's other node, unless it is this one or the packet's sender; and the hops left to the packet.
+#[inline(always)]
+fn elsewhere(frame: &Frame, packet: &Packet, previous: u16) -> Option<(&'static [u8; 6], u8)> {
+    let other = maps::node(previous, &frame.uplink)?;
+    let away = other.flags & NodeEntry::SELF == 0 && other.mac != frame.source;
+    away.then_some((&other.mac, if packet.hops > SEARCHED { SEARCHED } else { packet.hops.saturating_sub(1) }))
 }
 
 /// A packet for one of this node's pods, of a connection this node does not know. Mid-flow TCP too: the pod's
@@ -72,7 +90,8 @@ fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u1
 fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict {
     let index = maps::slot(service.local_row, service.local_slots, steer::local_hash(hash));
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
-    if flow::remember(&packet.tuple, index, backend, service.counted).is_err() {
+    // A reset leaves nothing to be remembered.
+    if !packet.resets() && flow::remember(packet, index, backend, service.counted).is_err() {
         return Verdict::Drop(DropReason::FlowTable);
     }
     let new = !packet.is_tcp() || packet.opens();
@@ -82,7 +101,11 @@ fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?
 #[inline(always)]
 pub fn outbound(packet: &Packet) -> Verdict {
-    match flow::reply(&packet.tuple) {
+    if packet.opens() {
+        flow::forget_reply(&packet.tuple);
+        return Verdict::Pass;
+    }
+    match flow::reply(packet) {
         Some(reply) => Verdict::Reply { vip: &reply.vip, port: reply.port, counted: reply.counted },
         None => Verdict::Pass,
     }

@@ -1,0 +1,204 @@
+//! Ports that clients use again: what was remembered of an earlier connection must not touch a later one.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use announcer::model::Protocol;
+use forwarder_ebpf::{Direction, Flow};
+use nix::sys::{
+    socket::{self as sys, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
+    time::{TimeVal, TimeValLike},
+};
+
+use crate::{
+    Rig, eventually, frames,
+    lan::{Host, pod_v4, socket},
+    rig::{ask, echo, greeting, serve, tcp_server, vip4},
+};
+
+const PORT: u16 = 40_000;
+
+/// A connection from a port of the host's own choice.
+fn connect_from(host: &Host, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let SocketAddr::V4(to) = to else { panic!("{to} is not IPv4") };
+    host.run(|| {
+        let client = sys::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        sys::setsockopt(&client, sockopt::ReuseAddr, &true)?;
+        sys::setsockopt(&client, sockopt::SendTimeout, &TimeVal::seconds(3))?;
+        sys::bind(client.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+        sys::connect(client.as_raw_fd(), &SockaddrIn::from(to))?;
+        let client = TcpStream::from(client);
+        client.set_read_timeout(Some(Duration::from_secs(3)))?;
+        Ok(client)
+    })
+}
+
+/// Ends a connection by a reset, so that its port can be used again at once.
+fn reset(stream: TcpStream) {
+    sys::setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    drop(stream);
+}
+
+/// Whom a connection from the port reaches; it is reset then.
+fn visit(rig: &Rig, to: SocketAddr) -> String {
+    let mut stream = connect_from(&rig.lan.client, PORT, to).unwrap();
+    let greeting = greeting(&mut stream);
+    echo(&mut stream, 1 << 12);
+    reset(stream);
+    greeting
+}
+
+/// Only this node serves, with its pod.
+fn serve_only(rig: &mut Rig, serving: usize) {
+    rig.change(|n, wanted| {
+        let pods = [socket(pod_v4(n as u8 + 1), 8080)];
+        serve(wanted, vip4(), Protocol::Tcp, &[serving], if n == serving { &pods } else { &[] });
+    });
+}
+
+/// As if the end of the connections had never been seen.
+fn unclosed(flow: &mut Flow) {
+    flow.closed = [0; 2];
+}
+
+#[test]
+fn a_connection_that_begins_elsewhere_is_not_caught_by_the_old_one_from_its_port() {
+    let mut rig = Rig::new();
+    for ends_seen in [true, false] {
+        serve_only(&mut rig, 0);
+        assert!(visit(&rig, socket(vip4(), 80)).starts_with("one"));
+        if !ends_seen {
+            rig.agents[0].edit_flows(unclosed);
+        }
+        serve_only(&mut rig, 1);
+        assert!(visit(&rig, socket(vip4(), 80)).starts_with("two"));
+    }
+}
+
+#[test]
+fn what_a_new_owner_remembers_of_a_port_is_forgotten_after_a_while() {
+    for (closed, seconds) in [(true, 61), (false, 3 * 3600 + 1)] {
+        let mut rig = Rig::new();
+        serve_only(&mut rig, 1);
+        assert!(visit(&rig, socket(vip4(), 80)).starts_with("two"));
+        rig.agents[1].edit_flows(|flow| {
+            assert_eq!(flow.closed, [1; 2]);
+            flow.closed = if closed { [1; 2] } else { [1, 0] };
+            flow.seen = flow.seen.wrapping_sub(seconds);
+        });
+        serve_only(&mut rig, 0);
+        let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
+        assert!(greeting(&mut stream).starts_with("one"));
+        rig.lan.announce(vip4(), 1);
+        echo(&mut stream, 1 << 12);
+    }
+}
+
+#[test]
+fn the_ends_of_a_connection_are_noted() {
+    use std::io::{Read, Write};
+
+    let mut rig = Rig::new();
+    serve_only(&mut rig, 0);
+    let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
+    greeting(&mut stream);
+    stream.write_all(b"last words").unwrap();
+    assert_eq!(rig.agents[0].flows().iter().map(|flow| flow.closed).collect::<Vec<_>>(), [[0; 2]]);
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 10);
+    assert_eq!(rig.agents[0].flows().iter().map(|flow| flow.closed).collect::<Vec<_>>(), [[1; 2]]);
+}
+
+#[test]
+fn a_pod_behind_two_vips_answers_as_the_one_that_was_asked() {
+    let mut rig = Rig::new();
+    let other: IpAddr = "10.77.0.101".parse().unwrap();
+    rig.lan.announce(other, 0);
+    rig.change(|n, wanted| {
+        let pods = [socket(pod_v4(1), 8080)];
+        for vip in [vip4(), other] {
+            serve(wanted, vip, Protocol::Tcp, &[0], if n == 0 { &pods } else { &[] });
+        }
+    });
+    for vip in [vip4(), other, vip4(), other] {
+        assert!(visit(&rig, socket(vip, 80)).starts_with("one"));
+        rig.agents[0].edit_flows(unclosed);
+    }
+}
+
+#[test]
+fn a_repeated_syn_is_counted_once() {
+    let mut rig = Rig::new();
+    // Nobody has this address, so nobody answers.
+    rig.change(|_, wanted| serve(wanted, vip4(), Protocol::Tcp, &[0], &[socket([10, 77, 101, 99].into(), 8080)]));
+    let syn = [&[0x9c, 0x40, 0, 80][..], &[0; 8], &[0x50, 0x02], &[0; 6]].concat();
+    let (to, vip) = (rig.lan.nodes[0].mac("eth0"), frames::as_v4(vip4()));
+    let frame = frames::V4 { to, vip, protocol: 6, ttl: 64, fragment: 0, payload: syn }.bytes();
+    frames::send(&rig.lan.client, &[frame.clone(), frame]);
+    let inbound = || {
+        let counters = rig.agents[0].counters();
+        let mut traffic = counters.traffic.into_iter();
+        traffic.find(|((labels, way), _)| labels.protocol == Protocol::Tcp && *way == Direction::Inbound).unwrap().1
+    };
+    eventually("both have come", || inbound().packets == 2);
+    assert_eq!(inbound().flows, 1);
+}
+
+#[test]
+fn a_connection_past_the_vip_is_answered_by_the_pod_itself() {
+    let mut rig = Rig::new();
+    let own: SocketAddr = "10.77.0.12:9090".parse().unwrap();
+    tcp_server(&rig.lan.nodes[1], own, "host");
+    rig.change(|n, wanted| {
+        serve(wanted, vip4(), Protocol::Tcp, &[1], if n == 1 { std::slice::from_ref(&own) } else { &[] })
+    });
+    for to in [socket(vip4(), 80), own] {
+        assert!(visit(&rig, to).starts_with("host"));
+    }
+}
+
+#[test]
+fn a_pods_own_connection_from_its_service_port_keeps_its_source() {
+    let mut rig = Rig::new();
+    let pod = socket(pod_v4(1), 8082);
+    rig.change(|n, wanted| {
+        serve(wanted, vip4(), Protocol::Tcp, &[0], if n == 0 { std::slice::from_ref(&pod) } else { &[] })
+    });
+    rig.lan.client.ip("route add 10.77.101.0/24 via 10.77.0.11");
+    assert!(connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).is_err(), "nobody listens there");
+    let client = SocketAddr::from(([10, 77, 0, 9], PORT));
+    let listener = rig.lan.client.run(|| TcpListener::bind(client).unwrap());
+    let _stream = connect_from(&rig.lan.pods[0], 8082, client).unwrap();
+    assert_eq!(listener.accept().unwrap().1, pod);
+}
+
+#[test]
+fn a_pods_datagrams_are_its_own_when_the_client_has_long_been_silent() {
+    let mut rig = Rig::new();
+    let pod = socket(pod_v4(1), 8080);
+    rig.change(|n, wanted| {
+        serve(wanted, vip4(), Protocol::Udp, &[0], if n == 0 { std::slice::from_ref(&pod) } else { &[] })
+    });
+    rig.lan.client.ip("route add 10.77.101.0/24 via 10.77.0.11");
+    let udp = rig.lan.client.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
+    ask(&udp, socket(vip4(), 80));
+    rig.agents[0].edit_replies(|reply| reply.seen = reply.seen.wrapping_sub(181));
+    ask(&udp, pod);
+    rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(2));
+    ask(&udp, socket(vip4(), 80));
+}
+
+#[test]
+fn replies_that_were_forgotten_are_known_again_within_a_second() {
+    let mut rig = Rig::new();
+    serve_only(&mut rig, 0);
+    let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
+    greeting(&mut stream);
+    rig.agents[0].forget_replies();
+    rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(2));
+    echo(&mut stream, 1 << 12);
+}
