@@ -32,7 +32,7 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
 
 /// A packet without a flow here: this node's, or another's?
 ///
-/// Nothing is handed straight back to whom it came from, but for a search that found nothing, once ([`search`]). So
+/// Nothing is handed straight back to whom it came from, but by a search, which the hops left bound ([`search`]). So
 /// between two nodes nothing circles, however much their tables differ; a circle of more ends with the search, or,
 /// if no search began in it, with the TTL.
 #[inline(always)]
@@ -64,16 +64,21 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
 /// and with how many hops left.
 ///
 /// First to the slot's other node, where its connections lived before, or live while the slot's own node is away.
-/// If there is none, back to the slot's node, which searches no more: it has lost the flow, and its tables find the
-/// pod again; or the connection is dead, and its pod says so.
+/// If that is who sent it here, back to it, marked: what this node remembers is older than what the sender knows,
+/// whose own record comes next. If there is none, back to the slot's node, which searches no more: it has lost the
+/// flow, and its tables find the pod again; or the connection is dead, and its pod says so.
 #[inline(always)]
 fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u16) -> Option<(&'static [u8; 6], u8)> {
     let other = elsewhere(frame, packet, previous);
     if other.is_some() {
         return other;
     }
-    let searched = node.flags & NodeEntry::SELF == 0 && packet.hops <= SEARCHED;
-    searched.then_some((&node.mac, SEARCH_OVER))
+    let own = node.flags & NodeEntry::SELF != 0;
+    if own && packet.hops > SEARCHED {
+        let sender = maps::node(previous, &frame.uplink).filter(|sender| sender.mac == frame.source)?;
+        return Some((&sender.mac, SEARCHED));
+    }
+    (!own && packet.hops <= SEARCHED).then_some((&node.mac, SEARCH_OVER))
 }
 
 /// The slot's other node, unless it is this one or the packet's sender; and the hops left to the packet.
