@@ -154,7 +154,7 @@ fn a_connection_past_the_vip_is_answered_by_the_pod_itself() {
     let own: SocketAddr = "10.77.0.12:9090".parse().unwrap();
     tcp_server(&rig.lan.nodes[1], own, "host");
     rig.change(|n, wanted| {
-        serve(wanted, vip4(), Protocol::Tcp, &[1], if n == 1 { std::slice::from_ref(&own) } else { &[] })
+        serve(wanted, vip4(), Protocol::Tcp, &[1], if n == 1 { std::slice::from_ref(&own) } else { &[] });
     });
     for to in [socket(vip4(), 80), own] {
         assert!(visit(&rig, to).starts_with("host"));
@@ -166,7 +166,7 @@ fn a_pods_own_connection_from_its_service_port_keeps_its_source() {
     let mut rig = Rig::new();
     let pod = socket(pod_v4(1), 8082);
     rig.change(|n, wanted| {
-        serve(wanted, vip4(), Protocol::Tcp, &[0], if n == 0 { std::slice::from_ref(&pod) } else { &[] })
+        serve(wanted, vip4(), Protocol::Tcp, &[0], if n == 0 { std::slice::from_ref(&pod) } else { &[] });
     });
     rig.lan.client.ip("route add 10.77.101.0/24 via 10.77.0.11");
     assert!(connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).is_err(), "nobody listens there");
@@ -181,7 +181,7 @@ fn a_pods_datagrams_are_its_own_when_the_client_has_long_been_silent() {
     let mut rig = Rig::new();
     let pod = socket(pod_v4(1), 8080);
     rig.change(|n, wanted| {
-        serve(wanted, vip4(), Protocol::Udp, &[0], if n == 0 { std::slice::from_ref(&pod) } else { &[] })
+        serve(wanted, vip4(), Protocol::Udp, &[0], if n == 0 { std::slice::from_ref(&pod) } else { &[] });
     });
     rig.lan.client.ip("route add 10.77.101.0/24 via 10.77.0.11");
     let udp = rig.lan.client.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
