@@ -37,7 +37,7 @@ pub struct Forwarding {
     pub wanted: watch::Sender<Option<Arc<Wanted>>>,
     /// What the forwarder tells, every second.
     pub report: watch::Receiver<Arc<Report>>,
-    /// Whether traffic is carried: attached to an uplink.
+    /// Whether traffic is carried: attached to an uplink, by a former agent to begin with.
     pub carrying: watch::Receiver<bool>,
 }
 
@@ -46,7 +46,7 @@ pub struct Forwarding {
 pub fn start(forwarder: Forwarder, limits: Limits) -> Forwarding {
     let (wanted, wishes) = watch::channel(None);
     let (reports, report) = watch::channel(Arc::new(Report::default()));
-    let (carries, carrying) = watch::channel(false);
+    let (carries, carrying) = watch::channel(forwarder.inherited());
     tokio::spawn(run(forwarder, limits, wishes, reports, carries));
     Forwarding { wanted, report, carrying }
 }
