@@ -46,7 +46,7 @@ pub struct Forwarding {
 pub fn start(forwarder: Forwarder, limits: Limits) -> Forwarding {
     let (wanted, wishes) = watch::channel(None);
     let first = Report { info: forwarder.info(), ..Report::default() };
-    let (carries, carrying) = watch::channel(!first.info.interfaces.is_empty());
+    let (carries, carrying) = watch::channel(forwarder.inherited());
     let (reports, report) = watch::channel(Arc::new(first));
     tokio::spawn(run(forwarder, limits, wishes, reports, carries));
     Forwarding { wanted, report, carrying }

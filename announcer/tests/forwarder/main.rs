@@ -335,9 +335,29 @@ fn a_packet_from_the_slots_own_node_is_never_sent_back() {
 }
 
 #[test]
+fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
+    let lan = Lan::new(1);
+    let mut agent = Agent::start(&lan.nodes[0]);
+    assert!(!agent.forwarder.inherited());
+    agent.apply(&lan.nodes[0], &nodes(&lan, 0));
+    agent.restart(&lan.nodes[0]);
+    assert!(agent.forwarder.inherited());
+    assert_eq!((agent.forwarder.info().hook, agent.forwarder.info().interfaces), ("tcx", vec!["eth0".to_owned()]));
+    agent.apply(&lan.nodes[0], &nodes(&lan, 0));
+    assert!(!agent.forwarder.inherited());
+
+    let attached = |direction| lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", direction).unwrap().1.len());
+    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned() };
+    let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
+    assert!(!off.inherited());
+    assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [0, 0]);
+}
+
+#[test]
 fn modes_that_need_no_kernel_say_what_they_are() {
     let options = |mode| Options { mode, pin_dir: "/nonexistent/crier".into() };
-    let mut off = Forwarder::start(options(Mode::Off)).unwrap();
+    let lan = Lan::new(1);
+    let mut off = lan.nodes[0].run(|| Forwarder::start(options(Mode::Off)).unwrap());
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
     assert_eq!((off.info().mode, off.info().hook), ("off", ""));
     let error = Forwarder::start(options(Mode::Xdp)).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! Loads the programs, and puts them on the uplinks in the place of a predecessor's.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io, mem,
     path::{Path, PathBuf},
 };
@@ -38,6 +38,8 @@ pub(super) struct Kernel {
     attached: BTreeMap<u32, String>,
     /// The kernel has no TCX.
     clsact: bool,
+    /// What a predecessor attached to; `None` once this agent has attached.
+    inherited: Option<Vec<String>>,
 }
 
 impl Kernel {
@@ -55,12 +57,26 @@ impl Kernel {
             program.load().map_err(|source| program_error(name, source))?;
         }
         let maps = Maps::take(&mut ebpf)?;
-        Ok((Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new(), clsact: false }, maps))
+        let inherited = Some(inherited(pin_dir));
+        Ok((Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new(), clsact: false, inherited }, maps))
     }
 
     /// Attaches to the uplinks that are not attached to yet, and lets go of what is no uplink any more.
     /// The names of those that were attached to.
     pub(super) fn attach(&mut self, uplinks: &BTreeMap<u32, Uplink>) -> Result<Vec<String>, ApplyError> {
+        if self.inherited.take().is_some() {
+            detach_clsact_elsewhere(uplinks);
+        }
+        // First, and by index: the name may be another interface's by now, which is an uplink.
+        self.attached.retain(|&index, name| {
+            let uplink = uplinks.get(&index);
+            if let Some(uplink) = uplink {
+                name.clone_from(&uplink.name);
+            } else if let Some(name) = interface_name(index) {
+                detach_clsact(&name);
+            }
+            uplink.is_some()
+        });
         let mut attached = Vec::new();
         let mut failed = None;
         for (&index, uplink) in uplinks {
@@ -76,19 +92,19 @@ impl Kernel {
                 Err(error) => failed = Some(error),
             }
         }
-        let gone: Vec<(u32, String)> =
-            self.attached.iter().filter(|(i, _)| !uplinks.contains_key(i)).map(|(i, n)| (*i, n.clone())).collect();
-        for (index, name) in gone {
-            self.attached.remove(&index);
-            detach_clsact(&name);
-        }
         let kept: Vec<String> = uplinks.keys().flat_map(|i| HOOKS.map(|(.., hook)| link_pin(*i, hook))).collect();
         remove_pins(&self.pin_dir, |name| name.starts_with(LINK_PREFIX) && !kept.iter().any(|pin| pin == name));
         failed.map_or(Ok(attached), Err)
     }
 
+    /// A predecessor's program is attached, and not replaced yet.
+    pub(super) fn inherits(&self) -> bool {
+        self.inherited.as_ref().is_some_and(|interfaces| !interfaces.is_empty())
+    }
+
     pub(super) fn info(&self) -> Info {
-        let mut interfaces: Vec<String> = self.attached.values().cloned().collect();
+        let attached = || self.attached.values().cloned().collect();
+        let mut interfaces: Vec<String> = self.inherited.clone().unwrap_or_else(attached);
         interfaces.sort_unstable();
         let hook = match (interfaces.is_empty(), self.clsact) {
             (true, _) => "",
@@ -191,6 +207,30 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, direction: TcAt
     // Dropping the link would remove the filter.
     mem::forget(program.take_link(id)?);
     Ok(())
+}
+
+/// The interfaces that a predecessor's pinned links are on, by the pins' names. Its clsact filters leave no pins, so
+/// they are not seen.
+fn inherited(pin_dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(pin_dir) else { return Vec::new() };
+    let pins: BTreeSet<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let [(.., first), ..] = HOOKS;
+    let index = |pin: &String| pin.strip_prefix(LINK_PREFIX)?.strip_suffix(first)?.strip_suffix('_')?.parse().ok();
+    let whole = |index: &u32| HOOKS.iter().all(|(.., hook)| pins.contains(&link_pin(*index, hook)));
+    pins.iter().filter_map(index).filter(whole).filter_map(interface_name).collect()
+}
+
+/// The interface's name, if it is there.
+fn interface_name(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
+}
+
+/// Removes a predecessor's filters from interfaces that are no uplinks.
+fn detach_clsact_elsewhere(uplinks: &BTreeMap<u32, Uplink>) {
+    let Ok(interfaces) = nix::net::if_::if_nameindex() else { return };
+    for interface in interfaces.iter().filter(|interface| !uplinks.contains_key(&interface.index())) {
+        detach_clsact(&interface.name().to_string_lossy());
+    }
 }
 
 /// Removes Crier's own filters, known by their programs' names, from an interface.

@@ -73,6 +73,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The mode is off, but a predecessor's program could not be removed.
+    #[error("what a former agent pinned below {path} could not be removed: run `crier cleanup` as root")]
+    Detach {
+        /// The pin directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The object could not be loaded.
     #[error("the kernel does not accept Crier's eBPF program (Linux 6.1 or newer is needed)")]
     Load(#[source] Box<aya::EbpfError>),
@@ -187,13 +196,18 @@ impl Running {
 }
 
 impl Forwarder {
-    /// Loads the program. Attaches nothing yet: the first [`Forwarder::apply`] does.
+    /// Loads the program. Attaches nothing yet: the first [`Forwarder::apply`] does. In [`Mode::Off`], removes what a
+    /// predecessor left.
     ///
     /// # Errors
     /// See [`StartError`]; each says what to do.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let running = match options.mode {
-            Mode::Off => None,
+            Mode::Off => {
+                let failed = |source| StartError::Detach { path: options.pin_dir.clone(), source };
+                detach_all(&options.pin_dir).map_err(failed)?;
+                None
+            }
             Mode::Xdp => return Err(StartError::XdpMissing),
             Mode::Auto | Mode::Tc => Some(Running::load(&options.pin_dir)?),
         };
@@ -240,7 +254,13 @@ impl Forwarder {
         Ok(counters)
     }
 
-    /// What the status page says.
+    /// Whether a predecessor's program carries traffic until the first [`Forwarder::apply`] takes its place.
+    #[must_use]
+    pub fn inherited(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.kernel.inherits())
+    }
+
+    /// What the status page says; before the first [`Forwarder::apply`], what a predecessor is attached to.
     #[must_use]
     pub fn info(&self) -> Info {
         match &self.running {
