@@ -11,7 +11,7 @@ CARGO  := $(if $(AS_ROOT),$(RUNNER)='$(AS_ROOT)') cargo
 
 .PHONY: help
 help: ## Print this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  \033[1mmake %-15s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  \033[1mmake %-15s\033[0m %s\n", $$1, $$2}'
 
 .PHONY: demo
 demo: ## Three nodes, a client and pods on this machine: watch a VIP move
@@ -52,7 +52,7 @@ check-ebpf: ## Verify that the object in the tree is what the source gives
 	@hack/check-ebpf
 
 .PHONY: bench
-bench: bench-failover ## All figures, side by side with the alternatives
+bench: bench-failover ## All figures there are so far
 
 .PHONY: bench-failover
 bench-failover: ## The client's outage when the owner is cut off, killed, stopped

@@ -7,10 +7,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::controller::Owners;
-use crate::{
-    metrics::{Events, Limits},
-    source::Snapshot,
-};
+use crate::metrics::{Events, Limits};
 
 /// Logs and counts changes of members' states.
 pub(super) fn members(before: &View, now: &View, me: &NodeName, events: &Events) {
@@ -59,19 +56,24 @@ pub(super) fn node_with_mac(view: &View, mac: Mac) -> Option<&NodeName> {
     view.members.iter().find(has).map(|(name, _)| name)
 }
 
-/// Carries the bounds that reading the objects hit over to the metrics, for as long as they are read.
-pub(super) async fn count_reading_limits(mut snapshots: watch::Receiver<Arc<Snapshot>>, limits: Limits) {
+/// Carries the bounds that a part hit, and counts in plain fields, over to the metrics, for as long as it publishes.
+pub(super) async fn count_limits<T, L: Copy + Ord>(
+    mut published: watch::Receiver<Arc<T>>,
+    counts: impl Fn(&T) -> &BTreeMap<L, u64>,
+    label: impl Fn(L) -> &'static str,
+    limits: Limits,
+) {
     let mut before = BTreeMap::new();
     loop {
-        let now = snapshots.borrow_and_update().limits.clone();
+        let now = counts(&published.borrow_and_update()).clone();
         for (limit, count) in &now {
             let new = count.saturating_sub(before.get(limit).copied().unwrap_or_default());
             if new > 0 {
-                limits.add(limit.label(), new);
+                limits.add(label(*limit), new);
             }
         }
         before = now;
-        if snapshots.changed().await.is_err() {
+        if published.changed().await.is_err() {
             return;
         }
     }

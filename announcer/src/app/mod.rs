@@ -25,7 +25,7 @@ use membership::{
     io::Options,
 };
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     announce,
@@ -34,8 +34,9 @@ use crate::{
     http::{Orders, listen, router},
     link::{self, Links},
     metrics::{Metrics, MetricsError},
-    source::manifests,
+    source::{self, manifests},
 };
+use changes::count_limits;
 use controller::{Controller, Inputs, Outputs};
 pub use gossip::GossipError;
 use gossip::{Gossip, keep_seeds, literal_seeds};
@@ -120,15 +121,10 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let gossiping = start_gossip(&settings, keys, advertise).await?;
     let gossip = gossiping.handle();
     let SourceSettings::Manifests(folder) = &settings.source;
-    info!(
-        node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), source = %folder.display(),
-        interfaces = links.borrow().uplinks.keys().map(String::as_str).collect::<Vec<_>>().join(","),
-        "the agent has started"
-    );
-    debug!(?settings, "with these settings");
+    log_start(&settings, advertise, &links.borrow());
 
     let snapshot = manifests::watch(folder.clone()).await;
-    tokio::spawn(changes::count_reading_limits(snapshot.clone(), metrics.limits.clone()));
+    tokio::spawn(count_limits(snapshot.clone(), |read| &read.limits, source::Limit::label, metrics.limits.clone()));
     let (plan, plans) = watch::channel(Arc::default());
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
@@ -176,7 +172,12 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let helpers = [
         tokio::spawn(keep_seeds(seeds, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
-        tokio::spawn(count_limits(gossip.stats(), metrics.limits.clone())),
+        tokio::spawn(count_limits(
+            gossip.stats(),
+            |stats| &stats.limits,
+            membership::Limit::label,
+            metrics.limits.clone(),
+        )),
     ];
     Controller::new(settings.node.clone(), ownership, inputs, outputs).run(stopped, HANDOVER_PATIENCE).await;
 
@@ -186,6 +187,16 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+fn log_start(settings: &Settings, advertise: SocketAddr, links: &Links) {
+    let SourceSettings::Manifests(folder) = &settings.source;
+    info!(
+        node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), source = %folder.display(),
+        interfaces = links.uplinks.keys().map(String::as_str).collect::<Vec<_>>().join(","),
+        "the agent has started"
+    );
+    debug!(?settings, "with these settings");
 }
 
 async fn start_gossip(settings: &Settings, keys: KeyRing, advertise: SocketAddr) -> Result<Gossip, GossipError> {
@@ -294,20 +305,4 @@ fn forward_mode(mode: ForwarderMode) -> forward::Mode {
 /// A number of this node's own, so that nodes do not probe in step.
 fn name_seed(settings: &Settings) -> u64 {
     xxhash_rust::xxh3::xxh3_64(settings.node.as_str().as_bytes())
-}
-
-/// Carries the bounds that the gossip hit over to the metrics.
-async fn count_limits(mut stats: watch::Receiver<Arc<membership::Stats>>, limits: crate::metrics::Limits) {
-    let mut before = membership::Stats::default();
-    while stats.changed().await.is_ok() {
-        let now = stats.borrow_and_update().clone();
-        for (limit, count) in &now.limits {
-            let new = count.saturating_sub(before.limits.get(limit).copied().unwrap_or_default());
-            if new > 0 {
-                limits.add(limit.label(), new);
-            }
-        }
-        before = (*now).clone();
-    }
-    error!("the gossip has ended");
 }
