@@ -106,6 +106,8 @@ fn an_owner_whose_address_is_removed_hands_that_familys_vip_over() -> Result<()>
     let (old, _, report) = hands_over(&cluster, v4, remove)?;
     assert!(report.outage < AT_MOST, "{report:?}");
     assert_eq!(cluster.owner(v6)?, owner6, "the other family's VIP has no reason to move");
+    let pods = cluster.ask_many(Transport::Udp, SocketAddr::new(v4, DNS), 200)?;
+    assert!(!cluster.by_node(&pods).contains_key(&old), "{old} cannot answer IPv4 clients: {pods:?}");
     let host = cluster.lan.host(&old)?;
     host.ns.ip(&[format!("addr add {}/24 dev eth0", host.v4)])?;
     // Where there is no other node, it comes back.
@@ -153,6 +155,8 @@ spec:
     let kept: IpAddr = others[kept.context("the VIPs are not spread evenly")?].parse()?;
     let load = Load::new(Transport::Udp, SocketAddr::new(kept, DNS)).per_second(1000).start(&cluster.client().ns)?;
     hands_over(&cluster, front, |cluster, owner| cluster.lan.link_down(owner))?;
+    let pods = cluster.ask_many(Transport::Udp, SocketAddr::new(front, DNS), 200)?;
+    assert!(!cluster.by_node(&pods).contains_key(&old), "{old} is not on the segment: {pods:?}");
     let report = load.stop()?;
     assert_eq!(owners()?, before, "VIPs of the segment that is left stay where they are");
     assert_eq!(report.lost, 0, "{report:?}");
@@ -208,11 +212,12 @@ fn a_bridge_whose_card_has_lost_its_link_hands_over_though_its_carrier_stays() -
 }
 
 #[test]
-fn a_bridge_port_that_spanning_tree_blocks_is_a_dead_one() -> Result<()> {
+fn a_bridge_port_that_does_not_forward_is_a_dead_one() -> Result<()> {
     let cluster = bridged(cluster("bridge-blocked"))?;
     let block = |cluster: &Cluster, owner: &str| {
         let ns = &cluster.lan.host(owner)?.ns;
-        ns.output("bridge", &["link", "set", "dev", "card", "state", "4"], "").map(drop)
+        // Disabled: without spanning tree the kernel puts a blocked port right again.
+        ns.output("bridge", &["link", "set", "dev", "card", "state", "0"], "").map(drop)
     };
     let (_, _, report) = hands_over(&cluster, cluster.vip4(), block)?;
     assert!(report.outage < AT_MOST, "{report:?}");
