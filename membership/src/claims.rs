@@ -6,7 +6,7 @@
 //! [`Ownership::poll_action`]. The instants it passes must not go backwards.
 //!
 //! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `rebalance`
-//! (what a newcomer takes over), `survey` (which claim wins), `epochs` (memory).
+//! (what a newcomer takes over), `silence` (owners that do not answer), `survey` (which claim wins), `epochs` (memory).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,10 +23,12 @@ use crate::{
 mod epochs;
 mod quorum;
 mod rebalance;
+mod silence;
 mod startup;
 mod survey;
 mod types;
 
+pub use silence::avoided;
 pub use startup::Listen;
 pub use types::{Action, Owner, Reason};
 
@@ -316,7 +318,7 @@ impl Ownership {
         }
         let current = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
         let mut announcements = Vec::new();
-        for (vip, node) in elect(&self.vips, &current) {
+        for (vip, node) in elect(&silence::trusted(&self.vips, &current, &self.view), &current) {
             if node != self.me || current.get(&vip) == Some(&node) {
                 continue;
             }
@@ -383,6 +385,8 @@ impl Ownership {
             Some(MemberState::Alive | MemberState::Suspect) => {
                 if !self.candidate(vip, last) {
                     Reason::Handover
+                } else if avoided(&self.view).contains(last) {
+                    Reason::Silent
                 } else if survey.claimants(vip).any(|node| node == last) {
                     Reason::Superseded
                 } else {

@@ -30,6 +30,8 @@ pub enum Reason {
     ConflictLost,
     /// Another node claimed it with a higher epoch while its owner could still own it (a healed partition).
     Superseded,
+    /// Its owner is up, but does not answer for it on the wire.
+    Silent,
     /// This node may not own it any more, and no other node can take it.
     Ineligible,
     /// It is not desired any more.
@@ -40,7 +42,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for registering metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::FirstClaim,
         Self::Found,
         Self::OwnerDown,
@@ -51,6 +53,7 @@ impl Reason {
         Self::ConflictWon,
         Self::ConflictLost,
         Self::Superseded,
+        Self::Silent,
         Self::Ineligible,
         Self::Removed,
         Self::Shutdown,
@@ -70,6 +73,7 @@ impl Reason {
             Self::ConflictWon => "conflict_won",
             Self::ConflictLost => "conflict_lost",
             Self::Superseded => "superseded",
+            Self::Silent => "silent",
             Self::Ineligible => "ineligible",
             Self::Removed => "removed",
             Self::Shutdown => "shutdown",

@@ -68,7 +68,7 @@ impl Node {
     fn facts(&self, listening: bool, draining: bool) -> Facts {
         let uplink = Interface { name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], prefixes: vec![] };
         let interfaces = if self.has_uplink { vec![uplink] } else { vec![] };
-        Facts { interfaces, draining, listening, forwarding: true }
+        Facts { interfaces, draining, listening, forwarding: true, ..Facts::default() }
     }
 }
 
