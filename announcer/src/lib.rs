@@ -16,5 +16,6 @@ pub mod metrics;
 pub mod model;
 pub mod ownership;
 pub mod serving;
+pub mod shadow;
 pub mod source;
 pub mod wire;

@@ -35,5 +35,6 @@ mod poll;
 pub mod scenario;
 pub mod sniffer;
 pub mod status;
+mod switch;
 pub mod topology;
 pub mod traffic;

@@ -6,7 +6,7 @@
 //! [`Ownership::poll_action`]. The instants it passes must not go backwards.
 //!
 //! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `survey`
-//! (which claim wins), `epochs` (memory).
+//! (which claim wins), `epochs` (memory), `standby` (who stands in).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,6 +22,7 @@ use crate::{
 
 mod epochs;
 mod quorum;
+pub mod standby;
 mod startup;
 mod survey;
 mod types;
@@ -189,6 +190,7 @@ impl Ownership {
         let mut announcements = self.defend(&survey, returned, now);
         announcements.extend(self.confirm());
         announcements.extend(self.take_elected(&survey, unix_ms));
+        self.name_standbys(&survey);
         self.note_owners(&survey);
 
         let claims = self.claims();
@@ -297,7 +299,7 @@ impl Ownership {
                 continue;
             }
             let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
-            let claim = Claim { epoch, since_ms: unix_ms };
+            let claim = Claim { epoch, since_ms: unix_ms, standby: 0 };
             let reason = self.cause(vip, survey);
             let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
             self.epochs.learn(vip, claim.epoch);
@@ -305,6 +307,16 @@ impl Ownership {
             announcements.push(Action::Announce { vip, epoch: claim.epoch, reason });
         }
         announcements
+    }
+
+    /// Names in each claim who stands in for this node.
+    fn name_standbys(&mut self, survey: &Survey) {
+        let mine = self.held.keys().copied().collect();
+        let others = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
+        let chosen = standby::choose(&self.me, &mine, &others, &self.vips, &self.view);
+        for (vip, held) in &mut self.held {
+            held.claim.standby = chosen.get(vip).map_or(0, standby::id);
+        }
     }
 
     /// Brings [`Self::owners`] up to date.

@@ -32,7 +32,7 @@ use crate::{
     http::{self, Order, Refused},
     link::Links,
     metrics::Events,
-    ownership,
+    ownership, shadow,
     source::Snapshot,
 };
 
@@ -70,6 +70,8 @@ pub struct Outputs {
     pub announcer: Arc<Announcer>,
     /// The forwarder's maps.
     pub wanted: watch::Sender<Option<Arc<Wanted>>>,
+    /// The shadow standby.
+    pub shadows: watch::Sender<Arc<shadow::Wishes>>,
     /// The prober.
     pub plan: watch::Sender<Arc<Plan>>,
     /// For the status page.
@@ -171,6 +173,7 @@ impl Controller {
         self.decide_ownership(&snapshot).await;
         self.publish_facts(&links).await;
         self.answer(&snapshot, &links);
+        self.stand_in(&links);
 
         // Until this node knows its cluster, tables would say that it is alone; those of its predecessor serve better.
         if self.inherited && self.facts.listening {
@@ -233,6 +236,17 @@ impl Controller {
         if changed {
             self.tell(Command::SetFacts(self.facts.clone())).await;
         }
+    }
+
+    /// Tells the shadow standby for whom to stand in: nobody while this node does not forward or wants to be rid of
+    /// what it has.
+    fn stand_in(&self, links: &Links) {
+        let wishes = if self.facts.forwarding && !self.facts.draining {
+            shadow::wanted(&self.view, self.ownership.owners(), links.usable(), &self.me)
+        } else {
+            shadow::Wishes::default()
+        };
+        self.outputs.shadows.send_if_modified(|current| replace_if_new(current, wishes));
     }
 
     /// Tells the announcer what to answer for, and where.

@@ -34,6 +34,7 @@ use crate::{
     http::{Orders, listen, router},
     link::{self, Links},
     metrics::{Metrics, MetricsError},
+    shadow,
     source::{self, manifests},
 };
 use changes::count_limits;
@@ -86,6 +87,9 @@ pub enum AppError {
     /// Packet sockets cannot be had.
     #[error(transparent)]
     Announcer(#[from] announce::StartError),
+    /// The shadow standby's thread cannot be had.
+    #[error("cannot start the shadow standby's thread: {0}")]
+    Shadow(#[source] std::io::Error),
     /// The gossip port cannot be had.
     #[error(transparent)]
     Gossip(#[from] GossipError),
@@ -128,6 +132,8 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let (plan, plans) = watch::channel(Arc::default());
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
+    let shadowing =
+        shadow::start(links.clone(), forwarding.shadow, metrics.limits.clone()).map_err(AppError::Shadow)?;
     let (owners_out, owners) = watch::channel(Arc::default());
     let (facts_out, facts) = watch::channel(Facts { listening: true, ..Facts::default() });
     let (orders, orders_in) = mpsc::channel(8);
@@ -144,6 +150,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         facts,
         verdicts: prober.verdicts(),
         forwarding: forwarding.report.clone(),
+        shadowing: shadowing.report,
         announcer: Arc::clone(&announcer),
     });
     doors.serve(&reporter, &metrics, orders);
@@ -162,6 +169,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         gossip: gossip.commands(),
         announcer: Arc::clone(&announcer),
         wanted: forwarding.wanted,
+        shadows: shadowing.wishes,
         plan,
         owners: owners_out,
         facts: facts_out,

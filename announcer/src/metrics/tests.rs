@@ -29,6 +29,12 @@ fn full_snapshot() -> Snapshot {
         }],
         drops: [("ttl", 10)].into(),
         second_hops: 11,
+        shadow: ShadowCounts {
+            states: vec![("n2".parse().unwrap(), "eth0".into(), crate::shadow::State::Armed)],
+            packets: [("carried", 12)].into(),
+            stand_downs: 13,
+            floods: 14,
+        },
         pools: vec![PoolAddresses { pool: "lan".into(), used: 2, free: u64::MAX }],
         source: SourceState { connected: true, problems: 2 },
     }
