@@ -16,5 +16,19 @@ macro_rules! pod {
     )*};
 }
 
-pod!(BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple);
+pod!(
+    BackendEntry,
+    Counter,
+    Flow,
+    NodeEntry,
+    Reply,
+    Row,
+    ServiceEntry,
+    ServiceKey,
+    Shadow,
+    ShadowKey,
+    ShadowState,
+    ShadowedVip,
+    Tuple
+);
 pod!(Uplink);

@@ -1,7 +1,7 @@
 //! When a standby may carry what is flooded to an owner's MAC: a state machine for each shadowed MAC.
 //!
 //! ```text
-//!             quiet for a second, and asks answered
+//!             quiet for two seconds, and asks answered
 //!  watching -----------------------------------------> armed <-- the lease is put off at each step
 //!     ^  \ a frame to the MAC is seen: starts over       |
 //!     |                                                  | the owner lives while frames to it are flooded
@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 /// Between steps in calm times.
 pub const STEP: Duration = Duration::from_millis(250);
-/// How long nothing must have been seen.
-const QUIET: Duration = Duration::from_secs(1);
+/// How long nothing must have been seen. Longer than [`LEASE`]: should this node stand in for another standby whose agent
+/// has died, that one's lease is over by then.
+const QUIET: Duration = Duration::from_secs(2);
 /// Asks that must have been answered in that time: of these many echoes one would have come by.
 const ANSWERS: u32 = 4;
-/// For how long the kernel goes on without the agent.
-pub const LEASE: Duration = Duration::from_millis(2500);
+/// For how long the kernel goes on without the agent, which renews it at each step.
+pub const LEASE: Duration = Duration::from_millis(1500);
 /// Between asks while armed.
 const ASK_ARMED: Duration = Duration::from_secs(1);
 /// How long a stood down guard holds off, at first and at most.
@@ -105,7 +106,7 @@ pub struct Lease {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Watching { since: Instant, answers: u32 },
-    Armed { since: Instant, lease: Instant },
+    Armed { since: Instant },
     StoodDown { until: Instant },
 }
 
@@ -183,8 +184,8 @@ impl Guard {
 
     /// The owner's answer to an ask.
     pub fn handle_answer(&mut self, nonce: u64, now: Instant) {
-        let age = self.nonce.wrapping_sub(nonce);
-        if age > self.nonce.wrapping_sub(self.first_nonce) {
+        let outstanding = self.nonce.wrapping_sub(self.first_nonce).wrapping_add(1);
+        if self.nonce.wrapping_sub(nonce) >= outstanding {
             return;
         }
         // Each number counts once.
@@ -209,7 +210,7 @@ impl Guard {
                 if answers >= ANSWERS && now.saturating_duration_since(since) >= QUIET {
                     self.round = self.round.wrapping_add(1).max(1);
                     let until = now + LEASE;
-                    self.phase = Phase::Armed { since: now, lease: until };
+                    self.phase = Phase::Armed { since: now };
                     todo.tell = Some(Lease { until: Some(until), round: self.round });
                 }
             }
@@ -220,15 +221,11 @@ impl Guard {
                 todo.tell = Some(Lease { until: None, round: self.round });
                 todo.stood_down = true;
             }
-            Phase::Armed { since, lease } => {
+            Phase::Armed { since } => {
                 if now.saturating_duration_since(since) >= HOLD_OFF_MAX {
                     self.hold_off = HOLD_OFF;
                 }
-                if lease.saturating_duration_since(now) + STEP <= LEASE {
-                    let until = now + LEASE;
-                    self.phase = Phase::Armed { since, lease: until };
-                    todo.tell = Some(Lease { until: Some(until), round: self.round });
-                }
+                todo.tell = Some(Lease { until: Some(now + LEASE), round: self.round });
             }
             Phase::StoodDown { until } if until <= now => self.watch(now),
             Phase::StoodDown { .. } => {}

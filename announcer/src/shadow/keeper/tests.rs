@@ -73,7 +73,7 @@ fn a_wish_is_begun_unarmed_then_armed() {
             Action::Add(key(1), vip(101)),
         ]
     );
-    let done = world.run(2 * SECOND);
+    let done = world.run(3 * SECOND);
     assert!(done.iter().any(|action| matches!(action, Action::Tell(_, 0, lease) if lease.until.is_some())));
     assert_eq!(world.state(1), Some(State::Armed));
     assert_eq!(world.set(&[(1, &[100, 101])]), [], "the same again");
@@ -83,7 +83,7 @@ fn a_wish_is_begun_unarmed_then_armed() {
 fn a_vip_that_another_stands_in_for_now_goes_at_once() {
     let mut world = World::new(4, 10);
     world.set(&[(1, &[100, 101])]);
-    world.run(2 * SECOND);
+    world.run(3 * SECOND);
     assert_eq!(world.set(&[(1, &[101])]), [Action::Remove(key(1), vip(100))]);
     let mut all_gone = wishes(&[(1, &[])]);
     all_gone.shadows.clear();
@@ -95,7 +95,7 @@ fn a_vip_that_another_stands_in_for_now_goes_at_once() {
 fn for_a_dead_owner_it_lingers_while_the_vip_is_taken_over() {
     let mut world = World::new(4, 10);
     world.set(&[(1, &[100])]);
-    world.run(2 * SECOND);
+    world.run(3 * SECOND);
     assert_eq!(world.set(&[]), []);
     let done = world.run(9 * SECOND);
     assert_eq!(world.state(1), Some(State::Armed));
@@ -108,7 +108,7 @@ fn for_a_dead_owner_it_lingers_while_the_vip_is_taken_over() {
 fn a_lingering_shadow_goes_when_its_owner_or_its_mac_is_back() {
     let mut world = World::new(4, 10);
     world.set(&[(1, &[100])]);
-    world.run(2 * SECOND);
+    world.run(3 * SECOND);
     world.set(&[]);
     let mut back = Wishes::default();
     back.present.insert(key(1).mac);
@@ -136,7 +136,7 @@ fn room_is_bounded_and_what_does_not_fit_is_counted() {
 fn a_flood_makes_its_guard_knock_at_the_owner() {
     let mut world = World::new(4, 10);
     world.set(&[(1, &[100]), (2, &[101])]);
-    world.run(2 * SECOND);
+    world.run(3 * SECOND);
     world.keeper.handle_flood(1, world.now);
     let done = world.run(Duration::from_millis(1));
     assert!(done.contains(&Action::Knock(key(2), vec![vip(2)])), "{done:?}");
