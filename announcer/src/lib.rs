@@ -17,5 +17,6 @@ pub mod model;
 pub mod ownership;
 pub mod selftest;
 pub mod serving;
+pub mod shadow;
 pub mod source;
 pub mod wire;

@@ -12,7 +12,7 @@ use crate::health::ProbeMetrics;
 mod snapshot;
 
 pub use snapshot::{
-    BackendHealth, ForwardCount, GossipCounts, PoolAddresses, SelfTested, Snapshot, SourceState, VipOwned,
+    BackendHealth, ForwardCount, GossipCounts, PoolAddresses, SelfTested, ShadowCounts, Snapshot, SourceState, VipOwned,
 };
 
 /// The registry and all handles. Make one for each agent; share it by `Arc`.

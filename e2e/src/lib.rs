@@ -37,5 +37,6 @@ pub mod scenario;
 pub mod sniffer;
 mod stamps;
 pub mod status;
+mod switch;
 pub mod topology;
 pub mod traffic;

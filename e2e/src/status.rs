@@ -72,6 +72,8 @@ pub struct Vip {
     pub service: String,
     /// The node that owns it, as this node sees it.
     pub owner: Option<String>,
+    /// The node that stands in if the owner's link is lost.
+    pub standby: Option<String>,
     /// The epoch of the owner's claim.
     pub epoch: u64,
     /// Since when.

@@ -6,7 +6,8 @@
 //! [`Ownership::poll_action`]. The instants it passes must not go backwards.
 //!
 //! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `rebalance`
-//! (what a newcomer takes over), `silence` (owners that do not answer), `survey` (which claim wins), `epochs` (memory).
+//! (what a newcomer takes over), `silence` (owners that do not answer), `survey` (which claim wins), `standby`
+//! (who stands in), `epochs` (memory).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,6 +25,7 @@ mod epochs;
 mod quorum;
 mod rebalance;
 mod silence;
+pub mod standby;
 mod startup;
 mod survey;
 mod types;
@@ -214,6 +216,7 @@ impl Ownership {
         announcements.extend(self.confirm());
         announcements.extend(self.take_elected(&survey, unix_ms));
         announcements.extend(self.take_share(&survey, now, unix_ms));
+        self.name_standbys(&survey);
         self.note_owners(&survey);
 
         let claims = self.claims();
@@ -340,11 +343,21 @@ impl Ownership {
 
     fn claim(&mut self, vip: IpAddr, reason: Reason, survey: &Survey, unix_ms: u64) -> Action {
         let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
-        let claim = Claim { epoch, since_ms: unix_ms };
+        let claim = Claim { epoch, since_ms: unix_ms, standby: 0 };
         let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
         self.epochs.learn(vip, epoch);
         self.held.insert(vip, Held { claim, reason, rivals, echo: None });
         Action::Announce { vip, epoch, reason }
+    }
+
+    /// Names in each claim who stands in for this node.
+    fn name_standbys(&mut self, survey: &Survey) {
+        let mine = self.held.keys().copied().collect();
+        let others = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
+        let chosen = standby::choose(&self.me, &mine, &others, &self.vips, &self.view);
+        for (vip, held) in &mut self.held {
+            held.claim.standby = chosen.get(vip).map_or(0, standby::id);
+        }
     }
 
     /// Brings [`Self::owners`] up to date.

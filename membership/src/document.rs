@@ -60,6 +60,9 @@ pub struct Claim {
     pub epoch: u64,
     /// When the claim was made, milliseconds since the Unix epoch by the claimant's clock; for display only.
     pub since_ms: u64,
+    /// The node that carries the VIP's frames if the claimant's link is lost, until somebody claims it: its
+    /// [`crate::claims::standby::id`]. 0: nobody. Named by the claimant, so that two nodes never stand in for one VIP.
+    pub standby: u64,
 }
 
 /// A pod's socket as a prober sees it.

@@ -34,6 +34,7 @@ use crate::{
     metrics::Events,
     ownership,
     selftest::{Verdicts as TestVerdicts, assign::Scene, io::Scenes},
+    shadow,
     source::Snapshot,
 };
 
@@ -73,6 +74,8 @@ pub struct Outputs {
     pub announcer: Arc<Announcer>,
     /// The forwarder's maps.
     pub wanted: watch::Sender<Option<Arc<Wanted>>>,
+    /// The shadow standby.
+    pub shadows: watch::Sender<Arc<shadow::Wishes>>,
     /// The prober.
     pub plan: watch::Sender<Arc<Plan>>,
     /// The self-test.
@@ -196,6 +199,7 @@ impl Controller {
         self.publish_facts(&links).await;
         self.answer(&snapshot, &links);
         self.settle_disputes();
+        self.stand_in(&links);
 
         // Until this node knows its cluster, tables would say that it is alone; those of its predecessor serve better.
         if self.inherited && self.facts.listening {
@@ -261,6 +265,17 @@ impl Controller {
         if changed {
             self.tell(Command::SetFacts(self.facts.clone())).await;
         }
+    }
+
+    /// Tells the shadow standby for whom to stand in: nobody while this node does not forward or wants to be rid of
+    /// what it has.
+    fn stand_in(&self, links: &Links) {
+        let wishes = if self.facts.forwarding && !self.facts.draining {
+            shadow::wanted(&self.view, self.ownership.owners(), links.usable(), &self.me)
+        } else {
+            shadow::Wishes::default()
+        };
+        self.outputs.shadows.send_if_modified(|current| replace_if_new(current, wishes));
     }
 
     /// Tells the announcer what to answer for, and where.

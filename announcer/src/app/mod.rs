@@ -34,7 +34,7 @@ use crate::{
     http::{Orders, listen, router},
     link::{self, Links},
     metrics::{Metrics, MetricsError},
-    selftest,
+    selftest, shadow,
     source::{self, manifests},
 };
 use changes::count_limits;
@@ -90,6 +90,9 @@ pub enum AppError {
     /// The self-test's thread cannot be had.
     #[error("cannot start the self-test's thread: {0}")]
     SelfTest(#[source] std::io::Error),
+    /// The shadow standby's thread cannot be had.
+    #[error("cannot start the shadow standby's thread: {0}")]
+    Shadow(#[source] std::io::Error),
     /// The gossip port cannot be had.
     #[error(transparent)]
     Gossip(#[from] GossipError),
@@ -134,6 +137,8 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
     let (scenes_out, scenes) = watch::channel(None);
     let selftest = selftest::io::start(settings.node.clone(), scenes, links.clone()).map_err(AppError::SelfTest)?;
+    let shadowing =
+        shadow::start(links.clone(), forwarding.shadow, metrics.limits.clone()).map_err(AppError::Shadow)?;
     let (owners_out, owners) = watch::channel(Arc::default());
     let (facts_out, facts) = watch::channel(Facts { listening: true, ..Facts::default() });
     let (orders, orders_in) = mpsc::channel(8);
@@ -150,6 +155,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         facts,
         verdicts: prober.verdicts(),
         forwarding: forwarding.report.clone(),
+        shadowing: shadowing.report,
         announcer: Arc::clone(&announcer),
         selftest: selftest.results.clone(),
     });
@@ -172,6 +178,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         gossip: gossip.commands(),
         announcer: Arc::clone(&announcer),
         wanted: forwarding.wanted,
+        shadows: shadowing.wishes,
         plan,
         scenes: scenes_out,
         owners: owners_out,

@@ -70,6 +70,9 @@ pub struct Vip {
     pub service: String,
     /// The node that answers for it; `None`: nobody does, and `reason` says why.
     pub owner: Option<NodeName>,
+    /// The node that carries its traffic if the owner's link is lost, until another owner answers for it.
+    #[serde(default)]
+    pub standby: Option<NodeName>,
     /// Grows by one with each takeover; 0 if nobody owns it, or its owner sees only a minority of the cluster.
     pub epoch: u64,
     /// Since when the owner has it, by the owner's clock.

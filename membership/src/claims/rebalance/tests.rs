@@ -24,7 +24,7 @@ fn surveyed(vips: &Candidates, owners: &Owners) -> Survey {
     let mut view = View::default();
     for node in candidates(vips) {
         let claims = owners.iter().filter(|(_, owner)| **owner == node);
-        let claims = claims.map(|(vip, _)| (*vip, Claim { epoch: 1, since_ms: 0 })).collect();
+        let claims = claims.map(|(vip, _)| (*vip, Claim { epoch: 1, since_ms: 0, standby: 0 })).collect();
         let uplink = Interface { name: "eth0".into(), mac: [0; 6], prefixes: vec![] };
         let facts = Facts { interfaces: vec![uplink], ..Facts::default() };
         let document = NodeDocument { facts, claims, ..NodeDocument::default() };

@@ -74,7 +74,7 @@ fn the_old_owner_yields() {
 fn others_tell_why_it_moved() {
     let mut bench = owned_by_a();
     let mut taker = blames(&a());
-    taker.document.claims.insert(VIP, Claim { epoch: 5, since_ms: 7 });
+    taker.document.claims.insert(VIP, Claim { epoch: 5, since_ms: 7, standby: 0 });
     bench.view.members.insert(b(), taker);
     bench.input();
     let owner = &bench.ownership.owners()[&VIP];
