@@ -153,8 +153,8 @@ fn a_healthy_vip_is_asked_for_once_a_round_mostly_from_its_owner_alone() {
     for vip in BOTH.map(ip) {
         let mut bench = Bench::new([vip]);
         bench.run(PERIOD * 2 * TO_ALL + SETTLE, healthy);
-        let (all, alone): (Vec<_>, Vec<_>) = bench.asked.iter().partition(|(_, _, all)| *all);
-        assert_eq!((all.len(), alone.len()), (2, 22));
+        let all = bench.asked.iter().filter(|(_, _, all)| *all).count();
+        assert_eq!((all, bench.asked.len()), (2, 24));
         assert_eq!(bench.rounds(Outcome::Answered), 24);
         assert_eq!((bench.told, bench.tester.verdicts()), (vec![], Verdicts::default()));
     }
@@ -168,7 +168,7 @@ fn a_silent_owner_is_reported_and_after_another_round_replaced() {
         bench.run(SETTLE + delay + WAIT * u32::from(TRIES), mute);
         assert_eq!((bench.troubles(), bench.told.len()), (vec![Outcome::Silent], 1), "reported");
         assert_eq!(bench.tester.verdicts(), Verdicts::default(), "and not replaced yet");
-        bench.run(PERIOD + WAIT, mute);
+        bench.run(PERIOD + WAIT * 2, mute);
         let verdicts = bench.tester.verdicts();
         assert_eq!(verdicts.replace, [(vip, Silence { owner: name("n2"), epoch: 4, rounds: 2 })].into());
         assert_eq!(verdicts.findings.silent, [name("n2")].into());
@@ -263,7 +263,7 @@ fn two_that_answer_for_a_moment_while_a_vip_moves_are_no_news() {
         bench.run(WAIT, |_, all| if all { vec![OWNER, THIRD] } else { vec![OWNER] });
     }
     bench.run(PERIOD * 3, healthy);
-    assert_eq!((bench.told, bench.rounds(Outcome::OtherMember)), (vec![], 0));
+    assert_eq!((bench.rounds(Outcome::OtherMember), bench.told), (0, vec![]));
 }
 
 #[test]
