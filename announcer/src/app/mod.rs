@@ -33,7 +33,7 @@ use crate::{
     forward, health,
     http::{Orders, listen, router},
     link::{self, Links},
-    metrics::{Metrics, MetricsError},
+    metrics::{Limits, Metrics, MetricsError},
     selftest, shadow,
     source::{self, manifests},
 };
@@ -131,7 +131,6 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     log_start(&settings, advertise, &links.borrow());
 
     let snapshot = manifests::watch(folder.clone()).await;
-    tokio::spawn(count_limits(snapshot.clone(), |read| &read.limits, source::Limit::label, metrics.limits.clone()));
     let (plan, plans) = watch::channel(Arc::default());
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
@@ -159,7 +158,6 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         announcer: Arc::clone(&announcer),
         selftest: selftest.results.clone(),
     });
-    tokio::spawn(count_limits(selftest.results, |results| &results.limits, |what| what, metrics.limits.clone()));
     doors.serve(&reporter, &metrics, orders);
 
     let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
@@ -185,17 +183,12 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         facts: facts_out,
         events: metrics.events.clone(),
     };
+    count_bounds(&metrics.limits, gossip, &reporter);
     let (stop, stopped) = watch::channel(false);
     let (seeds_out, seeds) = watch::channel(settings.gossip.join.clone());
     let helpers = [
         tokio::spawn(keep_seeds(seeds, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
-        tokio::spawn(count_limits(
-            gossip.stats(),
-            |stats| &stats.limits,
-            membership::Limit::label,
-            metrics.limits.clone(),
-        )),
     ];
     Controller::new(settings.node.clone(), ownership, inputs, outputs).run(stopped, HANDOVER_PATIENCE).await;
 
@@ -205,6 +198,14 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+/// Counts the bounds that parts reach, for as long as these parts live.
+fn count_bounds(limits: &Limits, gossip: &membership::io::Handle, reporter: &Reporter) {
+    let (read, asked) = (reporter.snapshot.clone(), reporter.selftest.clone());
+    tokio::spawn(count_limits(read, |read| &read.limits, source::Limit::label, limits.clone()));
+    tokio::spawn(count_limits(gossip.stats(), |stats| &stats.limits, membership::Limit::label, limits.clone()));
+    tokio::spawn(count_limits(asked, |asked| &asked.limits, |what| what, limits.clone()));
 }
 
 fn log_start(settings: &Settings, advertise: SocketAddr, links: &Links) {

@@ -142,7 +142,7 @@ impl Driver {
                     warn!(%vip, owner = %trouble.owner, interface = trouble.interface, result, "asked for the VIP: {trouble}");
                 }
                 Action::Recovered { vip } => {
-                    info!(%vip, "asked for the VIP: its owner, and nobody else, answers again")
+                    info!(%vip, "asked for the VIP: its owner, and nobody else, answers again");
                 }
                 Action::Replace { vip, owner } => {
                     warn!(%vip, %owner, "the VIP's owner goes on being silent: taking the VIP from it");
