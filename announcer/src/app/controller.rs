@@ -124,8 +124,9 @@ impl Controller {
         self.decide(true).await;
         let mut deadline: Option<Instant> = None;
         loop {
-            let released = deadline.is_some_and(|end| self.ownership.is_released() || Instant::now() >= end);
-            if released {
+            if let Some(end) = deadline
+                && self.is_released(end)
+            {
                 break;
             }
             let wake = [self.ownership.poll_timeout(), deadline].into_iter().flatten().min();
@@ -148,7 +149,7 @@ impl Controller {
                     false
                 }
                 Ok(()) = stop.changed(), if deadline.is_none() => {
-                    info!(vips = self.answering.len(), "stopping: handing over what this node owns");
+                    info!(vips = self.answering.len(), ?patience, "stopping: handing over what this node owns");
                     self.ownership.drain(Instant::now());
                     deadline = Some(Instant::now() + patience);
                     false
@@ -158,6 +159,20 @@ impl Controller {
             self.decide(objects_changed).await;
         }
         self.stop().await;
+    }
+
+    /// Whether a stopping agent need not wait any longer.
+    fn is_released(&self, deadline: Instant) -> bool {
+        let left = self.answering.len();
+        match self.ownership.is_released() {
+            true if left == 0 => info!("all is handed over"),
+            true => warn!(vips = left, "handed over what could be; the rest has nobody else to go to"),
+            false if Instant::now() >= deadline => {
+                warn!(vips = left, "not handed over in time: nobody answers until others notice");
+            }
+            false => return false,
+        }
+        true
     }
 
     /// Takes the newest of everything and does what follows from it.
@@ -291,6 +306,7 @@ impl Controller {
                 self.ownership.undrain(now);
                 Ok("this node may own VIPs again".to_owned())
             }
+            http::Action::Rebalance => self.rebalance(now),
             http::Action::Announce(None) => {
                 self.answering.keys().for_each(|vip| self.outputs.announcer.again(*vip));
                 Ok(format!("announcing {} VIPs again", self.answering.len()))
@@ -305,6 +321,17 @@ impl Controller {
         };
         // Whoever asked may have gone away meanwhile; what was asked is done all the same.
         let _ = order.reply.send(done);
+    }
+
+    fn rebalance(&mut self, now: Instant) -> Result<String, Refused> {
+        if self.ownership.is_draining() || self.facts.listening {
+            let why = if self.facts.listening { "has just started and still listens" } else { "drains" };
+            return Err(Refused(format!("this node {why}, so it takes no VIPs")));
+        }
+        Ok(match self.ownership.rebalance(now, unix_ms()) {
+            0 => "this node has its share of the VIPs already; nodes that carry fewer are to be asked".to_owned(),
+            coming => format!("taking {coming} VIPs over, one after the other"),
+        })
     }
 
     /// Falls silent.

@@ -155,7 +155,8 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     });
     doors.serve(&reporter, &metrics, orders);
 
-    let ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    ownership.set_rebalance(settings.rebalance);
     let inputs = Inputs {
         view: gossip.view(),
         snapshot,

@@ -22,6 +22,8 @@ pub enum Reason {
     OwnerReleased,
     /// Its owner is up but may not own it any more: draining, lost the interface, or has no local pod.
     Handover,
+    /// Its owner carried too many VIPs, and its new owner too few.
+    Rebalance,
     /// Two nodes claimed it; this node's claim won.
     ConflictWon,
     /// Two nodes claimed it with the same epoch; the other one's rank is higher.
@@ -38,13 +40,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for registering metrics.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::FirstClaim,
         Self::Found,
         Self::OwnerDown,
         Self::OwnerLeft,
         Self::OwnerReleased,
         Self::Handover,
+        Self::Rebalance,
         Self::ConflictWon,
         Self::ConflictLost,
         Self::Superseded,
@@ -63,6 +66,7 @@ impl Reason {
             Self::OwnerLeft => "owner_left",
             Self::OwnerReleased => "owner_released",
             Self::Handover => "handover",
+            Self::Rebalance => "rebalance",
             Self::ConflictWon => "conflict_won",
             Self::ConflictLost => "conflict_lost",
             Self::Superseded => "superseded",

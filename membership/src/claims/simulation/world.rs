@@ -49,6 +49,8 @@ pub(super) struct World {
     started: Instant,
     pub(super) rng: StdRng,
     pub(super) nodes: Vec<Node>,
+    /// Nodes that start take their share.
+    pub(super) rebalance: bool,
     /// Which segment each node is on; nodes hear only those on their own.
     side: Vec<u8>,
     loss: f64,
@@ -82,6 +84,7 @@ impl World {
             started: now,
             rng: StdRng::seed_from_u64(seed),
             nodes: Vec::new(),
+            rebalance: false,
             side: vec![0; nodes],
             loss: 0.2,
             max_delay: Duration::from_millis(40),
@@ -117,7 +120,9 @@ impl World {
         let now = self.now;
         let node = &mut self.nodes[n];
         if node.ownership.is_none() {
-            node.ownership = Some(Ownership::new(node.name.clone(), Listen::default(), now));
+            let mut ownership = Ownership::new(node.name.clone(), Listen::default(), now);
+            ownership.set_rebalance(self.rebalance);
+            node.ownership = Some(ownership);
             node.generation += 1;
             node.version = 0;
             node.document = NodeDocument { facts: node.facts(true, false), ..NodeDocument::default() };
