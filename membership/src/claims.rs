@@ -330,8 +330,7 @@ impl Ownership {
 
     /// Names in each claim who stands in for this node.
     fn name_standbys(&mut self, survey: &Survey) {
-        let mine = self.held.keys().copied().collect();
-        let chosen = standby::choose(&self.me, &mine, &rebalance::owners(survey), &self.vips, &self.view);
+        let chosen = standby::choose(&self.me, &self.claims(), &rebalance::owners(survey), &self.vips, &self.view);
         self.held.iter_mut().for_each(|(vip, held)| held.claim.standby = chosen.get(vip).map_or(0, standby::id));
     }
 

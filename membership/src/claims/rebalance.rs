@@ -33,7 +33,7 @@ const PACE: Duration = Duration::from_millis(250);
 const MOST_AHEAD: u32 = 16;
 
 /// Who owns what.
-type Owners = BTreeMap<IpAddr, NodeName>;
+pub(super) type Owners = BTreeMap<IpAddr, NodeName>;
 
 /// One node's part in it.
 #[derive(Debug, Default)]
