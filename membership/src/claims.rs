@@ -331,6 +331,12 @@ impl Ownership {
         announcements
     }
 
+    /// Names in each claim who stands in for this node.
+    fn name_standbys(&mut self, survey: &Survey) {
+        let chosen = standby::choose(&self.me, &self.claims(), &rebalance::owners(survey), &self.vips, &self.view);
+        self.held.iter_mut().for_each(|(vip, held)| held.claim.standby = chosen.get(vip).map_or(0, standby::id));
+    }
+
     /// Claims the next VIP that this node should take over from one that carries too many.
     fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
         if !self.may_take() || !self.quorum.has() {
@@ -348,16 +354,6 @@ impl Ownership {
         self.epochs.learn(vip, epoch);
         self.held.insert(vip, Held { claim, reason, rivals, echo: None });
         Action::Announce { vip, epoch, reason }
-    }
-
-    /// Names in each claim who stands in for this node.
-    fn name_standbys(&mut self, survey: &Survey) {
-        let mine = self.held.keys().copied().collect();
-        let others = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
-        let chosen = standby::choose(&self.me, &mine, &others, &self.vips, &self.view);
-        for (vip, held) in &mut self.held {
-            held.claim.standby = chosen.get(vip).map_or(0, standby::id);
-        }
     }
 
     /// Brings [`Self::owners`] up to date.

@@ -71,6 +71,10 @@ pub fn wanted<'a>(
                 continue;
             }
             let key = Key { interface: link.index, mac: interface.mac };
+            // Of two uplinks on one segment both get what is flooded.
+            if wishes.shadows.keys().any(|other| other.mac == key.mac && other.interface != key.interface) {
+                continue;
+            }
             let addresses = || interface.prefixes.iter().map(IpNet::addr).collect();
             let fresh = || Wish { owner: owner.node.clone(), vips: BTreeSet::new(), addresses: addresses() };
             wishes.shadows.entry(key).or_insert_with(fresh).vips.insert(*vip);

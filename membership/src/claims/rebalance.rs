@@ -33,7 +33,7 @@ const PACE: Duration = Duration::from_millis(250);
 const MOST_AHEAD: u32 = 16;
 
 /// Who owns what.
-type Owners = BTreeMap<IpAddr, NodeName>;
+pub(super) type Owners = BTreeMap<IpAddr, NodeName>;
 
 /// One node's part in it.
 #[derive(Debug, Default)]
@@ -155,7 +155,7 @@ pub(super) fn explains<'a>(before: impl Iterator<Item = &'a NodeName>, from: &No
     giver >= taker + 2
 }
 
-fn owners(survey: &Survey) -> Owners {
+pub(super) fn owners(survey: &Survey) -> Owners {
     survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect()
 }
 

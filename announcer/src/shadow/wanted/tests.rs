@@ -33,17 +33,18 @@ fn view() -> View {
     view
 }
 
-fn on(node: u8, network: &str, view: &View) -> Wishes {
+fn uplink(index: u32, mac: Mac, network: &str) -> Uplink {
+    let prefixes = vec![network.parse().unwrap()];
+    Uplink { name: format!("eth{index}"), index, mac, prefixes, up: true, carrier: true }
+}
+
+fn with_links(node: u8, links: &[Uplink], view: &View) -> Wishes {
     let owner = Owner { node: name(1), epoch: 1, since_ms: 0, reason: Reason::Found };
-    let uplink = Uplink {
-        name: "eth7".into(),
-        index: 7,
-        mac: mac(node),
-        prefixes: vec![network.parse().unwrap()],
-        up: true,
-        carrier: true,
-    };
-    wanted(view, &BTreeMap::from([(VIP, owner)]), [&uplink].into_iter(), &name(node))
+    wanted(view, &BTreeMap::from([(VIP, owner)]), links.iter(), &name(node))
+}
+
+fn on(node: u8, network: &str, view: &View) -> Wishes {
+    with_links(node, &[uplink(7, mac(node), network)], view)
 }
 
 fn on_n2(view: &View) -> Wishes {
@@ -66,6 +67,12 @@ fn the_node_that_the_owner_names_stands_in_and_no_other() {
 #[test]
 fn only_on_a_segment_that_both_are_on() {
     assert!(on(2, "10.99.0.2/24", &view()).shadows.is_empty());
+}
+
+#[test]
+fn of_two_uplinks_on_one_segment_one_stands_in() {
+    let links = [uplink(7, mac(2), "10.77.0.2/24"), uplink(8, mac(8), "10.77.0.8/24")];
+    assert_eq!(with_links(2, &links, &view()).shadows.keys().copied().collect::<Vec<_>>(), [OWNER]);
 }
 
 #[test]
