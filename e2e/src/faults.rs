@@ -12,13 +12,15 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use crate::{observe::eventually, topology::Lan};
+use crate::{agent::GOSSIP_PORT, observe::eventually, topology::Lan};
 
 /// The faults that are in force, but for links that are down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     /// (from, to) hosts between which nothing passes in that direction.
     blocked: BTreeSet<(String, String)>,
+    /// Pairs of hosts between which no gossip passes, but everything else.
+    mute: BTreeSet<(String, String)>,
     /// Hosts whose ports are deaf; not part of the chain.
     cut: BTreeSet<String>,
     /// Per cent of the frames lost from and, again, to a host.
@@ -35,6 +37,14 @@ impl FaultPlan {
         );
         for (from, to) in &self.blocked {
             let _ = writeln!(script, "add rule bridge faults cross iifname {from} oifname {to} drop");
+        }
+        for (from, to) in &self.mute {
+            for ip in ["ip protocol", "ip6 nexthdr"] {
+                let _ = writeln!(
+                    script,
+                    "add rule bridge faults cross iifname {from} oifname {to} {ip} udp udp dport {GOSSIP_PORT} drop"
+                );
+            }
         }
         for (host, percent) in &self.loss {
             for side in ["iifname", "oifname"] {
@@ -78,6 +88,7 @@ impl Lan {
         self.change(|plan| {
             plan.loss.remove(host);
             plan.blocked.retain(|(from, to)| from != host && to != host);
+            plan.mute.retain(|(from, to)| from != host && to != host);
         })?;
         self.switch.ip(&[format!("link set {host} up")])?;
         if self.plan().cut.remove(host) {
@@ -126,6 +137,19 @@ impl Lan {
         })
     }
 
+    /// No gossip passes between the two hosts, as behind a firewall; everything else does.
+    ///
+    /// # Errors
+    /// When a host does not exist.
+    pub fn block_gossip(&self, one: &str, other: &str) -> Result<()> {
+        self.host(one)?;
+        self.host(other)?;
+        self.change(|plan| {
+            plan.mute.insert((one.to_owned(), other.to_owned()));
+            plan.mute.insert((other.to_owned(), one.to_owned()));
+        })
+    }
+
     /// Loses `percent` of the frames from the host, and of those to it.
     ///
     /// # Errors
@@ -167,7 +191,9 @@ mod tests {
         let mut plan = FaultPlan::default();
         plan.blocked.insert(("n1".into(), "n2".into()));
         plan.loss.insert("n3".into(), 20);
+        plan.mute.insert(("n1".into(), "n2".into()));
         let script = plan.render();
+        assert!(script.contains("iifname n1 oifname n2 ip protocol udp udp dport 9651 drop\n"));
         assert!(script.contains("flush chain bridge faults cross\n"));
         assert!(script.contains("iifname n1 oifname n2 drop\n"));
         assert!(script.contains("oifname n3 numgen random mod 100 < 20 drop\n"));

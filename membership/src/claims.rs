@@ -5,8 +5,11 @@
 //! [`Ownership::handle_timeout`] when [`Ownership::poll_timeout`] has come, and after each call drains
 //! [`Ownership::poll_action`]. The instants it passes must not go backwards.
 //!
-//! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `survey`
-//! (which claim wins), `epochs` (memory).
+//! What is heard of VIPs by ARP and NDP comes in by [`Ownership::handle_wire`], and what is to be asked there goes out as
+//! state ([`Ownership::questions`]), as does how a VIP is announced ([`Ownership::voice`]).
+//!
+//! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `wire` (what is
+//! heard by ARP and NDP), `isolation` (what follows from both), `survey` (which claim wins), `epochs` (memory).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -21,18 +24,23 @@ use crate::{
 };
 
 mod epochs;
+mod isolation;
 mod quorum;
 mod startup;
 mod survey;
 mod types;
+mod wire;
 
+pub use quorum::Standing;
 pub use startup::Listen;
 pub use types::{Action, Owner, Reason};
+pub use wire::Voice;
 
 use epochs::Epochs;
 use quorum::Quorum;
 use startup::Startup;
 use survey::Survey;
+use wire::{Doubtful, Wire};
 
 /// After a conflict the winner announces at once and again after this long: a rival that had not heard of the winner
 /// yet may have announced in between.
@@ -40,12 +48,16 @@ const ECHO: Duration = Duration::from_secs(1);
 /// A peer that comes back may have owned VIPs on its own, so they are announced again; but not before its claims had
 /// time to arrive, since it may as well be this node that was away and has lost them.
 const HEARSAY: Duration = Duration::from_millis(250);
+/// A peer that is cut off takes VIPs before it notices, so the others announce theirs once more when they lose one. In
+/// larger clusters that would be too many announcements.
+const FEW_MEMBERS: usize = 32;
 
 /// A VIP this node owns.
 #[derive(Debug)]
 struct Held {
     claim: Claim,
     reason: Reason,
+    taken: Instant,
     /// Who else claims it. Whoever leaves this set may have announced the VIP last.
     rivals: BTreeSet<NodeName>,
     /// When to announce once more after a conflict.
@@ -58,6 +70,11 @@ pub struct Ownership {
     me: NodeName,
     startup: Startup,
     quorum: Quorum,
+    wire: Wire,
+    /// The VIPs that this node can serve from pods of its own.
+    serving: BTreeSet<IpAddr>,
+    /// Until when this node, which was held up, claims nothing.
+    held_up: Option<Instant>,
     draining: bool,
     view: Arc<View>,
     vips: Candidates,
@@ -78,6 +95,9 @@ impl Ownership {
             me,
             startup: Startup::new(listen, now),
             quorum: Quorum::default(),
+            wire: Wire::default(),
+            serving: BTreeSet::new(),
+            held_up: None,
             draining: false,
             view: Arc::default(),
             vips: Candidates::new(),
@@ -105,11 +125,14 @@ impl Ownership {
     /// When to call [`Self::handle_timeout`], if no input comes before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let wire = self.wire.deadline(&self.me, self.quorum.standing(), &self.view);
         self.held
             .values()
             .filter_map(|held| held.echo)
             .chain(self.startup.deadline())
             .chain(self.quorum.deadline())
+            .chain(wire.map(|at| self.held_up.map_or(at, |until| until.max(at))))
+            .chain(self.held_up)
             .min()
     }
 
@@ -180,15 +203,18 @@ impl Ownership {
             self.actions.push_back(Action::Listening(listening));
         }
         self.quorum.step(&self.view, now);
+        self.held_up = self.held_up.filter(|until| *until > now);
         let before = self.claims();
         self.learn_epochs(now);
-        let survey = Survey::new(&self.me, &before, &self.view, &self.vips);
+        self.give_back(now);
+        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
+        self.wire.step(&survey, &self.vips, now);
         let returned = self.note_returned();
 
         self.yield_lost(&survey);
         let mut announcements = self.defend(&survey, returned, now);
-        announcements.extend(self.confirm());
-        announcements.extend(self.take_elected(&survey, unix_ms));
+        announcements.extend(self.confirm(now));
+        announcements.extend(self.take_elected(&survey, now, unix_ms));
         self.note_owners(&survey);
 
         let claims = self.claims();
@@ -245,6 +271,8 @@ impl Ownership {
     /// Announces again what another node may have announced meanwhile: the last gratuitous ARP on the wire wins.
     fn defend(&mut self, survey: &Survey, returned: bool, now: Instant) -> Vec<Action> {
         let mut announcements = Vec::new();
+        let whole = self.quorum.standing() == Standing::Whole;
+        let lost_one = whole && self.quorum.up() <= FEW_MEMBERS && self.quorum.lost_one_at(now);
         for (vip, held) in &mut self.held {
             let candidates = self.vips.get(vip);
             let eligible = |node: &NodeName| candidates.is_some_and(|nodes| nodes.contains(node));
@@ -255,10 +283,12 @@ impl Ownership {
             let echo = held.echo.is_some_and(|at| at <= now);
             if conflict {
                 held.echo = now.checked_add(ECHO);
-            } else if returned {
+            } else if returned && whole {
                 held.echo = now.checked_add(HEARSAY);
             } else if echo {
                 held.echo = None;
+            } else if lost_one && held.echo.is_none() {
+                held.echo = now.checked_add(ECHO);
             }
             held.rivals = rivals;
 
@@ -272,13 +302,14 @@ impl Ownership {
     }
 
     /// Makes full claims of what was claimed in a minority and is still this node's.
-    fn confirm(&mut self) -> Vec<Action> {
-        if !self.quorum.has() {
+    fn confirm(&mut self, now: Instant) -> Vec<Action> {
+        if !self.quorum.has() || self.held_up.is_some() {
             return Vec::new();
         }
         let mut announcements = Vec::new();
         for (vip, held) in self.held.iter_mut().filter(|(_, held)| held.claim.epoch == 0) {
             held.claim.epoch = self.epochs.highest(*vip).saturating_add(1);
+            held.taken = now;
             self.epochs.learn(*vip, held.claim.epoch);
             announcements.push(Action::Announce { vip: *vip, epoch: held.claim.epoch, reason: held.reason });
         }
@@ -286,22 +317,32 @@ impl Ownership {
     }
 
     /// Claims what this node is elected for and nobody who may own it claims.
-    fn take_elected(&mut self, survey: &Survey, unix_ms: u64) -> Vec<Action> {
-        if !self.startup.is_awake() || self.draining {
+    fn take_elected(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Vec<Action> {
+        if self.held_up.is_some() {
             return Vec::new();
         }
+        let mut elected = BTreeSet::new();
         let current = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
+        if self.startup.is_awake() && !self.draining {
+            let able = |vip: &IpAddr| self.quorum.has() || self.serving.contains(vip);
+            let mine = elect(&self.vips, &current)
+                .into_iter()
+                .filter(|(vip, node)| *node == self.me && current.get(vip) != Some(node) && able(vip));
+            elected.extend(mine.map(|(vip, _)| vip));
+        }
+        self.wire.ask_only(&elected, now);
         let mut announcements = Vec::new();
-        for (vip, node) in elect(&self.vips, &current) {
-            if node != self.me || current.get(&vip) == Some(&node) {
+        for vip in elected {
+            if self.wire.doubtful(vip, &self.me, self.quorum.standing(), &self.view, now) == Doubtful::Yes {
                 continue;
             }
+            self.wire.taken(vip);
             let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
             let claim = Claim { epoch, since_ms: unix_ms };
             let reason = self.cause(vip, survey);
             let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
             self.epochs.learn(vip, claim.epoch);
-            self.held.insert(vip, Held { claim, reason, rivals, echo: None });
+            self.held.insert(vip, Held { claim, reason, taken: now, rivals, echo: None });
             announcements.push(Action::Announce { vip, epoch: claim.epoch, reason });
         }
         announcements
@@ -313,7 +354,13 @@ impl Ownership {
         for vip in self.vips.keys() {
             let held = self.held.get(vip).map(|held| (self.me.clone(), held.claim));
             let others = || survey.winner(*vip).filter(|(node, _)| *node != self.me).cloned();
-            let Some((node, claim)) = held.or_else(others) else { continue };
+            let Some((node, claim)) = held.or_else(others) else {
+                if let Some((holder, since_ms)) = self.wire.holder(*vip) {
+                    let (node, epoch) = (holder.clone(), self.epochs.highest(*vip));
+                    owners.insert(*vip, Owner { node, epoch, since_ms, reason: Reason::WireClaim });
+                }
+                continue;
+            };
             let reason = match (self.owners.get(vip), self.held.get(vip)) {
                 (_, Some(held)) => held.reason,
                 (Some(owner), None) if owner.node == node => owner.reason,

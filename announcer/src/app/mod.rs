@@ -10,8 +10,10 @@ mod changes;
 pub mod controller;
 pub mod forwarding;
 mod gossip;
+mod macs;
 mod reload;
 pub mod report;
+pub mod strangers;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -130,6 +132,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
     let (owners_out, owners) = watch::channel(Arc::default());
     let (facts_out, facts) = watch::channel(Facts { listening: true, ..Facts::default() });
+    let (strangers_out, strangers) = watch::channel(strangers::Strangers::default());
     let (orders, orders_in) = mpsc::channel(8);
 
     let reporter = Arc::new(Reporter {
@@ -142,6 +145,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         snapshot: snapshot.clone(),
         owners,
         facts,
+        strangers,
         verdicts: prober.verdicts(),
         forwarding: forwarding.report.clone(),
         announcer: Arc::clone(&announcer),
@@ -165,6 +169,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         plan,
         owners: owners_out,
         facts: facts_out,
+        strangers: strangers_out,
         events: metrics.events.clone(),
     };
     let (stop, stopped) = watch::channel(false);

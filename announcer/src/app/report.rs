@@ -15,7 +15,7 @@ use forwarder_ebpf::Direction;
 use membership::{Facts, NodeName, Stats, Verdict, View};
 use tokio::sync::watch;
 
-use super::{controller::Owners, forwarding::Report};
+use super::{controller::Owners, forwarding::Report, strangers::Strangers};
 use crate::{
     announce::Announcer,
     health::{Verdicts, target_of},
@@ -50,6 +50,8 @@ pub struct Reporter {
     pub owners: watch::Receiver<Arc<Owners>>,
     /// This node's own facts.
     pub facts: watch::Receiver<Facts>,
+    /// Machines that use VIPs of this node.
+    pub strangers: watch::Receiver<Strangers>,
     /// The verdicts on this node's pods, with reasons.
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     /// The forwarder.
@@ -85,6 +87,7 @@ impl StatusSource for Reporter {
                 mode: forwarding.info.mode.to_string(),
                 interfaces: forwarding.info.interfaces.clone(),
             },
+            conflicts: self.strangers.borrow().latest().to_vec(),
         }
     }
 
@@ -137,6 +140,7 @@ impl StatusSource for Reporter {
                 ("unsolicited_na", announced.unsolicited_na),
                 ("arp_reply", announced.arp_reply),
                 ("na", announced.na),
+                ("question", announced.question),
             ]),
             forwarded,
             drops,

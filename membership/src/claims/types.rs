@@ -28,6 +28,10 @@ pub enum Reason {
     ConflictLost,
     /// Another node claimed it with a higher epoch while its owner could still own it (a healed partition).
     Superseded,
+    /// A member that gossip does not reach, or whose claim is not known yet, was heard to announce it.
+    WireClaim,
+    /// It was taken from peers that seemed dead, just before it turned out that this node is the one cut off.
+    Isolated,
     /// This node may not own it any more, and no other node can take it.
     Ineligible,
     /// It is not desired any more.
@@ -38,7 +42,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for registering metrics.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::FirstClaim,
         Self::Found,
         Self::OwnerDown,
@@ -48,6 +52,8 @@ impl Reason {
         Self::ConflictWon,
         Self::ConflictLost,
         Self::Superseded,
+        Self::WireClaim,
+        Self::Isolated,
         Self::Ineligible,
         Self::Removed,
         Self::Shutdown,
@@ -66,6 +72,8 @@ impl Reason {
             Self::ConflictWon => "conflict_won",
             Self::ConflictLost => "conflict_lost",
             Self::Superseded => "superseded",
+            Self::WireClaim => "wire_claim",
+            Self::Isolated => "isolated",
             Self::Ineligible => "ineligible",
             Self::Removed => "removed",
             Self::Shutdown => "shutdown",

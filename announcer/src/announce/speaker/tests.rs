@@ -20,7 +20,9 @@ fn links(uplinks: &[(&str, u32, MacAddr, bool)]) -> Links {
 
 fn wish(vips: &[&str], epoch: u64, interfaces: &[&str]) -> BTreeMap<IpAddr, Announcement> {
     let interfaces: BTreeSet<String> = interfaces.iter().map(|&name| name.into()).collect();
-    vips.iter().map(|vip| (vip.parse().unwrap(), Announcement { epoch, interfaces: interfaces.clone() })).collect()
+    vips.iter()
+        .map(|vip| (vip.parse().unwrap(), Announcement { epoch, interfaces: interfaces.clone(), voice: Voice::Full }))
+        .collect()
 }
 
 /// A speaker on eth0 that announces both VIPs, and has said so until `calm`.

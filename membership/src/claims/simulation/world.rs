@@ -14,6 +14,8 @@ const RESEND: Duration = Duration::from_millis(60);
 const DOWN_AFTER: Duration = Duration::from_millis(600);
 /// From the first frame of an announcement to its last.
 const BURST: Duration = Duration::from_millis(1100);
+/// Between questions on the wire.
+const ASK: Duration = Duration::from_millis(200);
 const LEFT: u64 = u64::MAX;
 
 /// A document as sent: who, which life, how new (`LEFT`: the last word), what.
@@ -51,6 +53,10 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     /// Which segment each node is on; nodes hear only those on their own.
     side: Vec<u8>,
+    /// Which side of the gossip each node is on: a filter that ARP passes.
+    gossip: Vec<u8>,
+    /// When the announcers ask next.
+    ask: Instant,
     loss: f64,
     max_delay: Duration,
     post: Vec<(Instant, usize, Letter)>,
@@ -83,6 +89,8 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             nodes: Vec::new(),
             side: vec![0; nodes],
+            gossip: vec![0; nodes],
+            ask: now,
             loss: 0.2,
             max_delay: Duration::from_millis(40),
             post: Vec::new(),
@@ -183,7 +191,7 @@ impl World {
         let now = self.now;
         let due: Vec<_> = self.post.extract_if(.., |(at, _, _)| *at <= now).collect();
         for (_, to, letter) in due {
-            let reachable = self.side[to] == self.side[letter.from];
+            let reachable = self.hears(to, letter.from) && self.gossip[to] == self.gossip[letter.from];
             if self.nodes[to].ownership.is_none() || !reachable {
                 continue;
             }
@@ -231,13 +239,20 @@ impl World {
         let vips = self.candidates(&view);
         let unix_ms = u64::try_from(self.now.duration_since(self.started).as_millis()).unwrap();
         let Some(ownership) = &mut self.nodes[n].ownership else { return };
+        ownership.set_serving(self.vips.iter().copied().collect());
         ownership.handle_input(&view, &vips, self.now, unix_ms);
         let seen = |vip: &IpAddr| {
             let claims = view.members.values().filter_map(|member| member.document.claims.get(vip));
             claims.map(|claim| claim.epoch).max().unwrap_or(0)
         };
-        let actions: Vec<_> = std::iter::from_fn(|| ownership.poll_action()).collect();
         assert!(ownership.poll_timeout().is_none_or(|at| at > self.now), "n{n} asks to be woken in the past");
+        self.act(n, seen);
+    }
+
+    /// Does what a node's machine asks for.
+    fn act(&mut self, n: usize, seen: impl Fn(&IpAddr) -> u64) {
+        let Some(ownership) = &mut self.nodes[n].ownership else { return };
+        let actions: Vec<_> = std::iter::from_fn(|| ownership.poll_action()).collect();
         for action in actions {
             match &action {
                 Action::Publish(claims) => self.nodes[n].document.claims.clone_from(claims),
@@ -263,6 +278,54 @@ impl World {
         for client in 0..self.nodes.len() {
             if self.side[client] == self.side[n] {
                 self.beliefs[client].insert(vip, n);
+            }
+        }
+        for other in (0..self.nodes.len()).filter(|other| *other != n) {
+            if self.hears(other, n) {
+                self.overhear(other, vip, n);
+            }
+        }
+    }
+
+    fn hears(&self, to: usize, from: usize) -> bool {
+        self.side[to] == self.side[from]
+    }
+
+    /// A node hears that another has the VIP.
+    fn overhear(&mut self, n: usize, vip: IpAddr, holder: usize) {
+        let holder = self.nodes[holder].name.clone();
+        let (now, unix_ms) = (self.now, 0);
+        let Some(ownership) = &mut self.nodes[n].ownership else { return };
+        ownership.handle_wire(vip, Some(&holder), now, unix_ms);
+        self.act(n, |_| 0);
+    }
+
+    /// Every node asks for what it is in doubt about; whoever holds it answers.
+    fn ask(&mut self) {
+        for n in 0..self.nodes.len() {
+            let Some(ownership) = &self.nodes[n].ownership else { continue };
+            for vip in ownership.questions() {
+                for holder in self.holders(vip, self.side[n]).into_iter().filter(|holder| *holder != n) {
+                    self.overhear(n, vip, holder);
+                }
+            }
+        }
+    }
+
+    /// Splits the gossip, not the wire.
+    pub(super) fn split_gossip(&mut self, sides: Vec<u8>) {
+        self.say(&format!("gossip {sides:?}"));
+        self.gossip = sides;
+    }
+
+    /// One owner on the wire, whatever the nodes can tell each other.
+    pub(super) fn check_wire(&self) {
+        for vip in &self.vips {
+            let holders = self.holders(*vip, 0);
+            assert_eq!(holders.len(), 1, "{vip} is held by {holders:?}");
+            for beliefs in &self.beliefs {
+                let believed = beliefs.get(vip).unwrap_or(&holders[0]);
+                assert_eq!(*believed, holders[0], "what a client believes of {vip}");
             }
         }
     }
@@ -299,6 +362,10 @@ impl World {
     pub(super) fn tick(&mut self) {
         self.now += TICK;
         self.end_bursts();
+        if self.now >= self.ask {
+            self.ask = self.now + ASK;
+            self.ask();
+        }
         self.deliver();
         for n in 0..self.nodes.len() {
             self.think(n);
@@ -348,7 +415,10 @@ impl World {
                         let seen = ownership.owners().get(vip).map(|owner| &owner.node);
                         assert_eq!(seen, Some(owner), "owner of {vip} as n{n} sees it");
                     }
-                    let believed = self.beliefs[n].get(vip).unwrap_or(&holders[0]);
+                    // A minority does not contradict what clients believe: they find out when they ask again.
+                    let quiet =
+                        self.nodes[holders[0]].ownership.as_ref().is_some_and(|it| it.voice(*vip) != Voice::Full);
+                    let believed = self.beliefs[n].get(vip).filter(|_| !quiet).unwrap_or(&holders[0]);
                     assert_eq!(*believed, holders[0], "what the client beside n{n} believes of {vip}");
                 }
             }

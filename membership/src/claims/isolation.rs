@@ -1,0 +1,90 @@
+//! What a node does whose gossip with others is, or was, interrupted: it believes the wire, keeps quiet when it may be the
+//! one that is cut off, and hears before it speaks when it was held up. `docs/failure-modes.md` has the cases.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Action, Held, Ownership, Reason,
+    quorum::{BLIND, Standing},
+    wire::Voice,
+};
+use crate::{Member, NodeName};
+
+/// A node that was held up hears what it has missed before it claims anything, for this long.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+impl Ownership {
+    /// Another machine announces the VIP, or answers for it: the member `node`, or a stranger. Between this node and a
+    /// member whose claim is known the claims decide; before any other this node yields at once.
+    pub fn handle_wire(&mut self, vip: IpAddr, node: Option<&NodeName>, now: Instant, unix_ms: u64) {
+        let member = node.and_then(|node| self.view.members.get(node));
+        let claims = |member: &Member| member.state.is_up() && member.document.claims.contains_key(&vip);
+        if node == Some(&self.me) || !self.vips.contains_key(&vip) || member.is_some_and(claims) {
+            return;
+        }
+        let held = self.held.contains_key(&vip);
+        if !(held && node.is_none()) {
+            self.wire.hear(vip, node, now, unix_ms);
+        }
+        if held && node.is_some() {
+            self.withdraw(vip, Reason::WireClaim);
+            self.actions.push_back(Action::Publish(self.claims()));
+        }
+        self.evaluate(now, unix_ms);
+    }
+
+    /// This agent did not run for a while until `now`: others may have taken its VIPs. To be called before anything else.
+    pub fn handle_hold_up(&mut self, now: Instant) {
+        let until = now + CATCH_UP;
+        self.held_up = Some(until);
+        self.wire.begin_anew(now);
+        for echo in self.held.values_mut().filter_map(|held| held.echo.as_mut()) {
+            *echo = until.max(*echo);
+        }
+    }
+
+    /// The VIPs that this node can serve from usable pods of its own; taken into account from the next input on.
+    pub fn set_serving(&mut self, vips: BTreeSet<IpAddr>) {
+        self.serving = vips;
+    }
+
+    /// The VIPs to ask for on the wire, about once a second; what is answered belongs into [`Self::handle_wire`].
+    #[must_use]
+    pub fn questions(&self) -> BTreeSet<IpAddr> {
+        self.wire.questions()
+    }
+
+    /// How a VIP that this node owns is announced.
+    #[must_use]
+    pub fn voice(&self, vip: IpAddr) -> Voice {
+        let before = |since| self.held.get(&vip).is_some_and(|held| held.taken < since);
+        match self.quorum.lost_since() {
+            None => Voice::Full,
+            Some(since) if before(since) => Voice::Quiet,
+            Some(_) if self.quorum.has() => Voice::Full,
+            Some(_) => Voice::Once,
+        }
+    }
+
+    /// How much of its cluster this node sees.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.quorum.standing()
+    }
+
+    /// Gives back what was taken from peers that seemed dead one after another, now that most of them do.
+    pub(super) fn give_back(&mut self, now: Instant) {
+        if self.quorum.has() || self.quorum.lost_since() != Some(now) {
+            return;
+        }
+        let blind = |held: &Held| held.reason == Reason::OwnerDown && now.saturating_duration_since(held.taken) < BLIND;
+        let taken: Vec<_> = self.held.iter().filter(|(_, held)| blind(held)).map(|(vip, _)| *vip).collect();
+        for vip in taken {
+            self.withdraw(vip, Reason::Isolated);
+        }
+    }
+}
