@@ -298,12 +298,11 @@ impl Controller {
         let (vip, interface, mac) = (conflict.vip, &conflict.interface, pnet_base::MacAddr::from(conflict.mac));
         let now = Instant::now();
         let node = self.macs.node(conflict.mac).cloned();
-        self.ownership.handle_wire(vip, node.as_ref(), now, unix_ms());
-        if let Some(node) = node {
+        if let Some(node) = &node {
             info!(%vip, interface, %node, "another member announces a VIP, or answers for it");
-            return true;
         }
-        if !self.answering.contains_key(&vip) {
+        if node.is_some() || !self.answering.contains_key(&vip) {
+            self.ownership.handle_wire(vip, node.as_ref(), now, unix_ms());
             return true;
         }
         self.outputs.events.vip_conflict(vip);

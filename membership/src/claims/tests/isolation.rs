@@ -179,3 +179,28 @@ fn a_node_that_was_held_up_listens_before_it_says_anything() {
     assert_eq!(bench.wait(999), []);
     assert!(bench.wait(1).iter().any(|action| matches!(action, Action::Announce { .. })));
 }
+
+#[test]
+fn the_wall_clock_decides_nothing() {
+    let actions = |clocks: [u64; 4]| {
+        let mut bench = Bench::awake();
+        let mut all = Vec::new();
+        let states = [(MemberState::Alive, Some(3)), (MemberState::Down, Some(3)), (MemberState::Alive, Some(9))];
+        for ((state, epoch), clock) in states.into_iter().zip(clocks) {
+            bench.peer(&a(), state, epoch);
+            let left = [vec![me(), b()], if state.is_up() { vec![a()] } else { vec![] }].concat();
+            bench.eligible(&left);
+            let vips = bench.vips.iter().map(|(vip, nodes)| (*vip, Arc::new(nodes.clone()))).collect();
+            bench.ownership.handle_input(&Arc::new(bench.view.clone()), &vips, bench.now, clock);
+            all.extend(bench.actions());
+            bench.now += 30_000 * MS;
+            bench.ownership.handle_timeout(bench.now, clocks[3]);
+            all.extend(bench.actions());
+        }
+        all.retain(|action| !matches!(action, Action::Publish(_)));
+        all
+    };
+    let calm = actions([1_000_000, 1_000_001, 1_000_002, 1_000_003]);
+    assert!(calm.len() >= 2, "{calm:?}");
+    assert_eq!(actions([1_000_000, 3, u64::MAX, 0]), calm, "hours back, and far ahead");
+}
