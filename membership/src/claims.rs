@@ -62,6 +62,8 @@ struct Held {
     rivals: BTreeSet<NodeName>,
     /// When to announce once more after a conflict.
     echo: Option<Instant>,
+    /// When it was last defended against a member that had been lost.
+    defended: Option<Instant>,
 }
 
 /// The state machine of one node.
@@ -342,7 +344,7 @@ impl Ownership {
             let reason = self.cause(vip, survey);
             let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
             self.epochs.learn(vip, claim.epoch);
-            self.held.insert(vip, Held { claim, reason, taken: now, rivals, echo: None });
+            self.held.insert(vip, Held { claim, reason, taken: now, rivals, echo: None, defended: None });
             announcements.push(Action::Announce { vip, epoch: claim.epoch, reason });
         }
         announcements
@@ -363,7 +365,7 @@ impl Ownership {
             };
             let reason = match (self.owners.get(vip), self.held.get(vip)) {
                 (_, Some(held)) => held.reason,
-                (Some(owner), None) if owner.node == node => owner.reason,
+                (Some(owner), None) if owner.node == node && owner.reason != Reason::WireClaim => owner.reason,
                 (_, None) if self.epochs.last_owner(*vip).is_some() => self.cause(*vip, survey),
                 (_, None) if claim.epoch > 1 => Reason::Found,
                 (_, None) => Reason::FirstClaim,

@@ -297,6 +297,9 @@ impl Controller {
     fn note(&mut self, conflict: &Conflict) -> bool {
         let (vip, interface, mac) = (conflict.vip, &conflict.interface, pnet_base::MacAddr::from(conflict.mac));
         let now = Instant::now();
+        if !self.ownership.concerns(vip) {
+            return false;
+        }
         let node = self.macs.node(conflict.mac).cloned();
         if let Some(node) = &node {
             info!(%vip, interface, %node, "another member announces a VIP, or answers for it");

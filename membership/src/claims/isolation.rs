@@ -12,22 +12,39 @@ use super::{
     quorum::{BLIND, Standing},
     wire::Voice,
 };
-use crate::{Member, NodeName};
+use crate::{NodeName, election::outranks};
 
 /// A node that was held up hears what it has missed before it claims anything, for this long.
 const CATCH_UP: Duration = Duration::from_secs(1);
+/// Longer than a burst of announcements.
+const BURST: Duration = Duration::from_secs(3);
+/// The least time between two defences of a VIP (RFC 5227's DEFEND_INTERVAL), and how long one is remembered.
+const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+const INSISTENT: Duration = Duration::from_secs(60);
 
 impl Ownership {
     /// Another machine announces the VIP, or answers for it: the member `node`, or a stranger. Between this node and a
-    /// member whose claim is known the claims decide; before any other this node yields at once.
+    /// member whose claim is known the claims decide. A node that sees most of its cluster defends the VIP against a
+    /// member that has been lost, which is cut off itself then. Before any other member this node yields at once.
     pub fn handle_wire(&mut self, vip: IpAddr, node: Option<&NodeName>, now: Instant, unix_ms: u64) {
-        let member = node.and_then(|node| self.view.members.get(node));
-        let claims = |member: &Member| member.state.is_up() && member.document.claims.contains_key(&vip);
-        if node == Some(&self.me) || !self.vips.contains_key(&vip) || member.is_some_and(claims) {
+        if node == Some(&self.me) || !self.vips.contains_key(&vip) {
             return;
         }
         let held = self.held.contains_key(&vip);
-        if !(held && node.is_none()) {
+        let member = node.and_then(|node| self.view.members.get(node)).filter(|member| member.state.is_up());
+        if let Some(member) = member {
+            // A hand-over ends when its claim is here.
+            let handing_over = held && !self.may_own(vip);
+            if member.document.claims.contains_key(&vip) || handing_over {
+                return;
+            }
+        } else if let Some(node) = node
+            && self.quorum.standing() == Standing::Whole
+            && self.stand_fast(vip, node, now)
+        {
+            return;
+        }
+        if !held || node.is_some() {
             self.wire.hear(vip, node, now, unix_ms);
         }
         if held && node.is_some() {
@@ -35,6 +52,28 @@ impl Ownership {
             self.actions.push_back(Action::Publish(self.claims()));
         }
         self.evaluate(now, unix_ms);
+    }
+
+    /// Whether this node, among the majority, disregards a lost member's announcement; a VIP that it owns it announces once
+    /// more, now and when the other's burst is over. If that one insists, it sees a majority too: the rank decides.
+    fn stand_fast(&mut self, vip: IpAddr, node: &NodeName, now: Instant) -> bool {
+        let Some(held) = self.held.get_mut(&vip) else { return true };
+        let since = held.defended.map(|at| now.saturating_duration_since(at));
+        if since.is_some_and(|since| since > BURST && since < INSISTENT) && outranks(vip, node, &self.me) {
+            return false;
+        }
+        if since.is_none_or(|since| since >= DEFEND_INTERVAL) {
+            held.defended = Some(now);
+            held.echo = Some(now + BURST);
+            self.actions.push_back(Action::Reannounce { vip, reason: Reason::ConflictWon });
+        }
+        true
+    }
+
+    /// Whether it matters who has this VIP.
+    #[must_use]
+    pub fn concerns(&self, vip: IpAddr) -> bool {
+        self.vips.contains_key(&vip)
     }
 
     /// This agent did not run for a while until `now`: others may have taken its VIPs. To be called before anything else.
@@ -78,7 +117,12 @@ impl Ownership {
 
     /// Gives back what was taken from peers that seemed dead one after another, now that most of them do.
     pub(super) fn give_back(&mut self, now: Instant) {
-        if self.quorum.has() || self.quorum.lost_since() != Some(now) {
+        if self.quorum.lost_since() != Some(now) {
+            return;
+        }
+        // What was to be said in the belief of being well connected is not said.
+        self.held.values_mut().for_each(|held| held.echo = None);
+        if self.quorum.has() {
             return;
         }
         let blind = |held: &Held| held.reason == Reason::OwnerDown && now.saturating_duration_since(held.taken) < BLIND;

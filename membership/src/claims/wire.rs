@@ -8,8 +8,7 @@
 //! | the other | this node sees | silence |
 //! |---|---|---|
 //! | up, but without a claim | | [`UP`]: its frame was older than its claims |
-//! | not up | most of its cluster | [`FEW`] |
-//! | not up | half of it | [`SOME`] (and a second if the other outranks this node: two may be waiting) |
+//! | not up | most or half of its cluster | [`LOST`] (and a second if the other outranks this node: two may be waiting) |
 //! | not up | less | [`super::quorum::GRACE`] |
 //!
 //! A minority treats every VIP that it is about to take as one that has been heard ("presumed").
@@ -30,8 +29,8 @@ use crate::{
 };
 
 const UP: Duration = Duration::from_millis(500);
-const FEW: Duration = Duration::from_secs(1);
-const SOME: Duration = Duration::from_secs(3);
+const LOST: Duration = Duration::from_secs(3);
+const OUTRANKED: Duration = Duration::from_secs(1);
 /// How long a node that would not be the one to claim remembers what it heard.
 const PASSIVE: Duration = Duration::from_secs(10);
 
@@ -162,10 +161,9 @@ impl Doubt {
         let up = |holder: &NodeName| view.members.get(holder).is_some_and(|member| member.state.is_up());
         let silence = match (standing, &self.holder) {
             (_, Some(holder)) if up(holder) => UP,
-            (Standing::Whole, _) => FEW,
             (Standing::Minority, _) => GRACE,
-            (Standing::Half, Some(holder)) if outranks(vip, holder, me) => SOME + FEW,
-            (Standing::Half, _) => SOME,
+            (_, Some(holder)) if outranks(vip, holder, me) => LOST + OUTRANKED,
+            (_, _) => LOST,
         };
         self.asked.map_or(self.heard, |asked| asked.max(self.heard)) + silence
     }

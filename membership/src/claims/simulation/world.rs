@@ -41,6 +41,7 @@ pub(super) struct Node {
     has_uplink: bool,
     peers: BTreeMap<usize, Peer>,
     claimed: BTreeMap<IpAddr, u64>,
+    quiet: BTreeSet<IpAddr>,
     /// The version sent last, and when it is due again.
     sent: u64,
     resend: Instant,
@@ -109,6 +110,7 @@ impl World {
                 has_uplink: true,
                 peers: BTreeMap::new(),
                 claimed: BTreeMap::new(),
+                quiet: BTreeSet::new(),
                 sent: 0,
                 resend: now,
             });
@@ -247,6 +249,19 @@ impl World {
         };
         assert!(ownership.poll_timeout().is_none_or(|at| at > self.now), "n{n} asks to be woken in the past");
         self.act(n, seen);
+        self.speak_up(n);
+    }
+
+    /// What a node kept quiet about it announces when it is well connected again.
+    fn speak_up(&mut self, n: usize) {
+        let Some(ownership) = &self.nodes[n].ownership else { return };
+        let quiet: BTreeSet<IpAddr> =
+            ownership.claims().into_keys().filter(|vip| ownership.voice(*vip) == Voice::Quiet).collect();
+        let before = std::mem::replace(&mut self.nodes[n].quiet, quiet);
+        let held = self.nodes[n].document.claims.keys().copied().collect::<BTreeSet<_>>();
+        for vip in before.difference(&self.nodes[n].quiet.clone()).filter(|vip| held.contains(vip)) {
+            self.announce(n, *vip);
+        }
     }
 
     /// Does what a node's machine asks for.

@@ -19,40 +19,74 @@ fn cut_off(from: &[NodeName]) -> Bench {
     bench
 }
 
+/// `me` and `peer` were two, of which `me` owned [`VIP`], and do not hear each other's gossip any more.
+fn two_cut_apart(peer: &NodeName) -> Bench {
+    let mut bench = Bench::owning();
+    let other = if *peer == a() { b() } else { a() };
+    bench.view.members.remove(&other);
+    bench.eligible(&[me()]).input();
+    bench.wait(20_000);
+    bench.peer(peer, MemberState::Down, None).input();
+    assert_eq!(bench.ownership.standing(), Standing::Half);
+    bench
+}
+
 #[test]
 fn an_owner_falls_silent_at_once_when_a_member_that_gossip_does_not_reach_announces_its_vip() {
-    let mut bench = cut_off(&[a()]);
-    assert_eq!(heard(&mut bench, &a()), gone(Reason::WireClaim));
-    let owner = &bench.ownership.owners()[&VIP];
-    assert_eq!((&owner.node, owner.reason), (&a(), Reason::WireClaim));
+    for mut bench in [two_cut_apart(&a()), cut_off(&[a(), b()])] {
+        assert_eq!(heard(&mut bench, &a()), gone(Reason::WireClaim));
+        let owner = &bench.ownership.owners()[&VIP];
+        assert_eq!((&owner.node, owner.reason), (&a(), Reason::WireClaim));
+    }
 }
 
 #[test]
 fn a_vip_heard_from_a_lost_member_is_claimed_only_when_questions_stay_unanswered() {
-    let mut bench = cut_off(&[a()]);
-    bench.eligible(&[me()]).input();
-    heard(&mut bench, &a());
+    let mut bench = two_cut_apart(&b());
+    heard(&mut bench, &b());
     assert_eq!(bench.ownership.questions(), [VIP].into());
     for _ in 0..100 {
-        assert_eq!(bench.wait(900), [], "it answers");
-        assert_eq!(heard(&mut bench, &a()), []);
+        assert_eq!(bench.wait(2900), [], "it answers");
+        assert_eq!(heard(&mut bench, &b()), []);
     }
-    assert_eq!(bench.wait(999), []);
+    assert_eq!(bench.wait(2999), []);
     assert_eq!(bench.wait(1), claimed(2, Reason::OwnerDown));
     assert!(bench.ownership.questions().is_empty());
 }
 
 #[test]
+fn the_majority_defends_its_vips_against_a_lost_member_and_takes_no_notice_of_others() {
+    let mut bench = cut_off(&[b()]);
+    bench.wait(2000);
+    let once = again(Reason::ConflictWon);
+    assert_eq!(heard(&mut bench, &b()), once, "at once");
+    bench.wait(500);
+    assert_eq!(heard(&mut bench, &b()), [], "no war");
+    assert_eq!(bench.wait(2500), once, "and when the other's burst is over");
+    assert_eq!(bench.wait(60_000), []);
+
+    let mut bench = Bench::awake();
+    bench.peer(&b(), MemberState::Alive, Some(4)).eligible(&[me(), b()]).input();
+    bench.peer(&b(), MemberState::Down, Some(4));
+    heard(&mut bench, &b());
+    assert_eq!(bench.eligible(&[me()]).input(), claimed(5, Reason::OwnerDown), "it is taken over at once");
+}
+
+#[test]
+fn of_two_majorities_that_insist_the_higher_rank_stays() {
+    for (peer, stays) in [(b(), true), (a(), false)] {
+        let mut bench = cut_off(&[peer.clone()]);
+        bench.wait(2000);
+        heard(&mut bench, &peer);
+        bench.wait(4000);
+        assert_eq!(heard(&mut bench, &peer), if stays { vec![] } else { gone(Reason::WireClaim) });
+    }
+}
+
+#[test]
 fn of_two_nodes_that_hear_each_other_the_one_of_higher_rank_waits_less() {
     for (peer, silence) in [(b(), 3000), (a(), 4000)] {
-        let mut bench = Bench::owning();
-        let other = if peer == a() { b() } else { a() };
-        bench.view.members.remove(&other);
-        bench.wait(20_000);
-        bench.eligible(&[me()]).input();
-        bench.wait(20_000);
-        bench.peer(&peer, MemberState::Down, None).input();
-        assert_eq!(bench.ownership.standing(), Standing::Half);
+        let mut bench = two_cut_apart(&peer);
         heard(&mut bench, &peer);
         assert_eq!(bench.wait(silence - 1), []);
         assert_eq!(bench.wait(1), claimed(2, Reason::OwnerDown), "{peer}");
