@@ -16,6 +16,8 @@ use crate::{NodeName, election::outranks};
 
 /// A node that was held up hears what it has missed before it claims anything, for this long.
 const CATCH_UP: Duration = Duration::from_secs(1);
+/// A claim younger than this may not have reached the others yet, nor theirs this node.
+const CROSSING: Duration = Duration::from_millis(500);
 /// Longer than a burst of announcements.
 const BURST: Duration = Duration::from_secs(3);
 /// The least time between two defences of a VIP (RFC 5227's DEFEND_INTERVAL), and how long one is remembered.
@@ -33,13 +35,17 @@ impl Ownership {
         let held = self.held.contains_key(&vip);
         let member = node.and_then(|node| self.view.members.get(node)).filter(|member| member.state.is_up());
         if let Some(member) = member {
-            // A hand-over ends when its claim is here.
+            // A hand-over ends when its claim is here. Of claims that have just crossed each other the ranks decide.
             let handing_over = held && !self.may_own(vip);
-            if member.document.claims.contains_key(&vip) || handing_over {
+            let fresh = |held: &Held| now.saturating_duration_since(held.taken) < CROSSING;
+            let crossing = self.held.get(&vip).is_some_and(fresh);
+            let asked = self.wire.holder(vip).is_some();
+            if member.document.claims.contains_key(&vip) || handing_over || crossing || !(held || asked) {
                 return;
             }
         } else if let Some(node) = node
             && self.quorum.standing() == Standing::Whole
+            && self.held_up.is_none()
             && self.stand_fast(vip, node, now)
         {
             return;

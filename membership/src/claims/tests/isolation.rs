@@ -104,6 +104,8 @@ fn a_member_with_a_known_claim_is_left_to_the_claims() {
 #[test]
 fn a_member_that_is_up_is_believed_until_its_claim_shows_or_it_does_not_answer() {
     let mut bench = Bench::owning();
+    assert_eq!(heard(&mut bench, &b()), [], "their claims may have crossed each other");
+    bench.wait(500);
     assert_eq!(heard(&mut bench, &b()), gone(Reason::WireClaim), "its claim is on its way");
     bench.peer(&b(), MemberState::Alive, Some(2));
     assert_eq!(bench.input(), []);
@@ -112,6 +114,7 @@ fn a_member_that_is_up_is_believed_until_its_claim_shows_or_it_does_not_answer()
 
     let mut bench = Bench::owning();
     bench.eligible(&[me(), b()]).input();
+    bench.wait(500);
     heard(&mut bench, &b());
     assert_eq!(bench.wait(499), []);
     assert!(matches!(bench.wait(1).as_slice(), [_, Action::Announce { epoch: 2, .. }]), "its frame was old");
