@@ -9,6 +9,7 @@ pub mod app;
 pub mod config;
 pub mod forward;
 pub mod health;
+pub mod holdup;
 pub mod http;
 pub mod ipam;
 pub mod link;

@@ -70,6 +70,17 @@ pub fn announce_on(desired: &Desired, node: &NodeName, interfaces: &[Interface])
     result
 }
 
+/// The VIPs behind which `node` has a usable pod of its own, so that it serves them even if it reaches no other node.
+#[must_use]
+pub fn served_by(desired: &Desired, view: &View, node: &NodeName) -> BTreeSet<IpAddr> {
+    let served =
+        |service: &Service, vip: IpAddr| service.ports.iter().any(|port| local_nodes(port, vip, view).contains(node));
+    let of = |service: &Service| -> Vec<IpAddr> {
+        service.vips.iter().map(|vip| vip.address).filter(|vip| served(service, *vip)).collect()
+    };
+    desired.services.values().flat_map(of).collect()
+}
+
 /// A service as one user of a VIP.
 struct Use<'a> {
     service: &'a Service,

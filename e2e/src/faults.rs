@@ -13,13 +13,15 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use crate::{observe::eventually, topology::Lan};
+use crate::{agent::GOSSIP_PORT, observe::eventually, topology::Lan};
 
 /// The faults that are in force, but for links that are down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     /// (from, to) hosts between which nothing passes in that direction.
     blocked: BTreeSet<(String, String)>,
+    /// Pairs of hosts between which no gossip passes, but everything else.
+    no_gossip: BTreeSet<(String, String)>,
     /// Hosts whose ports are deaf; not part of the chain.
     cut: BTreeSet<String>,
     /// Per cent of the frames lost from and, again, to a host.
@@ -48,6 +50,14 @@ impl FaultPlan {
                 }
             };
             let _ = writeln!(script, "add rule bridge faults cross iifname {host} {rule} drop");
+        }
+        for (from, to) in &self.no_gossip {
+            for ip in ["ip protocol", "ip6 nexthdr"] {
+                let _ = writeln!(
+                    script,
+                    "add rule bridge faults cross iifname {from} oifname {to} {ip} udp udp dport {GOSSIP_PORT} drop"
+                );
+            }
         }
         for (host, percent) in &self.loss {
             for side in ["iifname", "oifname"] {
@@ -92,6 +102,7 @@ impl Lan {
             plan.loss.remove(host);
             plan.blocked.retain(|(from, to)| from != host && to != host);
             plan.mute.retain(|(muted, _)| muted != host);
+            plan.no_gossip.retain(|(from, to)| from != host && to != host);
         })?;
         self.switch.ip(&[format!("link set {host} up")])?;
         if self.plan().cut.remove(host) {
@@ -137,6 +148,19 @@ impl Lan {
         self.host(to)?;
         self.change(|plan| {
             plan.blocked.insert((from.to_owned(), to.to_owned()));
+        })
+    }
+
+    /// No gossip passes between the two hosts, as behind a firewall; everything else does.
+    ///
+    /// # Errors
+    /// When a host does not exist.
+    pub fn block_gossip(&self, one: &str, other: &str) -> Result<()> {
+        self.host(one)?;
+        self.host(other)?;
+        self.change(|plan| {
+            plan.no_gossip.insert((one.to_owned(), other.to_owned()));
+            plan.no_gossip.insert((other.to_owned(), one.to_owned()));
         })
     }
 
@@ -195,7 +219,9 @@ mod tests {
         plan.loss.insert("n3".into(), 20);
         plan.mute.insert(("n2".into(), "10.77.0.100".parse().unwrap()));
         plan.mute.insert(("n2".into(), "fd77::100".parse().unwrap()));
+        plan.no_gossip.insert(("n1".into(), "n2".into()));
         let script = plan.render();
+        assert!(script.contains("iifname n1 oifname n2 ip protocol udp udp dport 9651 drop\n"));
         assert!(script.contains("iifname n2 ether type arp arp saddr ip 10.77.0.100 drop\n"));
         assert!(script.contains("@th,64,128 0xfd770000000000000000000000000100 drop\n"), "{script}");
         assert!(script.contains("flush chain bridge faults cross\n"));

@@ -39,7 +39,7 @@ impl Response {
 pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("no HTTP at {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    exchange(stream, path)
+    exchange(stream, "GET", path)
 }
 
 /// GET through a unix socket.
@@ -49,11 +49,21 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
 pub fn get_unix(socket: &Path, path: &str) -> Result<Response> {
     let stream = UnixStream::connect(socket).with_context(|| format!("no HTTP at {}", socket.display()))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    exchange(stream, path)
+    exchange(stream, "GET", path)
 }
 
-fn exchange(mut stream: impl Read + Write, path: &str) -> Result<Response> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: crier\r\nConnection: close\r\n\r\n")?;
+/// POST through a unix socket, without a body.
+///
+/// # Errors
+/// When there is no answer within two seconds.
+pub fn post_unix(socket: &Path, path: &str) -> Result<Response> {
+    let stream = UnixStream::connect(socket).with_context(|| format!("no HTTP at {}", socket.display()))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    exchange(stream, "POST", path)
+}
+
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str) -> Result<Response> {
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: crier\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes)).context("not an HTTP response")

@@ -5,9 +5,12 @@
 //! [`Ownership::handle_timeout`] when [`Ownership::poll_timeout`] has come, and after each call drains
 //! [`Ownership::poll_action`]. The instants it passes must not go backwards.
 //!
-//! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `rebalance`
-//! (what a newcomer takes over), `silence` (owners that do not answer), `survey` (which claim wins), `standby`
-//! (who stands in), `epochs` (memory).
+//! What is heard of VIPs by ARP and NDP comes in by [`Ownership::handle_wire`], and what is to be asked there goes out as
+//! state ([`Ownership::questions`]), as does how a VIP is announced ([`Ownership::voice`]).
+//!
+//! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `wire` (what is
+//! heard by ARP and NDP), `taking` (how VIPs come here), `isolation` (what follows from both), `rebalance` (what a newcomer takes over), `silence` (owners
+//! that do not answer), `standby` (who stands in), `survey` (which claim wins), `epochs` (memory).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,29 +19,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    Claim, MemberState, NodeName, View,
-    election::{Candidates, elect},
-};
+use crate::{Claim, MemberState, NodeName, View, election::Candidates};
 
 mod epochs;
+mod isolation;
 mod quorum;
 mod rebalance;
 mod silence;
 pub mod standby;
 mod startup;
 mod survey;
+mod taking;
 mod types;
+mod wire;
 
+pub use quorum::Standing;
 pub use silence::avoided;
 pub use startup::Listen;
 pub use types::{Action, Owner, Reason};
+pub use wire::Voice;
 
 use epochs::Epochs;
 use quorum::Quorum;
 use rebalance::Rebalance;
 use startup::Startup;
 use survey::Survey;
+use wire::Wire;
 
 /// After a conflict the winner announces at once and again after this long: a rival that had not heard of the winner
 /// yet may have announced in between.
@@ -46,16 +52,22 @@ const ECHO: Duration = Duration::from_secs(1);
 /// A peer that comes back may have owned VIPs on its own, so they are announced again; but not before its claims had
 /// time to arrive, since it may as well be this node that was away and has lost them.
 const HEARSAY: Duration = Duration::from_millis(250);
+/// A peer that is cut off takes VIPs before it notices, so the others announce theirs once more when they lose one. In
+/// larger clusters that would be too many announcements.
+const FEW_MEMBERS: usize = 32;
 
 /// A VIP this node owns.
 #[derive(Debug)]
 struct Held {
     claim: Claim,
     reason: Reason,
+    taken: Instant,
     /// Who else claims it. Whoever leaves this set may have announced the VIP last.
     rivals: BTreeSet<NodeName>,
     /// When to announce once more after a conflict.
     echo: Option<Instant>,
+    /// When it was last defended against a member that had been lost.
+    defended: Option<Instant>,
 }
 
 /// The state machine of one node.
@@ -65,6 +77,11 @@ pub struct Ownership {
     startup: Startup,
     quorum: Quorum,
     rebalance: Rebalance,
+    wire: Wire,
+    /// The VIPs that this node can serve from pods of its own.
+    serving: BTreeSet<IpAddr>,
+    /// Until when this node, which was held up, claims nothing.
+    held_up: Option<Instant>,
     draining: bool,
     view: Arc<View>,
     vips: Candidates,
@@ -86,6 +103,9 @@ impl Ownership {
             startup: Startup::new(listen, now),
             quorum: Quorum::default(),
             rebalance: Rebalance::default(),
+            wire: Wire::default(),
+            serving: BTreeSet::new(),
+            held_up: None,
             draining: false,
             view: Arc::default(),
             vips: Candidates::new(),
@@ -95,23 +115,6 @@ impl Ownership {
             present: BTreeSet::new(),
             actions: VecDeque::from([Action::Listening(true)]),
         }
-    }
-
-    /// Whether this node takes VIPs over from nodes that carry too many of them; off at first.
-    pub fn set_rebalance(&mut self, on: bool) {
-        self.rebalance.set(on);
-    }
-
-    /// Take this node's share over now, one VIP after the other, even if [`Self::set_rebalance`] is off. Returns how
-    /// many VIPs come here; 0: the spread is even, or this node may not take any.
-    pub fn rebalance(&mut self, now: Instant, unix_ms: u64) -> usize {
-        if !self.may_take() {
-            return 0;
-        }
-        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
-        let coming = self.rebalance.ask(&self.me, &self.vips, &survey);
-        self.evaluate(now, unix_ms);
-        coming
     }
 
     /// A new view, or new VIPs or candidates. `vips` must be derived from this same view. `unix_ms` is the wall clock,
@@ -130,12 +133,15 @@ impl Ownership {
     /// When to call [`Self::handle_timeout`], if no input comes before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let wire = self.wire.deadline(&self.me, self.quorum.standing(), &self.view);
         self.held
             .values()
             .filter_map(|held| held.echo)
             .chain(self.startup.deadline())
             .chain(self.quorum.deadline())
             .chain(self.rebalance.deadline())
+            .chain(wire.map(|at| self.held_up.map_or(at, |until| until.max(at))))
+            .chain(self.held_up)
             .min()
     }
 
@@ -206,15 +212,18 @@ impl Ownership {
             self.actions.push_back(Action::Listening(listening));
         }
         self.quorum.step(&self.view, now);
+        self.held_up = self.held_up.filter(|until| *until > now);
         let before = self.claims();
         self.learn_epochs(now);
-        let survey = Survey::new(&self.me, &before, &self.view, &self.vips);
+        self.give_back(now);
+        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
+        self.wire.step(&survey, &self.vips, now);
         let returned = self.note_returned();
 
         self.yield_lost(&survey);
         let mut announcements = self.defend(&survey, returned, now);
-        announcements.extend(self.confirm());
-        announcements.extend(self.take_elected(&survey, unix_ms));
+        announcements.extend(self.confirm(now));
+        announcements.extend(self.take_elected(&survey, now, unix_ms));
         announcements.extend(self.take_share(&survey, now, unix_ms));
         self.name_standbys(&survey);
         self.note_owners(&survey);
@@ -273,6 +282,8 @@ impl Ownership {
     /// Announces again what another node may have announced meanwhile: the last gratuitous ARP on the wire wins.
     fn defend(&mut self, survey: &Survey, returned: bool, now: Instant) -> Vec<Action> {
         let mut announcements = Vec::new();
+        let whole = self.quorum.standing() == Standing::Whole;
+        let lost_one = whole && self.quorum.up() <= FEW_MEMBERS && self.quorum.lost_one_at(now);
         for (vip, held) in &mut self.held {
             let candidates = self.vips.get(vip);
             let eligible = |node: &NodeName| candidates.is_some_and(|nodes| nodes.contains(node));
@@ -284,10 +295,12 @@ impl Ownership {
             let echo = held.echo.is_some_and(|at| at <= now);
             if conflict {
                 held.echo = now.checked_add(ECHO);
-            } else if returned {
+            } else if returned && whole {
                 held.echo = now.checked_add(HEARSAY);
             } else if echo {
                 held.echo = None;
+            } else if lost_one && held.echo.is_none() {
+                held.echo = now.checked_add(ECHO);
             }
             held.rivals = rivals;
 
@@ -300,72 +313,22 @@ impl Ownership {
         announcements
     }
 
-    /// Makes full claims of what was claimed in a minority and is still this node's.
-    fn confirm(&mut self) -> Vec<Action> {
-        if !self.quorum.has() {
-            return Vec::new();
-        }
-        let mut announcements = Vec::new();
-        for (vip, held) in self.held.iter_mut().filter(|(_, held)| held.claim.epoch == 0) {
-            held.claim.epoch = self.epochs.highest(*vip).saturating_add(1);
-            self.epochs.learn(*vip, held.claim.epoch);
-            announcements.push(Action::Announce { vip: *vip, epoch: held.claim.epoch, reason: held.reason });
-        }
-        announcements
-    }
-
-    /// Claims what this node is elected for and nobody who may own it claims.
-    fn take_elected(&mut self, survey: &Survey, unix_ms: u64) -> Vec<Action> {
-        if !self.may_take() {
-            return Vec::new();
-        }
-        let current = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
-        let mut announcements = Vec::new();
-        for (vip, node) in elect(&silence::trusted(&self.vips, &current, &self.view), &current) {
-            if node != self.me || current.get(&vip) == Some(&node) {
-                continue;
-            }
-            let reason = self.cause(vip, survey);
-            announcements.push(self.claim(vip, reason, survey, unix_ms));
-        }
-        announcements
-    }
-
-    /// Names in each claim who stands in for this node.
-    fn name_standbys(&mut self, survey: &Survey) {
-        let chosen = standby::choose(&self.me, &self.claims(), &rebalance::owners(survey), &self.vips, &self.view);
-        self.held.iter_mut().for_each(|(vip, held)| held.claim.standby = chosen.get(vip).map_or(0, standby::id));
-    }
-
-    /// Claims the next VIP that this node should take over from one that carries too many.
-    fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
-        if !self.may_take() || !self.quorum.has() {
-            self.rebalance.rest();
-            return None;
-        }
-        let vip = self.rebalance.step(&self.me, &self.vips, survey, now)?;
-        Some(self.claim(vip, Reason::Rebalance, survey, unix_ms))
-    }
-
-    fn claim(&mut self, vip: IpAddr, reason: Reason, survey: &Survey, unix_ms: u64) -> Action {
-        let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
-        let claim = Claim { epoch, since_ms: unix_ms, standby: 0 };
-        let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
-        self.epochs.learn(vip, epoch);
-        self.held.insert(vip, Held { claim, reason, rivals, echo: None });
-        Action::Announce { vip, epoch, reason }
-    }
-
     /// Brings [`Self::owners`] up to date.
     fn note_owners(&mut self, survey: &Survey) {
         let mut owners = BTreeMap::new();
         for vip in self.vips.keys() {
             let held = self.held.get(vip).map(|held| (self.me.clone(), held.claim));
             let others = || survey.winner(*vip).filter(|(node, _)| *node != self.me).cloned();
-            let Some((node, claim)) = held.or_else(others) else { continue };
+            let Some((node, claim)) = held.or_else(others) else {
+                if let Some((holder, since_ms)) = self.wire.holder(*vip) {
+                    let (node, epoch) = (holder.clone(), self.epochs.highest(*vip));
+                    owners.insert(*vip, Owner { node, epoch, since_ms, reason: Reason::WireClaim });
+                }
+                continue;
+            };
             let reason = match (self.owners.get(vip), self.held.get(vip)) {
                 (_, Some(held)) => held.reason,
-                (Some(owner), None) if owner.node == node => owner.reason,
+                (Some(owner), None) if owner.node == node && owner.reason != Reason::WireClaim => owner.reason,
                 (Some(old), None) if self.cause(*vip, survey) == Reason::Superseded => self.overtaken(&old.node, &node),
                 (_, None) if self.epochs.last_owner(*vip).is_some() => self.cause(*vip, survey),
                 (_, None) if claim.epoch > 1 => Reason::Found,
@@ -418,11 +381,6 @@ impl Ownership {
 
     fn candidate(&self, vip: IpAddr, node: &NodeName) -> bool {
         self.vips.get(&vip).is_some_and(|nodes| nodes.contains(node))
-    }
-
-    /// Whether this node claims anything at all.
-    fn may_take(&self) -> bool {
-        self.startup.is_awake() && !self.draining
     }
 
     /// Candidates come from the view, in which a drain that has just ended may go on.

@@ -39,7 +39,7 @@ mod swim;
 mod timers;
 pub mod view;
 
-pub use claims::{Action, Listen, Owner, Ownership, Reason};
+pub use claims::{Action, Listen, Owner, Ownership, Reason, Standing, Voice};
 pub use cluster::{Cluster, Command};
 pub use config::{Config, Watch};
 pub use document::{Claim, Facts, Findings, Interface, NodeDocument, Target, Verdict};

@@ -47,6 +47,10 @@ pub enum Form {
 pub enum Why {
     /// It has moved here, or must be defended.
     Takeover,
+    /// The same, and nothing after that.
+    Once,
+    /// It is announced here already, and nothing has happened.
+    Refresh,
     /// The interface has come up, or has another MAC.
     LinkUp,
 }
@@ -95,8 +99,9 @@ impl Bursts {
     /// Announces from now on; a schedule that runs already begins anew.
     pub fn start(&mut self, spot: Spot, why: Why, now: Instant) {
         self.stop(&spot);
-        self.due.insert((now, spot.clone()));
-        self.plans.insert(spot, Plan { why, started: now, step: 0, due: now });
+        let due = if why == Why::Refresh { now + jittered(self.refresh, &spot, 0) } else { now };
+        self.due.insert((due, spot.clone()));
+        self.plans.insert(spot, Plan { why, started: now, step: 0, due });
     }
 
     /// Nothing more is sent for this spot.
@@ -129,11 +134,17 @@ impl Bursts {
             let Some(plan) = self.plans.get_mut(&spot) else { continue };
             let form = step(plan.why, plan.step).map_or(Form::Request, |(_, form)| form);
             plan.step += 1;
-            plan.due = match step(plan.why, plan.step) {
-                Some((offset, _)) => plan.started + offset,
-                None => now + jittered(self.refresh, &spot, plan.step),
+            let next = match step(plan.why, plan.step) {
+                Some((offset, _)) => Some(plan.started + offset),
+                None if plan.why == Why::Once => None,
+                None => Some(now + jittered(self.refresh, &spot, plan.step)),
             };
-            self.due.insert((plan.due, spot.clone()));
+            if let Some(due) = next {
+                plan.due = due;
+                self.due.insert((due, spot.clone()));
+            } else {
+                self.plans.remove(&spot);
+            }
             if form == Form::Request || spot.vip.is_ipv4() {
                 sent.push((spot, form));
             }
@@ -145,7 +156,8 @@ impl Bursts {
 /// The `index`th step of a schedule; `None` behind its end, where the refreshes are.
 fn step(why: Why, index: usize) -> Option<(Duration, Form)> {
     let late = match why {
-        Why::Takeover => &[],
+        Why::Refresh => return None,
+        Why::Takeover | Why::Once => &[],
         Why::LinkUp => LINK_UP,
     };
     TAKEOVER.iter().chain(late).nth(index).map(|&(offset, form)| (Duration::from_millis(offset), form))

@@ -2,7 +2,7 @@
 //!
 //! ARP requests for an owned VIP are answered, broadcast and unicast ones (a client's unreachability probe) and probes
 //! of RFC 5227 alike; so are neighbour solicitations (RFC 4861 section 7.2.4). Whoever names an owned VIP as its own
-//! address is reported.
+//! address is reported, and whoever names one that is asked for.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -23,6 +23,8 @@ pub enum Kind {
     ArpReply,
     /// Answer to a neighbour solicitation.
     Na,
+    /// Question for a VIP that may be another's.
+    Question,
 }
 
 /// What a valid frame asks for.
@@ -30,12 +32,13 @@ pub enum Kind {
 pub struct Heard {
     /// The frame to send back.
     pub answer: Option<(Kind, Vec<u8>)>,
-    /// An owned VIP that the sender calls its own, and the sender's Ethernet address.
+    /// A VIP of interest that the sender calls its own, and the sender's Ethernet address.
     pub claimed: Option<(IpAddr, MacAddr)>,
 }
 
 /// Judges a `frame` that came in on an interface with address `mac`. `is_ours` knows the addresses of all our
-/// interfaces (two of them may be on one segment), `owned` the VIPs announced on this one.
+/// interfaces (two of them may be on one segment), `owned` the VIPs answered for on this one, `heeded` whether it is of
+/// interest that the machine of that address calls the VIP its own.
 ///
 /// # Errors
 /// The frame is not valid ARP, neighbour solicitation or advertisement.
@@ -44,20 +47,26 @@ pub fn hear(
     mac: MacAddr,
     is_ours: impl Fn(MacAddr) -> bool,
     owned: impl Fn(IpAddr) -> bool,
+    heeded: impl Fn(IpAddr, MacAddr) -> bool,
 ) -> Result<Heard, WireError> {
     match ArpFrame::parse(frame) {
         Ok(arp) if is_ours(arp.sender_mac) || is_ours(arp.source) => Ok(Heard::default()),
-        Ok(arp) => Ok(hear_arp(&arp, mac, owned)),
+        Ok(arp) => Ok(hear_arp(&arp, mac, owned, heeded)),
         Err(WireError::Foreign) => match NdpFrame::parse(frame)? {
             ndp if is_ours(ndp.source) => Ok(Heard::default()),
-            ndp => Ok(hear_ndp(&ndp, mac, is_ours, owned)),
+            ndp => Ok(hear_ndp(&ndp, mac, is_ours, owned, heeded)),
         },
         Err(error) => Err(error),
     }
 }
 
-fn hear_arp(arp: &ArpFrame, mac: MacAddr, owned: impl Fn(IpAddr) -> bool) -> Heard {
-    let claimed = owned(arp.sender_ip.into()).then_some((arp.sender_ip.into(), arp.sender_mac));
+fn hear_arp(
+    arp: &ArpFrame,
+    mac: MacAddr,
+    owned: impl Fn(IpAddr) -> bool,
+    heeded: impl Fn(IpAddr, MacAddr) -> bool,
+) -> Heard {
+    let claimed = heeded(arp.sender_ip.into(), arp.sender_mac).then_some((arp.sender_ip.into(), arp.sender_mac));
     let asked = arp.operation == Operation::Request && arp.sender_ip != arp.target_ip && owned(arp.target_ip.into());
     let asker = reachable(Some(arp.sender_mac), arp.source).filter(|_| asked);
     let answer = asker.map(|asker| {
@@ -75,13 +84,19 @@ fn hear_arp(arp: &ArpFrame, mac: MacAddr, owned: impl Fn(IpAddr) -> bool) -> Hea
     Heard { answer, claimed }
 }
 
-fn hear_ndp(ndp: &NdpFrame, mac: MacAddr, is_ours: impl Fn(MacAddr) -> bool, owned: impl Fn(IpAddr) -> bool) -> Heard {
+fn hear_ndp(
+    ndp: &NdpFrame,
+    mac: MacAddr,
+    is_ours: impl Fn(MacAddr) -> bool,
+    owned: impl Fn(IpAddr) -> bool,
+    heeded: impl Fn(IpAddr, MacAddr) -> bool,
+) -> Heard {
     let (address, link) = match ndp.message {
         Message::Solicitation { source_link, .. } => (ndp.source_ip, source_link),
         Message::Advertisement { target, target_link, .. } => (target, target_link),
     };
     let sender = link.unwrap_or(ndp.source);
-    let claimed = (owned(address.into()) && !is_ours(sender)).then_some((address.into(), sender));
+    let claimed = (heeded(address.into(), sender) && !is_ours(sender)).then_some((address.into(), sender));
     let answer = match ndp.message {
         Message::Solicitation { target, source_link } if owned(target.into()) => {
             advertise(ndp, mac, target, source_link)

@@ -11,11 +11,16 @@ use std::{
 };
 
 use super::{
-    Announcement, Conflict, Kind,
+    Announcement, Conflict, Inquiry, Kind,
     burst::{Bursts, Form, Spot, Why},
-    conflict::Conflicts,
+    conflict::{Conflicts, QUIET, QUIET_ASKED},
+    doubt::Doubts,
+    inquiry::{Inquiries, question},
     responder,
 };
+use ipnet::IpNet;
+use membership::Voice;
+
 use crate::{
     link::Links,
     wire::{ArpFrame, MacAddr, NdpFrame, WireError, ndp::solicited_node},
@@ -63,9 +68,14 @@ pub struct Port {
 #[derive(Debug)]
 pub struct Speaker {
     ports: BTreeMap<String, Port>,
+    /// The networks of each port, with the node's own addresses in them.
+    networks: BTreeMap<String, Vec<IpNet>>,
     wished: BTreeMap<IpAddr, Announcement>,
+    inquiry: Inquiry,
     bursts: Bursts,
     conflicts: Conflicts,
+    inquiries: Inquiries,
+    doubts: Doubts,
     actions: VecDeque<Action>,
 }
 
@@ -75,9 +85,13 @@ impl Speaker {
     pub fn new(refresh: Duration) -> Self {
         Self {
             ports: BTreeMap::new(),
+            networks: BTreeMap::new(),
             wished: BTreeMap::new(),
+            inquiry: Inquiry::default(),
             bursts: Bursts::new(refresh),
             conflicts: Conflicts::default(),
+            inquiries: Inquiries::default(),
+            doubts: Doubts::default(),
             actions: VecDeque::new(),
         }
     }
@@ -88,6 +102,7 @@ impl Speaker {
             .usable()
             .map(|uplink| (uplink.name.clone(), Port { index: uplink.index, mac: uplink.mac.into() }))
             .collect();
+        self.networks = links.usable().map(|uplink| (uplink.name.clone(), uplink.prefixes.clone())).collect();
         let before = std::mem::replace(&mut self.ports, ports);
         for name in before.keys() {
             if !self.ports.contains_key(name) {
@@ -105,13 +120,16 @@ impl Speaker {
         for name in fresh {
             self.handle_opened(&name, now);
         }
+        self.ask(now);
     }
 
     /// The interface's sockets work (again): what went unsaid before is said now.
     pub fn handle_opened(&mut self, interface: &str, now: Instant) {
         if self.ports.contains_key(interface) {
             for spot in self.spots_on(interface) {
-                self.bursts.start(spot, Why::LinkUp, now);
+                if self.voice(spot.vip) == Voice::Full {
+                    self.bursts.start(spot, Why::LinkUp, now);
+                }
             }
         }
     }
@@ -130,28 +148,66 @@ impl Speaker {
         for (vip, new) in &self.wished {
             let old = before.get(vip);
             for interface in new.interfaces.iter().filter(|name| self.ports.contains_key(*name)) {
-                if !old.is_some_and(|old| old.epoch >= new.epoch && old.interfaces.contains(interface)) {
-                    let spot = Spot { vip: *vip, interface: interface.clone() };
-                    self.bursts.start(spot, Why::Takeover, now);
+                let known = old.filter(|old| old.epoch >= new.epoch && old.interfaces.contains(interface));
+                let spot = Spot { vip: *vip, interface: interface.clone() };
+                match (new.voice, known.map(|old| old.voice)) {
+                    (voice, Some(before)) if voice == before => {}
+                    (Voice::Full, _) => {
+                        self.doubts.end(&spot);
+                        self.bursts.start(spot, Why::Takeover, now);
+                    }
+                    (Voice::Once, None) => {
+                        self.doubts.end(&spot);
+                        self.bursts.start(spot, Why::Once, now);
+                    }
+                    (Voice::Quiet | Voice::Once, _) => self.bursts.stop(&spot),
                 }
             }
         }
+        self.ask(now);
+    }
+
+    /// What to ask and to listen for from now on.
+    pub fn handle_inquiry(&mut self, inquiry: Inquiry, now: Instant) {
+        self.inquiry = inquiry;
+        self.ask(now);
+    }
+
+    /// This thread did not run for a while: all VIPs may have gone to others. Until it is known that they have not, nothing is
+    /// said of them, and they are asked for.
+    pub fn handle_hold_up(&mut self, now: Instant) {
+        for name in self.ports.keys() {
+            for spot in self.spots_on(name) {
+                self.bursts.stop(&spot);
+                self.doubts.begin(spot, now);
+            }
+        }
+        self.ask(now);
     }
 
     /// Announce the VIP with a burst now, if it is announced at all.
     pub fn handle_again(&mut self, vip: IpAddr, now: Instant) {
         let Some(announcement) = self.wished.get(&vip) else { return };
+        let why = if announcement.voice == Voice::Full { Why::Takeover } else { Why::Once };
         for interface in announcement.interfaces.iter().filter(|name| self.ports.contains_key(*name)) {
-            self.bursts.start(Spot { vip, interface: interface.clone() }, Why::Takeover, now);
+            let spot = Spot { vip, interface: interface.clone() };
+            self.doubts.end(&spot);
+            self.bursts.start(spot, why, now);
         }
+        self.ask(now);
     }
 
     /// A frame came in.
     pub fn handle_frame(&mut self, interface: &str, frame: &[u8], now: Instant) -> Verdict {
         let Some(port) = self.ports.get(interface) else { return Verdict::Foreign };
         let is_ours = |mac: MacAddr| self.ports.values().any(|port| port.mac == mac);
+        let spot = |vip: IpAddr| Spot { vip, interface: interface.into() };
         let owned = |vip: IpAddr| self.wished.get(&vip).is_some_and(|wish| wish.interfaces.contains(interface));
-        let heard = match responder::hear(frame, port.mac, is_ours, owned) {
+        let answered = |vip: IpAddr| owned(vip) && !self.doubts.contains(&spot(vip));
+        let heeded = |vip: IpAddr, mac: MacAddr| {
+            owned(vip) || self.inquiry.heed.contains(&mac) || self.inquiries.contains(&spot(vip))
+        };
+        let heard = match responder::hear(frame, port.mac, is_ours, answered, heeded) {
             Ok(heard) => heard,
             Err(WireError::Foreign) => return Verdict::Foreign,
             Err(error) => return Verdict::Malformed(error),
@@ -160,19 +216,33 @@ impl Speaker {
             self.actions.push_back(Action::Send { interface: interface.into(), kind, frame });
         }
         let Some((vip, mac)) = heard.claimed else { return Verdict::Fine };
-        let spot = Spot { vip, interface: interface.into() };
-        self.actions.extend(self.conflicts.notice(spot, mac, now).map(Action::Report));
-        Verdict::Conflict
+        let (spot, owned) = (spot(vip), owned(vip));
+        let quiet = if self.inquiries.contains(&spot) { QUIET_ASKED } else { QUIET };
+        self.actions.extend(self.conflicts.notice(spot, mac, quiet, now).map(Action::Report));
+        if owned { Verdict::Conflict } else { Verdict::Fine }
     }
 
     /// When [`Self::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.bursts.poll_timeout()
+        let times = [self.bursts.poll_timeout(), self.inquiries.poll_timeout(), self.doubts.poll_timeout()];
+        times.into_iter().flatten().min()
     }
 
-    /// Queues the announcements that are due.
+    /// Whether there is anything to say or to ask, so that a hold-up matters.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.wished.is_empty() || !self.inquiry.ask.is_empty()
+    }
+
+    /// Queues the announcements and questions that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        for spot in self.doubts.handle_timeout(now) {
+            if self.voice(spot.vip) == Voice::Full {
+                self.bursts.start(spot, Why::Refresh, now);
+            }
+            self.ask(now);
+        }
         for (spot, form) in self.bursts.handle_timeout(now) {
             let Some(port) = self.ports.get(&spot.interface) else { continue };
             let (kind, frame) = match (spot.vip, form) {
@@ -181,6 +251,13 @@ impl Speaker {
                 (IpAddr::V6(vip), _) => (Kind::UnsolicitedNa, NdpFrame::unsolicited(port.mac, vip).emit()),
             };
             self.actions.push_back(Action::Send { interface: spot.interface, kind, frame });
+        }
+        for spot in self.inquiries.handle_timeout(now) {
+            let Some(port) = self.ports.get(&spot.interface) else { continue };
+            let networks = self.networks.get(&spot.interface).map(Vec::as_slice).unwrap_or_default();
+            if let Some(frame) = question(spot.vip, port.mac, networks) {
+                self.actions.push_back(Action::Send { interface: spot.interface, kind: Kind::Question, frame });
+            }
         }
     }
 
@@ -219,6 +296,20 @@ impl Speaker {
     fn silence(&mut self, spot: &Spot) {
         self.bursts.stop(spot);
         self.conflicts.forget(spot);
+        self.doubts.end(spot);
+    }
+
+    fn voice(&self, vip: IpAddr) -> Voice {
+        self.wished.get(&vip).map(|wish| wish.voice).unwrap_or_default()
+    }
+
+    /// Asks for what is wished, and for what is in doubt.
+    fn ask(&mut self, now: Instant) {
+        let wished = self.inquiry.ask.iter().flat_map(|(vip, interfaces)| {
+            interfaces.iter().map(|interface| Spot { vip: *vip, interface: interface.clone() })
+        });
+        let spots = wished.filter(|spot| self.ports.contains_key(&spot.interface)).chain(self.doubts.spots()).collect();
+        self.inquiries.set(&spots, now);
     }
 }
 

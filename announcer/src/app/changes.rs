@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use membership::{MemberState, NodeName, View, document::Mac};
+use membership::{MemberState, NodeName, Standing, View};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -30,6 +30,20 @@ pub(super) fn members(before: &View, now: &View, me: &NodeName, events: &Events)
     }
 }
 
+/// Logs what this node counts for by now.
+pub(super) fn standing(now: Standing) {
+    match now {
+        Standing::Whole => info!("this node sees most of its cluster"),
+        Standing::Half => {
+            warn!("this node sees only half of its cluster: it announces no more what it owned before");
+        }
+        Standing::Minority => warn!(
+            "this node has just lost most of its cluster: it announces no more what it owned before, and takes only what it \
+             can serve and nobody answers for"
+        ),
+    }
+}
+
 /// Logs and counts changes of owners.
 pub(super) fn owners(before: &Owners, now: &Owners, events: &Events) {
     for (vip, owner) in now {
@@ -46,14 +60,6 @@ pub(super) fn owners(before: &Owners, now: &Owners, events: &Events) {
             warn!(%vip, from = %old.node, epoch = old.epoch, "the VIP has no owner");
         }
     }
-}
-
-/// The member with this MAC on one of its uplinks.
-pub(super) fn node_with_mac(view: &View, mac: Mac) -> Option<&NodeName> {
-    let has = |(_, member): &(&NodeName, &membership::Member)| {
-        member.document.facts.interfaces.iter().any(|interface| interface.mac == mac)
-    };
-    view.members.iter().find(has).map(|(name, _)| name)
 }
 
 /// Carries the bounds that a part hit, and counts in plain fields, over to the metrics, for as long as it publishes.

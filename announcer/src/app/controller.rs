@@ -10,25 +10,32 @@
 
 #![expect(clippy::disallowed_methods, reason = "edge: tells the cores the time")]
 
+mod disputes;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use membership::{
-    Command, Facts, Interface, NodeName, View,
+    Command, Facts, Interface, NodeName, Standing, View,
     claims::{Action, Owner, Ownership},
 };
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::changes;
+use super::{
+    changes,
+    macs::Macs,
+    strangers::{Defence, Strangers},
+};
 use crate::{
-    announce::{Announcement, Announcer, Conflict},
+    announce::{Announcement, Announcer, Conflict, Inquiry},
     forward::{Link, Wanted, wanted},
     health::{Plan, Verdicts, plan},
+    holdup::HoldUp,
     http::{self, Order, Refused},
     link::Links,
     metrics::Events,
@@ -37,9 +44,6 @@ use crate::{
     shadow,
     source::Snapshot,
 };
-
-/// RFC 5227's DEFEND_INTERVAL.
-const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The owners of all VIPs as this node sees them.
 pub type Owners = BTreeMap<IpAddr, Owner>;
@@ -84,8 +88,22 @@ pub struct Outputs {
     pub owners: watch::Sender<Arc<Owners>>,
     /// This node's own facts, for the status page and readiness.
     pub facts: watch::Sender<Facts>,
+    /// For the status.
+    pub strangers: watch::Sender<Strangers>,
     /// Counters.
     pub events: Events,
+}
+
+/// What the loop was woken by.
+enum Woken {
+    Changed,
+    Objects,
+    Verdicts,
+    Conflict(Conflict),
+    Tested,
+    Order(Order),
+    Stop,
+    Tick,
 }
 
 /// See the module's documentation.
@@ -98,8 +116,8 @@ pub struct Controller {
     inherited: bool,
     /// The VIPs this node answers for, with the epoch of its claim.
     answering: BTreeMap<IpAddr, u64>,
-    /// When VIPs were last defended against machines outside the cluster.
-    defended: BTreeMap<IpAddr, Instant>,
+    defence: Defence,
+    macs: Macs,
     view: Arc<View>,
     inputs: Inputs,
     outputs: Outputs,
@@ -111,13 +129,13 @@ impl Controller {
     pub fn new(me: NodeName, ownership: Ownership, inputs: Inputs, outputs: Outputs) -> Self {
         let inherited = *inputs.forwarding.borrow();
         let facts = Facts { listening: true, ..Facts::default() };
-        let defended = BTreeMap::new();
         Self {
             me,
             ownership,
             facts,
             inherited,
-            defended,
+            defence: Defence::default(),
+            macs: Macs::default(),
             answering: BTreeMap::new(),
             view: Arc::default(),
             inputs,
@@ -129,6 +147,7 @@ impl Controller {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>, patience: Duration) {
         self.decide(true).await;
         let mut deadline: Option<Instant> = None;
+        let mut hold_up = HoldUp::new(Instant::now());
         loop {
             if let Some(end) = deadline
                 && self.is_released(end)
@@ -136,36 +155,48 @@ impl Controller {
                 break;
             }
             let wake = [self.ownership.poll_timeout(), self.next_defence(), deadline].into_iter().flatten().min();
-            let objects_changed = tokio::select! {
-                Ok(()) = self.inputs.view.changed() => false,
-                Ok(()) = self.inputs.links.changed() => false,
-                Ok(()) = self.inputs.snapshot.changed() => true,
-                Ok(()) = self.inputs.forwarding.changed() => false,
-                Ok(()) = self.inputs.verdicts.changed() => {
+            hold_up.sleep(Instant::now());
+            let woken = tokio::select! {
+                Ok(()) = self.inputs.view.changed() => Woken::Changed,
+                Ok(()) = self.inputs.links.changed() => Woken::Changed,
+                Ok(()) = self.inputs.snapshot.changed() => Woken::Objects,
+                Ok(()) = self.inputs.forwarding.changed() => Woken::Changed,
+                Ok(()) = self.inputs.verdicts.changed() => Woken::Verdicts,
+                Some(conflict) = self.inputs.conflicts.recv() => Woken::Conflict(conflict),
+                Ok(()) = self.inputs.selftest.changed() => Woken::Tested,
+                Some(order) = self.inputs.orders.recv() => Woken::Order(order),
+                Ok(()) = stop.changed(), if deadline.is_none() => Woken::Stop,
+                () = until(wake) => Woken::Changed,
+                () = until(Some(hold_up.wake())) => Woken::Tick,
+            };
+            let late = hold_up.woken(Instant::now());
+            if let Some(late) = late {
+                warn!(?late, "this agent was held up; listening before it claims anything");
+                self.ownership.handle_hold_up(Instant::now());
+            }
+            let objects_changed = matches!(woken, Woken::Objects);
+            match woken {
+                Woken::Changed | Woken::Objects => {}
+                Woken::Tick if late.is_some() => {}
+                Woken::Tick => continue,
+                Woken::Verdicts => {
                     let health = self.inputs.verdicts.borrow_and_update().health();
                     self.tell(Command::SetHealth(health)).await;
                     continue;
                 }
-                Some(conflict) = self.inputs.conflicts.recv() => {
-                    self.note(&conflict);
-                    continue;
+                Woken::Conflict(conflict) => {
+                    if !self.note(&conflict) {
+                        continue;
+                    }
                 }
-                Some(order) = self.inputs.orders.recv() => {
-                    self.obey(order);
-                    false
-                }
-                Ok(()) = self.inputs.selftest.changed() => {
-                    self.heed();
-                    false
-                }
-                Ok(()) = stop.changed(), if deadline.is_none() => {
+                Woken::Tested => self.heed(),
+                Woken::Order(order) => self.obey(order),
+                Woken::Stop => {
                     info!(vips = self.answering.len(), ?patience, "stopping: handing over what this node owns");
                     self.ownership.drain(Instant::now());
                     deadline = Some(Instant::now() + patience);
-                    false
                 }
-                () = until(wake) => false,
-            };
+            }
             self.decide(objects_changed).await;
         }
         self.stop().await;
@@ -188,7 +219,10 @@ impl Controller {
     /// Takes the newest of everything and does what follows from it.
     async fn decide(&mut self, objects_changed: bool) {
         let before = std::mem::replace(&mut self.view, Arc::clone(&self.inputs.view.borrow_and_update()));
-        changes::members(&before, &self.view, &self.me, &self.outputs.events);
+        if !Arc::ptr_eq(&before, &self.view) {
+            changes::members(&before, &self.view, &self.me, &self.outputs.events);
+            self.macs.update(&self.view);
+        }
         let snapshot = Arc::clone(&self.inputs.snapshot.borrow_and_update());
         let links = Arc::clone(&self.inputs.links.borrow_and_update());
         if objects_changed {
@@ -220,7 +254,15 @@ impl Controller {
 
     async fn decide_ownership(&mut self, snapshot: &Arc<Snapshot>) {
         let candidates = ownership::eligible(&snapshot.desired, &self.view);
+        let standing = self.ownership.standing();
         self.ownership.handle_input(&self.view, &candidates, Instant::now(), unix_ms());
+        if self.ownership.standing() == Standing::Minority {
+            self.ownership.set_serving(ownership::served_by(&snapshot.desired, &self.view, &self.me));
+            self.ownership.handle_input(&self.view, &candidates, Instant::now(), unix_ms());
+        }
+        if self.ownership.standing() != standing {
+            changes::standing(self.ownership.standing());
+        }
         while let Some(action) = self.ownership.poll_action() {
             match action {
                 Action::Publish(claims) => self.tell(Command::SetClaims(claims)).await,
@@ -282,68 +324,15 @@ impl Controller {
     fn answer(&self, snapshot: &Snapshot, links: &Links) {
         let interfaces: Vec<Interface> = links.usable().map(interface).collect();
         let mut places = ownership::announce_on(&snapshot.desired, &self.me, &interfaces);
+        let questions = self.ownership.questions();
+        let ask = questions.into_iter().filter_map(|vip| Some((vip, places.get(&vip)?.clone()))).collect();
+        let heed = self.macs.absent().into_iter().map(Into::into).collect();
+        self.outputs.announcer.inquire(Inquiry { ask, heed });
         let wished = self.answering.iter().map(|(vip, epoch)| {
             let interfaces = places.remove(vip).unwrap_or_default();
-            (*vip, Announcement { epoch: *epoch, interfaces })
+            (*vip, Announcement { epoch: *epoch, interfaces, voice: self.ownership.voice(*vip) })
         });
         self.outputs.announcer.set(wished.collect());
-    }
-
-    /// A member that announces a VIP of this node is about to be its owner, or will learn that it is not: epochs decide.
-    /// Against others the VIP is defended by announcing it again, as RFC 5227 section 2.4 (c) has it: at most once in a
-    /// while, lest two machines that both insist flood the segment.
-    fn note(&mut self, conflict: &Conflict) {
-        let (vip, interface, mac) = (conflict.vip, &conflict.interface, pnet_base::MacAddr::from(conflict.mac));
-        if let Some(node) = changes::node_with_mac(&self.view, conflict.mac) {
-            info!(%vip, interface, %node, "another member announces a VIP that this node owns");
-            return;
-        }
-        self.outputs.events.vip_conflict(vip);
-        warn!(%vip, interface, %mac, "a machine outside the cluster uses a VIP that this node owns: find its MAC");
-        self.defend(vip);
-    }
-
-    /// Announces a VIP of this node again, unless that was done a moment ago. Returns whether it did.
-    fn defend(&mut self, vip: IpAddr) -> bool {
-        let now = Instant::now();
-        let rested = |last: &Instant| now.saturating_duration_since(*last) >= DEFEND_INTERVAL;
-        let due = self.answering.contains_key(&vip) && self.defended.get(&vip).is_none_or(rested);
-        if due {
-            self.defended.retain(|_, last| !rested(last));
-            self.defended.insert(vip, now);
-            self.outputs.announcer.again(vip);
-        }
-        due
-    }
-
-    /// The VIPs of this node for which a peer got other answers than this node's, too.
-    fn disputed(&self) -> BTreeSet<IpAddr> {
-        let peers = self.view.up().filter(|(name, _)| **name != self.me);
-        let named = peers.flat_map(|(_, member)| &member.document.facts.findings.disputed);
-        named.filter(|vip| self.answering.contains_key(vip)).copied().collect()
-    }
-
-    /// An answer to somebody else is not heard here, so a machine that only answers is known by what peers tell.
-    fn settle_disputes(&mut self) {
-        for vip in self.disputed() {
-            if self.defend(vip) {
-                self.outputs.events.vip_conflict(vip);
-                warn!(%vip, "a peer that asked for this node's VIP was answered by another machine, too: announcing it again");
-            }
-        }
-    }
-
-    fn next_defence(&self) -> Option<Instant> {
-        self.disputed().iter().filter_map(|vip| self.defended.get(vip)).map(|last| *last + DEFEND_INTERVAL).min()
-    }
-
-    /// Takes VIPs from owners that do not answer for them, and tells the others what was found.
-    fn heed(&mut self) {
-        let verdicts = Arc::clone(&self.inputs.selftest.borrow_and_update());
-        self.facts.findings.clone_from(&verdicts.findings);
-        for (vip, silence) in &verdicts.replace {
-            self.ownership.replace_silent(*vip, &silence.owner, silence.epoch, unix_ms());
-        }
     }
 
     fn obey(&mut self, order: Order) {

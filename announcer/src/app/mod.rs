@@ -10,8 +10,10 @@ mod changes;
 pub mod controller;
 pub mod forwarding;
 mod gossip;
+mod macs;
 mod reload;
 pub mod report;
+pub mod strangers;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -140,6 +142,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         shadow::start(links.clone(), forwarding.shadow, metrics.limits.clone()).map_err(AppError::Shadow)?;
     let (owners_out, owners) = watch::channel(Arc::default());
     let (facts_out, facts) = watch::channel(Facts { listening: true, ..Facts::default() });
+    let (strangers_out, strangers) = watch::channel(strangers::Strangers::default());
     let (orders, orders_in) = mpsc::channel(8);
 
     let reporter = Arc::new(Reporter {
@@ -152,6 +155,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         snapshot: snapshot.clone(),
         owners,
         facts,
+        strangers,
         verdicts: prober.verdicts(),
         forwarding: forwarding.report.clone(),
         shadowing: shadowing.report,
@@ -181,6 +185,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         scenes: scenes_out,
         owners: owners_out,
         facts: facts_out,
+        strangers: strangers_out,
         events: metrics.events.clone(),
     };
     count_bounds(&metrics.limits, gossip, &reporter);

@@ -15,7 +15,7 @@ use forwarder_ebpf::Direction;
 use membership::{Facts, NodeName, Stats, Verdict, View, claims::standby};
 use tokio::sync::watch;
 
-use super::{controller::Owners, forwarding::Report};
+use super::{controller::Owners, forwarding::Report, strangers::Strangers};
 use crate::{
     announce::Announcer,
     health::{Verdicts, target_of},
@@ -52,6 +52,8 @@ pub struct Reporter {
     pub owners: watch::Receiver<Arc<Owners>>,
     /// This node's own facts.
     pub facts: watch::Receiver<Facts>,
+    /// Machines that use VIPs of this node.
+    pub strangers: watch::Receiver<Strangers>,
     /// The verdicts on this node's pods, with reasons.
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     /// The forwarder.
@@ -92,6 +94,7 @@ impl StatusSource for Reporter {
                 interfaces: forwarding.info.interfaces.clone(),
             },
             selftest: selftest(&self.selftest.borrow()),
+            conflicts: self.strangers.borrow().latest().to_vec(),
         }
     }
 
@@ -144,6 +147,7 @@ impl StatusSource for Reporter {
                 ("unsolicited_na", announced.unsolicited_na),
                 ("arp_reply", announced.arp_reply),
                 ("na", announced.na),
+                ("question", announced.question),
             ]),
             forwarded,
             drops,

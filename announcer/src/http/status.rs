@@ -43,6 +43,28 @@ pub struct Status {
     /// What came of asking for other nodes' VIPs on the wire.
     #[serde(default)]
     pub selftest: SelfTest,
+    /// Machines outside the cluster that were heard to use VIPs of this node, the latest last; at most 32.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
+}
+
+/// A machine outside the cluster that uses a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The VIP.
+    pub vip: IpAddr,
+    /// The uplink on which the machine was heard.
+    pub interface: String,
+    /// Its MAC address, as `02:00:00:00:00:01`.
+    pub mac: String,
+    /// When it was heard first.
+    #[serde(with = "timestamp")]
+    pub first: SystemTime,
+    /// When it was heard last.
+    #[serde(with = "timestamp")]
+    pub last: SystemTime,
+    /// How often it was heard, counting once a second at most.
+    pub times: u64,
 }
 
 /// A member of the cluster.

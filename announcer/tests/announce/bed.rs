@@ -148,7 +148,8 @@ impl Owner {
     }
 
     pub(crate) fn set(&self, vips: &[&str], epoch: u64) {
-        let wish = announce::Announcement { epoch, interfaces: ["eth0".to_owned()].into() };
+        let interfaces = ["eth0".to_owned()].into();
+        let wish = announce::Announcement { epoch, interfaces, ..announce::Announcement::default() };
         self.announcer.set(vips.iter().map(|vip| (vip.parse().unwrap(), wish.clone())).collect());
     }
 }

@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Instant,
 };
 
 use super::{Action, Ownership, Reason, Survey};
@@ -46,15 +47,15 @@ impl Ownership {
     /// Takes a VIP from an owner that does not answer for it on the wire. Does nothing if ownership has changed since
     /// that was found out (`owner` by its claim of `epoch`), or if this node may not own the VIP, or sees only a minority,
     /// whose word counts for less than the owner's. Returns whether the VIP was taken.
-    pub fn replace_silent(&mut self, vip: IpAddr, owner: &NodeName, epoch: u64, unix_ms: u64) -> bool {
+    pub fn replace_silent(&mut self, vip: IpAddr, owner: &NodeName, epoch: u64, now: Instant, unix_ms: u64) -> bool {
         let before = self.claims();
         let survey = Survey::new(&self.me, &before, &self.view, &self.vips);
         let is_still = survey.winner(vip).is_some_and(|(node, claim)| node == owner && claim.epoch == epoch);
-        let may = self.startup.is_awake() && self.quorum.has() && self.may_own(vip);
+        let may = self.may_take() && self.held_up.is_none() && self.quorum.has() && self.may_own(vip);
         if *owner == self.me || !is_still || !may {
             return false;
         }
-        let announce = self.claim(vip, Reason::Silent, &survey, unix_ms);
+        let announce = self.claim(vip, Reason::Silent, &survey, now, unix_ms);
         self.note_owners(&survey);
         self.actions.push_back(Action::Publish(self.claims()));
         self.actions.push_back(announce);

@@ -78,6 +78,20 @@ proptest! {
     }
 
     #[test]
+    fn a_split_gossip_leaves_one_owner_on_the_wire(
+        seed: u64, nodes in 2usize..7, vips in 1u8..9
+    ) {
+        let mut world = settled(seed, nodes, vips);
+        let sides = (0..nodes).map(|_| world.rng.random_range(0..=1u8)).collect();
+        world.split_gossip(sides);
+        world.run(SETTLE * 2);
+        world.check_wire();
+        world.split_gossip(vec![0; nodes]);
+        world.run(SETTLE);
+        world.check_settled();
+    }
+
+    #[test]
     fn a_cold_cluster_spreads_its_vips_within_the_bound(seed: u64, nodes in 1usize..7, vips in 1u8..20) {
         let world = settled(seed, nodes, vips);
         let bound = usize::from(vips).div_ceil(nodes);
@@ -191,7 +205,7 @@ proptest! {
     fn each_side_of_a_partition_has_an_owner_and_one_remains_when_it_heals(seed: u64, vips in 1u8..9) {
         let mut world = settled(seed, 5, vips);
         world.partition(vec![0, 0, 1, 1, 1]);
-        world.run(Duration::from_secs(3));
+        world.run(Duration::from_secs(8));
         world.check_settled();
         world.heal();
         world.run(Duration::from_secs(3));

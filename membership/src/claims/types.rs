@@ -32,6 +32,10 @@ pub enum Reason {
     Superseded,
     /// Its owner is up, but does not answer for it on the wire.
     Silent,
+    /// A member that gossip does not reach, or whose claim is not known yet, was heard to announce it.
+    WireClaim,
+    /// It was taken from peers that seemed dead, just before it turned out that this node is the one cut off.
+    Isolated,
     /// This node may not own it any more, and no other node can take it.
     Ineligible,
     /// It is not desired any more.
@@ -42,7 +46,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for registering metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::FirstClaim,
         Self::Found,
         Self::OwnerDown,
@@ -54,6 +58,8 @@ impl Reason {
         Self::ConflictLost,
         Self::Superseded,
         Self::Silent,
+        Self::WireClaim,
+        Self::Isolated,
         Self::Ineligible,
         Self::Removed,
         Self::Shutdown,
@@ -74,6 +80,8 @@ impl Reason {
             Self::ConflictLost => "conflict_lost",
             Self::Superseded => "superseded",
             Self::Silent => "silent",
+            Self::WireClaim => "wire_claim",
+            Self::Isolated => "isolated",
             Self::Ineligible => "ineligible",
             Self::Removed => "removed",
             Self::Shutdown => "shutdown",

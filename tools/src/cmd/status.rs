@@ -56,7 +56,15 @@ fn problems(text: &mut String, status: &Status, style: Style) {
         (!status.source.connected).then(|| "the source cannot be read; the last good state is served".to_owned());
     let found = status.source.problems.iter().map(ToString::to_string);
     let asked = status.selftest.problems.iter().map(ToString::to_string);
-    for line in awaited.chain(lost).chain(found).chain(asked) {
+    let strangers = status.conflicts.iter().map(|conflict| {
+        let (vip, mac, on) = (conflict.vip, &conflict.mac, &conflict.interface);
+        let ago = span(status.now.duration_since(conflict.last).unwrap_or_default());
+        format!(
+            "{vip} is also used by a machine outside the cluster: {mac} on {on}, heard {} times, last {ago} ago",
+            conflict.times
+        )
+    });
+    for line in awaited.chain(lost).chain(found).chain(asked).chain(strangers) {
         let _ = writeln!(text, "{}", style.paint(&format!("! {}", printable(&line)), Tone::Bad));
     }
 }

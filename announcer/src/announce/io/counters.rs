@@ -15,6 +15,8 @@ pub struct Counters {
     pub arp_reply: u64,
     /// Neighbour solicitations answered.
     pub na: u64,
+    /// Questions asked for VIPs that may be another's.
+    pub question: u64,
     /// Frames by which someone else claimed an owned VIP; more than were reported.
     pub conflicts: u64,
     /// Conflicts not reported because the agent did not fetch them.
@@ -34,6 +36,7 @@ pub(super) struct Tally {
     unsolicited_na: AtomicU64,
     arp_reply: AtomicU64,
     na: AtomicU64,
+    question: AtomicU64,
     conflicts: AtomicU64,
     conflicts_unreported: AtomicU64,
     send_errors: AtomicU64,
@@ -59,6 +62,7 @@ impl Tally {
             Event::Sent(Kind::UnsolicitedNa) => &self.unsolicited_na,
             Event::Sent(Kind::ArpReply) => &self.arp_reply,
             Event::Sent(Kind::Na) => &self.na,
+            Event::Sent(Kind::Question) => &self.question,
             Event::SendError => &self.send_errors,
             Event::Conflict => &self.conflicts,
             Event::ConflictUnreported => &self.conflicts_unreported,
@@ -75,6 +79,7 @@ impl Tally {
             unsolicited_na: read(&self.unsolicited_na),
             arp_reply: read(&self.arp_reply),
             na: read(&self.na),
+            question: read(&self.question),
             conflicts: read(&self.conflicts),
             conflicts_unreported: read(&self.conflicts_unreported),
             send_errors: read(&self.send_errors),

@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     announce::{
-        Announcement, Conflict, Kind,
+        Announcement, Conflict, Inquiry, Kind,
         speaker::{Action, Port, Speaker, Verdict},
     },
+    holdup::HoldUp,
     link::Links,
     wire::MacAddr,
 };
@@ -35,6 +36,25 @@ struct Line {
     sockets: Option<Sockets>,
     /// Sending failed and that was logged; cleared by a success.
     failing: bool,
+}
+
+/// What the loop waits for, besides frames and time.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub(super) links: watch::Receiver<Arc<Links>>,
+    pub(super) wished: watch::Receiver<BTreeMap<IpAddr, Announcement>>,
+    pub(super) inquiry: watch::Receiver<Inquiry>,
+    pub(super) again: mpsc::Receiver<IpAddr>,
+}
+
+/// What the loop was woken by.
+enum Woken {
+    Frame(String, io::Result<usize>),
+    Wished,
+    Inquiry,
+    Links,
+    Again(IpAddr),
+    Time,
 }
 
 #[derive(Debug)]
@@ -63,35 +83,47 @@ impl Driver {
     }
 
     /// Until the [`super::Announcer`] is dropped.
-    pub(super) async fn run(
-        mut self,
-        mut links: watch::Receiver<Arc<Links>>,
-        mut wished: watch::Receiver<BTreeMap<IpAddr, Announcement>>,
-        mut again: mpsc::Receiver<IpAddr>,
-    ) {
+    pub(super) async fn run(mut self, inputs: Inputs) {
+        let Inputs { mut links, mut wished, mut inquiry, mut again } = inputs;
         let mut buffer = vec![0; LONGEST];
         let mut links_known = true;
+        let mut hold_up = HoldUp::new(Instant::now());
         links.mark_changed();
         loop {
-            let due = self.speaker.poll_timeout().into_iter().chain(self.retry_at).min();
-            tokio::select! {
-                (name, result) = self.next_frame(&mut buffer) => self.heard(&name, result, &buffer),
+            let tick = self.speaker.is_busy().then(|| hold_up.wake());
+            let due = self.speaker.poll_timeout().into_iter().chain(self.retry_at).chain(tick).min();
+            let woken = tokio::select! {
+                (name, result) = self.next_frame(&mut buffer) => Woken::Frame(name, result),
                 changed = wished.changed() => match changed {
-                    Ok(()) => {
-                        let wishes = wished.borrow_and_update().clone();
-                        self.speaker.handle_wishes(wishes, Instant::now());
-                    }
+                    Ok(()) => Woken::Wished,
                     Err(_) => return,
                 },
+                Ok(()) = inquiry.changed() => Woken::Inquiry,
                 changed = links.changed(), if links_known => {
                     links_known = changed.is_ok();
+                    Woken::Links
+                }
+                Some(vip) = again.recv() => Woken::Again(vip),
+                () = sleep_until(due) => Woken::Time,
+            };
+            let now = Instant::now();
+            if let Some(late) = hold_up.woken(now).filter(|_| tick.is_some()) {
+                tracing::warn!(?late, "the announcer was held up; asking whether the VIPs are still this node's");
+                self.speaker.handle_hold_up(now);
+            }
+            match woken {
+                Woken::Frame(name, result) => self.heard(&name, result, &buffer),
+                Woken::Wished => self.speaker.handle_wishes(wished.borrow_and_update().clone(), now),
+                Woken::Inquiry => self.speaker.handle_inquiry(inquiry.borrow_and_update().clone(), now),
+                Woken::Links => {
                     let current = Arc::clone(&links.borrow_and_update());
-                    self.speaker.handle_links(&current, Instant::now());
-                },
-                Some(vip) = again.recv() => self.speaker.handle_again(vip, Instant::now()),
-                () = sleep_until(due) => {}
+                    self.speaker.handle_links(&current, now);
+                }
+                Woken::Again(vip) => self.speaker.handle_again(vip, now),
+                Woken::Time => {}
             }
             self.turn();
+            hold_up.sleep(Instant::now());
         }
     }
 
@@ -179,9 +211,9 @@ impl Driver {
     }
 
     fn report(&self, conflict: Conflict) {
-        tracing::warn!(
+        tracing::debug!(
             vip = %conflict.vip, interface = %conflict.interface, mac = %MacAddr::from(conflict.mac),
-            "another machine answers for a VIP announced here"
+            "another machine has a VIP"
         );
         if self.reports.try_send(conflict).is_err() {
             self.tally.count(Event::ConflictUnreported);

@@ -18,11 +18,11 @@ use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Announcement, Conflict};
+use super::{Announcement, Conflict, Inquiry};
 use crate::link::Links;
 pub use counters::Counters;
 use counters::Tally;
-use driver::Driver;
+use driver::{Driver, Inputs};
 
 /// Conflicts that wait for the agent; beyond that they are only counted.
 const CONFLICTS: usize = 256;
@@ -50,6 +50,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Announcer {
     wishes: watch::Sender<BTreeMap<IpAddr, Announcement>>,
+    inquiry: watch::Sender<Inquiry>,
     again: mpsc::Sender<IpAddr>,
     conflicts: Option<mpsc::Receiver<Conflict>>,
     tally: Arc<Tally>,
@@ -66,16 +67,18 @@ pub fn start(links: watch::Receiver<Arc<Links>>, refresh: Duration) -> Result<An
         _ => StartError::Socket(error),
     })?;
     let (wishes, wished) = watch::channel(BTreeMap::new());
+    let (inquiry, inquired) = watch::channel(Inquiry::default());
     let (again, asked_again) = mpsc::channel(AGAIN);
     let (reports, conflicts) = mpsc::channel(CONFLICTS);
     let tally = Arc::new(Tally::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
     let driver = Driver::new(refresh, Arc::clone(&tally), reports);
+    let inputs = Inputs { links, wished, inquiry: inquired, again: asked_again };
     std::thread::Builder::new()
         .name("announcer".into())
-        .spawn(move || runtime.block_on(driver.run(links, wished, asked_again)))
+        .spawn(move || runtime.block_on(driver.run(inputs)))
         .map_err(StartError::Thread)?;
-    Ok(Announcer { wishes, again, conflicts: Some(conflicts), tally })
+    Ok(Announcer { wishes, inquiry, again, conflicts: Some(conflicts), tally })
 }
 
 impl Announcer {
@@ -89,6 +92,15 @@ impl Announcer {
         });
     }
 
+    /// Ask and listen for exactly this from now on; what is heard comes by [`Announcer::conflicts`]. Never blocks.
+    pub fn inquire(&self, inquiry: Inquiry) {
+        self.inquiry.send_if_modified(|current| {
+            let changed = *current != inquiry;
+            *current = inquiry;
+            changed
+        });
+    }
+
     /// Announce the VIP with a burst now, if it is among those set. Never blocks.
     pub fn again(&self, vip: IpAddr) {
         if self.again.try_send(vip).is_err() {
@@ -96,7 +108,7 @@ impl Announcer {
         }
     }
 
-    /// Where other machines that answer for our VIPs are reported. The first call gets the reports; the channel of later
+    /// Where other machines that answer for our VIPs, and those found by [`Announcer::inquire`], are reported. The first call gets the reports; the channel of later
     /// calls is closed.
     pub fn conflicts(&mut self) -> mpsc::Receiver<Conflict> {
         self.conflicts.take().unwrap_or_else(|| mpsc::channel(1).1)

@@ -10,7 +10,7 @@ const VIP6: &str = "fd77::1";
 
 fn heard(frame: &[u8]) -> Heard {
     let owned = |ip: IpAddr| [VIP4, VIP6].iter().any(|vip| ip == vip.parse::<IpAddr>().unwrap());
-    hear(frame, OWN, |mac| mac == OWN, owned).unwrap()
+    hear(frame, OWN, |mac| mac == OWN, owned, |vip, _| owned(vip)).unwrap()
 }
 
 fn arp_answer(frame: &[u8]) -> Option<ArpFrame> {
@@ -139,6 +139,6 @@ fn our_own_announcements_heard_on_another_interface_are_no_conflict() {
 proptest::proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
-        let _ = hear(&bytes, OWN, |_| false, |_| true);
+        let _ = hear(&bytes, OWN, |_| false, |_| true, |_, _| true);
     }
 }

@@ -20,7 +20,9 @@ fn links(uplinks: &[(&str, u32, MacAddr, bool)]) -> Links {
 
 fn wish(vips: &[&str], epoch: u64, interfaces: &[&str]) -> BTreeMap<IpAddr, Announcement> {
     let interfaces: BTreeSet<String> = interfaces.iter().map(|&name| name.into()).collect();
-    vips.iter().map(|vip| (vip.parse().unwrap(), Announcement { epoch, interfaces: interfaces.clone() })).collect()
+    vips.iter()
+        .map(|vip| (vip.parse().unwrap(), Announcement { epoch, interfaces: interfaces.clone(), voice: Voice::Full }))
+        .collect()
 }
 
 /// A speaker on eth0 that announces both VIPs, and has said so until `calm`.
@@ -166,4 +168,121 @@ fn groups_follow_the_ipv6_vips_and_the_interfaces() {
     assert_eq!(speaker.groups(), BTreeSet::from([(9, group)]));
     speaker.handle_links(&Links::default(), now);
     assert_eq!(speaker.groups(), BTreeSet::new());
+}
+
+const FRIEND: MacAddr = MacAddr(2, 0, 0, 0, 0, 0x55);
+const OTHER_VIP: &str = "10.77.0.101";
+
+fn garp(mac: MacAddr, vip: &str) -> Vec<u8> {
+    ArpFrame::announcement(mac, vip.parse().unwrap()).emit()
+}
+
+fn sent(speaker: &mut Speaker) -> Vec<Kind> {
+    let kind = |action| match action {
+        Action::Send { kind, .. } => Some(kind),
+        Action::Report(_) => None,
+    };
+    std::iter::from_fn(|| speaker.poll_action()).filter_map(kind).collect()
+}
+
+fn with_voice(voice: Voice, epoch: u64) -> BTreeMap<IpAddr, Announcement> {
+    let mut wishes = wish(&[VIP4, VIP6], epoch, &["eth0"]);
+    wishes.values_mut().for_each(|wish| wish.voice = voice);
+    wishes
+}
+
+#[test]
+fn a_quiet_vip_is_answered_for_and_never_announced() {
+    let (mut speaker, now) = announcing();
+    speaker.handle_wishes(with_voice(Voice::Quiet, 1), now);
+    speaker.handle_links(&links(&[("eth0", 2, MAC, false)]), now);
+    speaker.handle_links(&links(&[("eth0", 2, MAC, true)]), now);
+    assert_eq!(said(&mut speaker, now + Duration::from_secs(36_000)), BTreeSet::new());
+    let ask = ArpFrame::announcement(STRANGER, VIP4.parse().unwrap());
+    let ask = ArpFrame { sender_ip: "10.77.0.9".parse().unwrap(), ..ask };
+    speaker.handle_frame("eth0", &ask.emit(), now);
+    assert_eq!(sent(&mut speaker), [Kind::ArpReply]);
+
+    speaker.handle_wishes(with_voice(Voice::Full, 1), now);
+    assert_eq!(said(&mut speaker, now), both("eth0", MAC), "it is whole again");
+}
+
+#[test]
+fn a_burst_under_way_ends_when_the_voice_is_lost() {
+    let mut speaker = Speaker::new(Duration::from_secs(60));
+    let now = Instant::now();
+    speaker.handle_links(&links(&[("eth0", 2, MAC, true)]), now);
+    speaker.handle_wishes(with_voice(Voice::Full, 1), now);
+    speaker.handle_timeout(now);
+    speaker.handle_wishes(with_voice(Voice::Quiet, 1), now);
+    assert_eq!(speaker.poll_timeout(), None);
+}
+
+#[test]
+fn what_is_announced_once_gets_one_burst_and_no_refresh() {
+    let mut speaker = Speaker::new(Duration::from_secs(1));
+    let now = Instant::now();
+    speaker.handle_links(&links(&[("eth0", 2, MAC, true)]), now);
+    speaker.handle_wishes(with_voice(Voice::Once, 0), now);
+    assert_eq!(said(&mut speaker, now + SOON), both("eth0", MAC));
+    assert_eq!(speaker.poll_timeout(), None);
+}
+
+#[test]
+fn members_out_of_reach_are_heeded_whatever_vip_they_announce_and_others_are_not() {
+    let (mut speaker, now) = announcing();
+    let report = |mac: MacAddr, vip: &str| {
+        Action::Report(Conflict { vip: vip.parse().unwrap(), interface: "eth0".into(), mac: mac.octets() })
+    };
+    speaker.handle_frame("eth0", &garp(FRIEND, OTHER_VIP), now);
+    assert_eq!(speaker.poll_action(), None);
+    speaker.handle_inquiry(Inquiry { heed: [FRIEND].into(), ..Inquiry::default() }, now);
+    assert_eq!(speaker.handle_frame("eth0", &garp(FRIEND, OTHER_VIP), now), Verdict::Fine);
+    assert_eq!(speaker.poll_action(), Some(report(FRIEND, OTHER_VIP)));
+    speaker.handle_frame("eth0", &garp(STRANGER, OTHER_VIP), now);
+    assert_eq!(speaker.poll_action(), None);
+}
+
+#[test]
+fn a_vip_in_question_is_asked_for_and_every_answer_is_reported() {
+    let (mut speaker, mut now) = announcing();
+    let ask = [(OTHER_VIP.parse().unwrap(), BTreeSet::from(["eth0".to_owned()]))].into();
+    speaker.handle_inquiry(Inquiry { ask, ..Inquiry::default() }, now);
+    for _ in 0..10 {
+        now = speaker.poll_timeout().unwrap();
+        speaker.handle_timeout(now);
+        assert_eq!(sent(&mut speaker), [Kind::Question]);
+        let answer = ArpFrame {
+            operation: crate::wire::arp::Operation::Reply,
+            destination: MAC,
+            target_mac: MAC,
+            ..ArpFrame::announcement(FRIEND, OTHER_VIP.parse().unwrap())
+        };
+        speaker.handle_frame("eth0", &answer.emit(), now);
+        assert!(matches!(speaker.poll_action(), Some(Action::Report(_))));
+    }
+    speaker.handle_inquiry(Inquiry::default(), now);
+    assert!(speaker.poll_timeout().is_none_or(|due| due > now + SOON));
+}
+
+#[test]
+fn after_a_hold_up_nothing_is_said_before_the_segment_was_asked() {
+    let (mut speaker, now) = announcing();
+    speaker.handle_again(VIP4.parse().unwrap(), now);
+    let woken = now + Duration::from_secs(5);
+    speaker.handle_hold_up(woken);
+    speaker.handle_timeout(woken);
+    assert_eq!(sent(&mut speaker), [Kind::Question; 1], "VIP6 cannot be asked for without an address");
+    let ask =
+        ArpFrame { sender_ip: "10.77.0.9".parse().unwrap(), ..ArpFrame::announcement(STRANGER, VIP4.parse().unwrap()) };
+    speaker.handle_frame("eth0", &ask.emit(), woken);
+    assert_eq!(sent(&mut speaker), [], "it has waited for five seconds");
+    assert_eq!(speaker.handle_frame("eth0", &garp(FRIEND, VIP4), woken), Verdict::Conflict);
+    assert!(matches!(speaker.poll_action(), Some(Action::Report(_))));
+
+    // Nobody took VIP6, and VIP4 is taken away.
+    speaker.handle_wishes(wish(&[VIP6], 1, &["eth0"]), woken);
+    let later = woken + SOON;
+    assert_eq!(said(&mut speaker, later), BTreeSet::new(), "no burst");
+    assert!(speaker.poll_timeout().is_some(), "but a refresh in its time");
 }

@@ -83,6 +83,14 @@ pub(crate) fn example() -> Status {
                 message: "its owner n3 does not answer for it on eth0".into(),
             }],
         },
+        conflicts: vec![Conflict {
+            vip: "10.77.0.100".parse().unwrap(),
+            interface: "eth0".into(),
+            mac: "02:00:00:00:00:66".into(),
+            first: at(10),
+            last: at(20),
+            times: 3,
+        }],
     }
 }
 

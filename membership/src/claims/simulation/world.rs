@@ -8,12 +8,16 @@ use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 use super::super::*;
 use crate::{Facts, Interface, Member, NodeDocument};
 
+mod wire;
+
 const TICK: Duration = Duration::from_millis(20);
 /// How often a document is sent when nothing is new in it.
 const RESEND: Duration = Duration::from_millis(60);
 const DOWN_AFTER: Duration = Duration::from_millis(600);
 /// From the first frame of an announcement to its last.
 const BURST: Duration = Duration::from_millis(1100);
+/// Between questions on the wire.
+const ASK: Duration = Duration::from_millis(200);
 const LEFT: u64 = u64::MAX;
 
 /// A document as sent: who, which life, how new (`LEFT`: the last word), what.
@@ -39,6 +43,7 @@ pub(super) struct Node {
     has_uplink: bool,
     peers: BTreeMap<usize, Peer>,
     claimed: BTreeMap<IpAddr, u64>,
+    quiet: BTreeSet<IpAddr>,
     /// The version sent last, and when it is due again.
     sent: u64,
     resend: Instant,
@@ -53,6 +58,10 @@ pub(super) struct World {
     pub(super) rebalance: bool,
     /// Which segment each node is on; nodes hear only those on their own.
     side: Vec<u8>,
+    /// Which side of the gossip each node is on: a filter that ARP passes.
+    gossip: Vec<u8>,
+    /// When the announcers ask next.
+    ask: Instant,
     loss: f64,
     max_delay: Duration,
     post: Vec<(Instant, usize, Letter)>,
@@ -86,6 +95,8 @@ impl World {
             nodes: Vec::new(),
             rebalance: false,
             side: vec![0; nodes],
+            gossip: vec![0; nodes],
+            ask: now,
             loss: 0.2,
             max_delay: Duration::from_millis(40),
             post: Vec::new(),
@@ -104,6 +115,7 @@ impl World {
                 has_uplink: true,
                 peers: BTreeMap::new(),
                 claimed: BTreeMap::new(),
+                quiet: BTreeSet::new(),
                 sent: 0,
                 resend: now,
             });
@@ -188,7 +200,7 @@ impl World {
         let now = self.now;
         let due: Vec<_> = self.post.extract_if(.., |(at, _, _)| *at <= now).collect();
         for (_, to, letter) in due {
-            let reachable = self.side[to] == self.side[letter.from];
+            let reachable = self.hears(to, letter.from) && self.gossip[to] == self.gossip[letter.from];
             if self.nodes[to].ownership.is_none() || !reachable {
                 continue;
             }
@@ -236,13 +248,21 @@ impl World {
         let vips = self.candidates(&view);
         let unix_ms = u64::try_from(self.now.duration_since(self.started).as_millis()).unwrap();
         let Some(ownership) = &mut self.nodes[n].ownership else { return };
+        ownership.set_serving(self.vips.iter().copied().collect());
         ownership.handle_input(&view, &vips, self.now, unix_ms);
         let seen = |vip: &IpAddr| {
             let claims = view.members.values().filter_map(|member| member.document.claims.get(vip));
             claims.map(|claim| claim.epoch).max().unwrap_or(0)
         };
-        let actions: Vec<_> = std::iter::from_fn(|| ownership.poll_action()).collect();
         assert!(ownership.poll_timeout().is_none_or(|at| at > self.now), "n{n} asks to be woken in the past");
+        self.act(n, seen);
+        self.speak_up(n);
+    }
+
+    /// Does what a node's machine asks for.
+    fn act(&mut self, n: usize, seen: impl Fn(&IpAddr) -> u64) {
+        let Some(ownership) = &mut self.nodes[n].ownership else { return };
+        let actions: Vec<_> = std::iter::from_fn(|| ownership.poll_action()).collect();
         for action in actions {
             match &action {
                 Action::Publish(claims) => self.nodes[n].document.claims.clone_from(claims),
@@ -268,6 +288,11 @@ impl World {
         for client in 0..self.nodes.len() {
             if self.side[client] == self.side[n] {
                 self.beliefs[client].insert(vip, n);
+            }
+        }
+        for other in (0..self.nodes.len()).filter(|other| *other != n) {
+            if self.hears(other, n) {
+                self.overhear(other, vip, n);
             }
         }
     }
@@ -304,6 +329,10 @@ impl World {
     pub(super) fn tick(&mut self) {
         self.now += TICK;
         self.end_bursts();
+        if self.now >= self.ask {
+            self.ask = self.now + ASK;
+            self.ask();
+        }
         self.deliver();
         for n in 0..self.nodes.len() {
             self.think(n);
@@ -353,7 +382,10 @@ impl World {
                         let seen = ownership.owners().get(vip).map(|owner| &owner.node);
                         assert_eq!(seen, Some(owner), "owner of {vip} as n{n} sees it");
                     }
-                    let believed = self.beliefs[n].get(vip).unwrap_or(&holders[0]);
+                    // A minority does not contradict what clients believe: they find out when they ask again.
+                    let quiet =
+                        self.nodes[holders[0]].ownership.as_ref().is_some_and(|it| it.voice(*vip) != Voice::Full);
+                    let believed = self.beliefs[n].get(vip).filter(|_| !quiet).unwrap_or(&holders[0]);
                     assert_eq!(*believed, holders[0], "what the client beside n{n} believes of {vip}");
                 }
             }

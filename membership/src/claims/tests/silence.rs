@@ -12,7 +12,7 @@ fn owned_by_a() -> Bench {
 }
 
 fn replace(bench: &mut Bench, owner: &NodeName, epoch: u64) -> Vec<Action> {
-    bench.ownership.replace_silent(VIP, owner, epoch, 7);
+    bench.ownership.replace_silent(VIP, owner, epoch, bench.now, 7);
     bench.actions()
 }
 

@@ -1,0 +1,107 @@
+//! How VIPs come to this node: because it is elected, because others carry too many, or because what it claimed in a
+//! minority counts in full again.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
+
+use super::{Action, Held, Ownership, Reason, Survey, rebalance, silence, standby, wire::Doubtful};
+use crate::{Claim, election::elect};
+
+impl Ownership {
+    /// Whether this node takes VIPs over from nodes that carry too many of them; off at first.
+    pub fn set_rebalance(&mut self, on: bool) {
+        self.rebalance.set(on);
+    }
+
+    /// Take this node's share over now, one VIP after the other, even if [`Self::set_rebalance`] is off. Returns how
+    /// many VIPs come here; 0: the spread is even, or this node may not take any.
+    pub fn rebalance(&mut self, now: Instant, unix_ms: u64) -> usize {
+        if !self.may_take() {
+            return 0;
+        }
+        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
+        let coming = self.rebalance.ask(&self.me, &self.vips, &survey);
+        self.evaluate(now, unix_ms);
+        coming
+    }
+
+    /// Makes full claims of what was claimed in a minority and is still this node's.
+    pub(super) fn confirm(&mut self, now: Instant) -> Vec<Action> {
+        if !self.quorum.has() || self.held_up.is_some() {
+            return Vec::new();
+        }
+        let mut announcements = Vec::new();
+        for (vip, held) in self.held.iter_mut().filter(|(_, held)| held.claim.epoch == 0) {
+            held.claim.epoch = self.epochs.highest(*vip).saturating_add(1);
+            held.taken = now;
+            self.epochs.learn(*vip, held.claim.epoch);
+            announcements.push(Action::Announce { vip: *vip, epoch: held.claim.epoch, reason: held.reason });
+        }
+        announcements
+    }
+
+    /// Claims what this node is elected for and nobody who may own it claims.
+    pub(super) fn take_elected(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Vec<Action> {
+        if self.held_up.is_some() {
+            return Vec::new();
+        }
+        let elected = self.elected(survey);
+        self.wire.ask_only(&elected, now);
+        let mut announcements = Vec::new();
+        for vip in elected {
+            if self.wire.doubtful(vip, &self.me, self.quorum.standing(), &self.view, now) == Doubtful::Yes {
+                continue;
+            }
+            self.wire.taken(vip);
+            let reason = self.cause(vip, survey);
+            announcements.push(self.claim(vip, reason, survey, now, unix_ms));
+        }
+        announcements
+    }
+
+    /// The VIPs that are to come here. In a minority only those that this node can serve by itself.
+    fn elected(&self, survey: &Survey) -> BTreeSet<IpAddr> {
+        if !self.may_take() {
+            return BTreeSet::new();
+        }
+        let current = rebalance::owners(survey);
+        elect(&silence::trusted(&self.vips, &current, &self.view), &current)
+            .into_iter()
+            .filter(|(vip, node)| *node == self.me && current.get(vip) != Some(node))
+            .map(|(vip, _)| vip)
+            .filter(|vip| self.quorum.has() || self.serving.contains(vip))
+            .collect()
+    }
+
+    /// Claims the next VIP that this node should take over from one that carries too many.
+    pub(super) fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
+        if !self.may_take() || self.held_up.is_some() || !self.quorum.has() {
+            self.rebalance.rest();
+            return None;
+        }
+        let vip = self.rebalance.step(&self.me, &self.vips, survey, now)?;
+        Some(self.claim(vip, Reason::Rebalance, survey, now, unix_ms))
+    }
+
+    /// Claims a VIP, in full or as a minority may.
+    pub(super) fn claim(&mut self, vip: IpAddr, reason: Reason, survey: &Survey, now: Instant, unix_ms: u64) -> Action {
+        let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
+        let claim = Claim { epoch, since_ms: unix_ms, standby: 0 };
+        let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
+        self.epochs.learn(vip, epoch);
+        self.held.insert(vip, Held { claim, reason, taken: now, rivals, echo: None, defended: None });
+        Action::Announce { vip, epoch, reason }
+    }
+
+    /// Names in each claim who stands in for this node.
+    pub(super) fn name_standbys(&mut self, survey: &Survey) {
+        let chosen = standby::choose(&self.me, &self.claims(), &rebalance::owners(survey), &self.vips, &self.view);
+        for (vip, held) in &mut self.held {
+            held.claim.standby = chosen.get(vip).map_or(0, standby::id);
+        }
+    }
+
+    /// Whether this node claims anything at all.
+    pub(super) fn may_take(&self) -> bool {
+        self.startup.is_awake() && !self.draining
+    }
+}
