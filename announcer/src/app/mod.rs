@@ -181,12 +181,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let helpers = [
         tokio::spawn(keep_seeds(seeds, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
-        tokio::spawn(count_limits(
-            gossip.stats(),
-            |stats| &stats.limits,
-            membership::Limit::label,
-            metrics.limits.clone(),
-        )),
+        count_gossip_limits(gossip, &metrics),
     ];
     Controller::new(settings.node.clone(), ownership, inputs, outputs).run(stopped, HANDOVER_PATIENCE).await;
 
@@ -196,6 +191,11 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+fn count_gossip_limits(gossip: &membership::io::Handle, metrics: &Metrics) -> tokio::task::JoinHandle<()> {
+    let limits = metrics.limits.clone();
+    tokio::spawn(count_limits(gossip.stats(), |stats| &stats.limits, membership::Limit::label, limits))
 }
 
 fn log_start(settings: &Settings, advertise: SocketAddr, links: &Links) {
