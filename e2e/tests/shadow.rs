@@ -27,7 +27,16 @@ fn cluster(name: &str, nodes: u8) -> Result<Cluster> {
 fn start(cluster: Cluster) -> Result<Cluster> {
     cluster.agents.iter().try_for_each(e2e::agent::Agent::start)?;
     cluster.settle()?;
+    spread(&cluster)?;
     Ok(cluster)
+}
+
+/// Waits until each VIP has an owner of its own, so that no VIP is moved to even them out.
+fn spread(cluster: &Cluster) -> Result<()> {
+    eventually(SETTLE, "the VIPs are spread", || {
+        ensure!(cluster.owner(cluster.vip4())? != cluster.owner(cluster.vip6())?);
+        Ok(())
+    })
 }
 
 /// Leaves only pods on other nodes than `node` behind the service: what is lost then, the announcers lost.
@@ -115,6 +124,7 @@ fn lose_link(cluster: &mut Cluster, vip: IpAddr) -> Result<Report> {
 
     cluster.lan.heal(&owner)?;
     cluster.settle()?;
+    spread(cluster)?;
     Ok(report)
 }
 

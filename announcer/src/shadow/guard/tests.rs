@@ -1,3 +1,5 @@
+//! When a guard arms, stands down and arms again, in virtual time.
+
 use super::*;
 
 const fn ms(ms: u64) -> Duration {

@@ -1,3 +1,5 @@
+//! What is begun, lingers and ends.
+
 use super::*;
 
 fn key(n: u8) -> Key {

@@ -1,3 +1,5 @@
+//! Who stands in for whom, case by case.
+
 use membership::{Claim, Facts, Member, MemberState, NodeDocument, Reason};
 
 use super::*;
