@@ -25,6 +25,7 @@ pub mod agent;
 pub mod cleanup;
 pub mod faults;
 pub mod http;
+pub mod keepalived;
 pub mod longlived;
 pub mod manifests;
 pub mod metrics;
