@@ -63,8 +63,16 @@ struct Rested {
 /// The trials of one system, in order, and its bed, on its way to rest.
 struct Lane {
     queue: VecDeque<usize>,
+    /// How long the queue was.
+    trials: usize,
+    system: System,
     bed: JoinHandle<Result<Rested>>,
+    /// Trials that could not be made, because the bed did not come to rest or the trial not to an end.
+    void: usize,
 }
+
+/// So many void trials of a system end the run: then it is not the machine.
+const MAX_VOID: usize = 5;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let seed = options.seed.unwrap_or_else(rand::random);
@@ -84,33 +92,59 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             queue.extend(&own);
         }
         let Some(first) = queue.front().map(|index| cases[*index]) else { continue };
-        let bed = std::thread::spawn(move || {
-            let bed = system.start().with_context(|| system.name())?;
-            rest(bed, first, None)
-        });
-        lanes.push(Lane { queue, bed });
+        lanes.push(Lane { trials: queue.len(), queue, system, bed: begin(system, first), void: 0 });
     }
     let start = Instant::now();
     let mut outcomes = vec![Vec::new(); cases.len()];
+    let mut void = 0;
     let total = cases.len() * options.trials;
-    while !lanes.is_empty() {
-        let mut going = Vec::new();
-        for mut lane in lanes {
-            let rested = joined(lane.bed)?;
-            note(&cases, &mut outcomes, rested.last.clone());
-            let Some(index) = lane.queue.pop_front() else { continue };
-            let next = lane.queue.front().map_or(cases[index], |next| cases[*next]);
-            lane.bed = turn(rested, (index, cases[index]), next, options.connections, &mut random)?;
-            going.push(lane);
-        }
-        lanes = going;
+    let mut last = None;
+    while let Some(at) = next_lane(&lanes, last) {
+        let mut lane = lanes.swap_remove(at);
+        last = Some(lane.system);
+        let rested = joined(lane.bed);
+        note(&cases, &mut outcomes, rested.as_ref().ok().and_then(|rested| rested.last.clone()));
+        let Some(index) = lane.queue.front().copied() else {
+            void += lane.void + usize::from(rested.is_err());
+            continue;
+        };
+        let case = cases[index];
+        let next = lane.queue.get(1).map_or(case, |next| cases[*next]);
+        let bed = rested.and_then(|rested| turn(rested, (index, case), next, options.connections, &mut random));
+        lane.bed = match bed {
+            Ok(bed) => {
+                lane.queue.pop_front();
+                bed
+            }
+            Err(error) => {
+                lane.void += 1;
+                eprintln!("  void: {error:#}");
+                ensure!(lane.void <= MAX_VOID, "{}: too many void trials, the last: {error:#}", case.name());
+                begin(lane.system, case)
+            }
+        };
+        lanes.push(lane);
         let done: usize = outcomes.iter().map(Vec::len).sum();
         eprintln!("{done} of {total} trials after {:.0} s; {}", start.elapsed().as_secs_f64(), table::load());
     }
     let rows: Vec<_> = cases.iter().zip(&outcomes).map(|(case, outcomes)| Row::new(*case, outcomes)).collect();
     println!("{}", table::side_by_side(&rows));
-    println!("\n{:.0} s; {}", start.elapsed().as_secs_f64(), table::load());
+    println!("\n{void} void trials; {:.0} s; {}", start.elapsed().as_secs_f64(), table::load());
     Ok(())
+}
+
+/// Whose turn it is: the system that is furthest behind, but not twice in a row, since its bed needs time to recover.
+fn next_lane(lanes: &[Lane], last: Option<System>) -> Option<usize> {
+    let behind = |at: &usize| {
+        let lane = &lanes[*at];
+        (lanes.len() > 1 && Some(lane.system) == last, (lane.trials - lane.queue.len()) * 10_000 / lane.trials)
+    };
+    (0..lanes.len()).min_by_key(behind)
+}
+
+/// Builds a bed in the background.
+fn begin(system: System, first: Case) -> JoinHandle<Result<Rested>> {
+    std::thread::spawn(move || rest(system.start().with_context(|| system.name())?, first, None))
 }
 
 fn joined(bed: JoinHandle<Result<Rested>>) -> Result<Rested> {

@@ -49,8 +49,8 @@ impl System {
 
     pub(crate) fn start(self) -> Result<Box<dyn Bed>> {
         Ok(match self {
-            Self::Crier => Box::new(CrierBed { cluster: crier("bench-default", 50)? }),
-            Self::CrierFast => Box::new(CrierBed { cluster: crier("bench-fast", 10)? }),
+            Self::Crier => Box::new(CrierBed { cluster: crier("bench-default", 50)?, frozen: None }),
+            Self::CrierFast => Box::new(CrierBed { cluster: crier("bench-fast", 10)?, frozen: None }),
             Self::Keepalived => {
                 Box::new(KeepalivedBed { bed: Keepalived::start(Adverts { version: 2, interval: "1" })?, families: 1 })
             }
@@ -104,6 +104,8 @@ pub(crate) trait Bed: Send {
 
 struct CrierBed {
     cluster: Cluster,
+    /// The node whose agent was stopped and whose hooks are gone: only a new agent attaches new ones.
+    frozen: Option<String>,
 }
 
 impl CrierBed {
@@ -149,6 +151,9 @@ impl Bed for CrierBed {
 
     fn prepare(&mut self, ipv6: bool, everywhere: bool) -> Result<String> {
         self.cluster.lan.heal_all()?;
+        if let Some(node) = self.frozen.take() {
+            self.cluster.agent(&node)?.kill()?;
+        }
         for agent in self.cluster.agents.iter().filter(|agent| !agent.is_running()) {
             agent.start()?;
         }
@@ -166,6 +171,7 @@ impl Bed for CrierBed {
             Fault::Cut => self.cluster.lan.cut(owner),
             Fault::Kill => self.cluster.agent(owner)?.kill(),
             Fault::Hung => {
+                self.frozen = Some(owner.to_owned());
                 let agent = self.cluster.agent(owner)?;
                 agent.freeze()?;
                 let config = agent.config_path();

@@ -23,8 +23,9 @@ use crate::{
 
 /// From how many ports requests come.
 const SOURCES: usize = 64;
-/// How long a long-lived connection may wait for an echo: TCP sends again after 0.2, 0.6, 1.4, 3.0 and 6.2 s.
-const PATIENCE: Duration = Duration::from_secs(7);
+/// How long a long-lived connection may wait for an echo: TCP sends again after 0.2, 0.6, 1.4, 3.0 and 6.2 s,
+/// on a busy machine somewhat later.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How long before the fault nothing was changed. A standby, for one, must have had time to know its part.
 pub(crate) const REST: Duration = Duration::from_millis(1500);
 /// The longest that a system may take to serve again.
