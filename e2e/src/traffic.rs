@@ -153,16 +153,30 @@ impl Load {
         static RUNS: AtomicU64 = AtomicU64::new(1);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, progress) = (Arc::clone(&stop), Arc::clone(&answered));
+        let mark = Arc::new(Mutex::new(Instant::now()));
+        let (stopped, progress, since) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&mark));
+        let several = targets.len() > 1;
         let targets: Vec<_> = targets.iter().copied().cycle().take(self.sources.max(targets.len())).collect();
         let thread = ns.thread("load", move || match self.transport {
-            Transport::Udp => self.udp(run, &targets, &stopped, &progress),
+            Transport::Udp => self.udp(run, &targets, &stopped, &progress).map(|(sent, inbox)| {
+                let since = *since.lock().unwrap_or_else(PoisonError::into_inner);
+                let gaps = || ledger::by_source(targets.len(), self.interval, &sent, &inbox.answers, since);
+                let by_source = if several { gaps() } else { Vec::new() };
+                let report = ledger::close(inbox.report, self.interval, false, &sent, &inbox.answers);
+                Report { by_source, ..report }
+            }),
             Transport::Tcp => self.tcp(run, &stopped, &progress),
         })?;
-        Ok(Meter { run, stop, answered, thread })
+        Ok(Meter { run, stop, mark, answered, thread })
     }
 
-    fn udp(self, run: u64, targets: &[SocketAddr], stop: &AtomicBool, progress: &AtomicU64) -> Result<Report> {
+    fn udp(
+        self,
+        run: u64,
+        targets: &[SocketAddr],
+        stop: &AtomicBool,
+        progress: &AtomicU64,
+    ) -> Result<(Vec<Instant>, Inbox)> {
         let sockets = targets.iter().map(|target| udp_to(*target)).collect::<Result<Vec<_>, _>>()?;
         let senders = sockets.iter().map(UdpSocket::try_clone).collect::<Result<Vec<_>, _>>()?;
         let readers = sockets.into_iter().map(Stamped::new).collect::<Result<Vec<_>, _>>()?;
@@ -178,9 +192,7 @@ impl Load {
             prober.join()
         });
         let sent = sent.map_err(|_| anyhow!("the prober panicked"))?;
-        let by_source = ledger::by_source(targets.len(), self.interval, &sent, &inbox.answers);
-        let report = ledger::close(inbox.report, self.interval, false, &sent, &inbox.answers);
-        Ok(Report { by_source, ..report })
+        Ok((sent, inbox))
     }
 
     /// Sends a request each interval, from the sources in turn, until it is stopped: when each was sent.
@@ -294,6 +306,7 @@ fn next_due(due: Instant, now: Instant, interval: Duration) -> Instant {
 pub struct Meter {
     run: u64,
     stop: Arc<AtomicBool>,
+    mark: Arc<Mutex<Instant>>,
     answered: Arc<AtomicU64>,
     thread: JoinHandle<Result<Result<Report>>>,
 }
@@ -303,6 +316,11 @@ impl Meter {
     #[must_use]
     pub fn run(&self) -> u64 {
         self.run
+    }
+
+    /// From now on the gaps of [`Report::by_source`] count.
+    pub fn mark(&self) {
+        *self.mark.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// Answers until now.

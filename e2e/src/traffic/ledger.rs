@@ -68,7 +68,7 @@ pub struct Report {
     pub by_pod: BTreeMap<String, u64>,
     /// The client's addresses as the pods saw them.
     pub seen_as: BTreeSet<IpAddr>,
-    /// UDP: the longest gap of each source port, in their order.
+    /// Loads with several targets: the longest gap of each source port, in their order, since [`super::Meter::mark`].
     pub by_source: Vec<Gap>,
 }
 
@@ -156,16 +156,23 @@ fn longest_gap(sent: &[Instant], mut served: Vec<Instant>, silences: &[(Instant,
     Some(longest)
 }
 
-/// The longest gap of each of `sources` ports that sent in turn, an `interval` apart.
-pub(super) fn by_source(sources: usize, interval: Duration, sent: &[Instant], answers: &[Served]) -> Vec<Gap> {
+/// The longest gap of each of `sources` ports that sent in turn, an `interval` apart, among requests sent after `since`.
+pub(super) fn by_source(
+    sources: usize,
+    interval: Duration,
+    sent: &[Instant],
+    answers: &[Served],
+    since: Instant,
+) -> Vec<Gap> {
     let mut served = vec![Vec::new(); sources];
     for answer in answers {
-        let Some(start) = sent.get(answer.id as usize) else { continue };
+        let Some(start) = sent.get(answer.id as usize).filter(|start| **start >= since) else { continue };
         served[answer.id as usize % sources].push(served_at(answer, *start));
     }
     let silences = silences(sent, interval);
     let gaps = served.into_iter().enumerate().filter_map(|(source, served)| {
-        let sent: Vec<_> = sent.iter().skip(source).step_by(sources).copied().collect();
+        let own = sent.iter().skip(source).step_by(sources);
+        let sent: Vec<_> = own.filter(|start| **start >= since).copied().collect();
         longest_gap(&sent, served, &silences)
     });
     gaps.collect()
@@ -258,9 +265,15 @@ mod tests {
         let sent: Vec<_> = (0..8).map(|at| start + ms(at * 10)).collect();
         let at = |id: u32| Served { id, arrived: start + ms(u64::from(id) * 10 + 1), held: Duration::ZERO };
         // Of the second source, numbers 3 and 5 were lost.
-        let gaps = by_source(2, ms(10), &sent, &[at(0), at(1), at(2), at(4), at(6), at(7)]);
+        let gaps = by_source(2, ms(10), &sent, &[at(0), at(1), at(2), at(4), at(6), at(7)], start);
         assert_eq!(gaps.iter().map(|gap| gap.length).collect::<Vec<_>>(), [ms(20), ms(60)]);
         assert_eq!(gaps[1].end, start + ms(71));
+        let gaps = by_source(2, ms(10), &sent, &[at(0), at(6), at(7)], start + ms(55));
+        assert_eq!(
+            gaps.iter().map(|gap| gap.length).collect::<Vec<_>>(),
+            [ms(1), ms(1)],
+            "what was before is no matter"
+        );
     }
 
     #[test]

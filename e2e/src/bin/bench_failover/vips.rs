@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// The heartbeat's interval in milliseconds; three may be missed.
     #[arg(long, default_value_t = 50)]
     interval: u64,
+    /// Pods on all nodes, the one that dies included: then the tables of all services must change too.
+    #[arg(long)]
+    everywhere: bool,
     /// Which moments; by default ones nobody has seen.
     #[arg(long)]
     seed: Option<u64>,
@@ -47,13 +50,19 @@ const FIRST: u8 = 128;
 /// Each VIP is asked so often; all together 5,000 times a second.
 const EACH: Duration = Duration::from_millis(20);
 
+/// How long the VIPs are asked after the cut.
+const WINDOW: Duration = Duration::from_secs(6);
+
 fn cluster(options: &Options) -> Result<Cluster> {
     let mut builder = Cluster::three("bench-vips").watch(Duration::from_millis(options.interval), 3).quiet();
     for number in 0..options.vips {
         let vip = format!("10.77.0.{}", FIRST + number);
         builder = builder.service(service(&format!("s{number}")).tcp(WEB).udp(DNS).at(&[&vip]));
     }
-    let cluster = builder.build()?;
+    let mut cluster = builder.build()?;
+    for number in 0..if options.everywhere { 0 } else { options.vips } {
+        cluster.edit(&format!("s{number}"), |service| service.endpoints.retain(|endpoint| endpoint.node != "n1"))?;
+    }
     cluster.manifests.write("pool.yaml", &POOL.replace("10.77.0.100-10.77.0.119", "10.77.0.128-10.77.0.250"))?;
     Ok(cluster)
 }
@@ -87,14 +96,15 @@ fn trial(options: &Options, random: &mut StdRng) -> Result<Outcome> {
     let load = Load::new(Transport::Udp, targets[0]).per_second(rate).start_on(&cluster.client().ns, &targets)?;
     std::thread::sleep(REST + Duration::from_millis(random.random_range(0..options.interval)));
     let mine = owned(&cluster, &others[0].name, &first.name)?;
+    load.mark();
     let fault = Instant::now();
     cluster.lan.cut(&first.name)?;
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(WINDOW);
     let report = load.stop()?;
     let mut back = Vec::new();
     for (target, gap) in targets.iter().zip(&report.by_source).filter(|(target, _)| mine.contains(&target.ip())) {
-        let after = gap.end.checked_duration_since(fault).with_context(|| format!("{target} was lost before"))?;
-        ensure!(after < Duration::from_millis(2900), "{target} was not served again");
+        let after = gap.end.checked_duration_since(fault).unwrap_or_default();
+        ensure!(after < WINDOW - Duration::from_millis(100), "{target} was not served again");
         back.push(after);
     }
     let (first, last) = back.iter().min().zip(back.iter().max()).context("the node owned no VIP")?;
@@ -119,7 +129,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (first, _, first_most) = spread(outcomes.iter().map(|outcome| outcome.first));
     let (last, _, last_most) = spread(outcomes.iter().map(|outcome| outcome.last));
     let (between, _, between_most) = spread(outcomes.iter().map(|outcome| outcome.last - outcome.first));
-    println!("\n`--trials {} --vips {} --interval {} --seed {seed}`\n", options.trials, options.vips, options.interval);
+    println!(
+        "\n`--trials {} --vips {} --interval {}{} --seed {seed}`\n",
+        options.trials,
+        options.vips,
+        options.interval,
+        if options.everywhere { " --everywhere" } else { "" },
+    );
     println!(
         "| VIPs on the node that is cut (least / most) | n | first served ms (median / max) | last served ms (median / max) | from first to last ms (median / max) |"
     );
