@@ -22,6 +22,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: the testbed drives real processes in real time")]
 
 pub mod agent;
+pub mod backbone;
 pub mod cleanup;
 pub mod faults;
 pub mod http;

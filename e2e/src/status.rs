@@ -22,6 +22,32 @@ pub struct Status {
     pub source: Source,
     /// The forwarder.
     pub forwarder: Forwarder,
+    /// What came of asking for others' VIPs.
+    pub selftest: SelfTest,
+}
+
+/// What came of asking for others' VIPs on the wire.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SelfTest {
+    /// How many are asked for.
+    pub tested: u64,
+    /// How many of the node's own nobody asks for.
+    pub untested: u64,
+    /// What is wrong.
+    pub problems: Vec<VipProblem>,
+}
+
+/// A VIP that is not answered for as it should be.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VipProblem {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Its owner.
+    pub owner: String,
+    /// The kind.
+    pub result: String,
+    /// In words.
+    pub message: String,
 }
 
 /// A member.

@@ -34,6 +34,7 @@ use crate::{
     http::{Orders, listen, router},
     link::{self, Links},
     metrics::{Metrics, MetricsError},
+    selftest,
     source::{self, manifests},
 };
 use changes::count_limits;
@@ -86,6 +87,9 @@ pub enum AppError {
     /// Packet sockets cannot be had.
     #[error(transparent)]
     Announcer(#[from] announce::StartError),
+    /// The self-test's thread cannot be had.
+    #[error("cannot start the self-test's thread: {0}")]
+    SelfTest(#[source] std::io::Error),
     /// The gossip port cannot be had.
     #[error(transparent)]
     Gossip(#[from] GossipError),
@@ -128,6 +132,8 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let (plan, plans) = watch::channel(Arc::default());
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
+    let (scenes_out, scenes) = watch::channel(None);
+    let selftest = selftest::io::start(settings.node.clone(), scenes, links.clone()).map_err(AppError::SelfTest)?;
     let (owners_out, owners) = watch::channel(Arc::default());
     let (facts_out, facts) = watch::channel(Facts { listening: true, ..Facts::default() });
     let (orders, orders_in) = mpsc::channel(8);
@@ -145,10 +151,13 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         verdicts: prober.verdicts(),
         forwarding: forwarding.report.clone(),
         announcer: Arc::clone(&announcer),
+        selftest: selftest.results.clone(),
     });
+    tokio::spawn(count_limits(selftest.results, |results| &results.limits, |what| what, metrics.limits.clone()));
     doors.serve(&reporter, &metrics, orders);
 
-    let ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    ownership.set_rebalance(settings.rebalance);
     let inputs = Inputs {
         view: gossip.view(),
         snapshot,
@@ -156,6 +165,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         verdicts: prober.verdicts(),
         forwarding: forwarding.carrying.clone(),
         conflicts,
+        selftest: selftest.verdicts,
         orders: orders_in,
     };
     let outputs = Outputs {
@@ -163,6 +173,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         announcer: Arc::clone(&announcer),
         wanted: forwarding.wanted,
         plan,
+        scenes: scenes_out,
         owners: owners_out,
         facts: facts_out,
         events: metrics.events.clone(),

@@ -22,6 +22,7 @@ use crate::{
     http::{Readiness, Status, StatusSource, status},
     metrics,
     model::{Backend, Desired, PoolUsage, ServiceName, ServicePort},
+    selftest::{Outcome, Results},
     serving::{serving, verdict},
     source::Snapshot,
 };
@@ -56,6 +57,8 @@ pub struct Reporter {
     pub forwarding: watch::Receiver<Arc<Report>>,
     /// The announcer, for its counters.
     pub announcer: Arc<Announcer>,
+    /// What asking for others' VIPs has shown.
+    pub selftest: watch::Receiver<Arc<Results>>,
 }
 
 impl StatusSource for Reporter {
@@ -85,6 +88,7 @@ impl StatusSource for Reporter {
                 mode: forwarding.info.mode.to_string(),
                 interfaces: forwarding.info.interfaces.clone(),
             },
+            selftest: selftest(&self.selftest.borrow()),
         }
     }
 
@@ -146,7 +150,34 @@ impl StatusSource for Reporter {
                 connected: snapshot.connected,
                 problems: u64::try_from(snapshot.problems.len()).unwrap_or(u64::MAX),
             },
+            selftest: tested(&self.selftest.borrow()),
         }
+    }
+}
+
+fn selftest(results: &Results) -> status::SelfTest {
+    let problem = |(address, trouble): (&std::net::IpAddr, &crate::selftest::Trouble)| status::VipProblem {
+        address: *address,
+        owner: trouble.owner.clone(),
+        result: trouble.outcome.as_str().to_owned(),
+        message: trouble.to_string(),
+    };
+    status::SelfTest {
+        tested: results.tested,
+        untested: results.untested,
+        problems: results.troubles.iter().map(problem).collect(),
+    }
+}
+
+fn tested(results: &Results) -> metrics::SelfTested {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    metrics::SelfTested {
+        rounds: Outcome::ALL
+            .map(|outcome| (outcome.as_str(), results.rounds.get(&outcome).copied().unwrap_or(0)))
+            .into(),
+        tested: count(results.tested),
+        untested: count(results.untested),
+        failing: count(results.troubles.len()),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub pools: Vec<PoolAddresses>,
     /// The source of objects.
     pub source: SourceState,
+    /// Asking for other nodes' VIPs.
+    pub selftest: SelfTested,
 }
 
 /// A VIP and whether this node owns it.
@@ -108,6 +110,19 @@ pub struct SourceState {
     pub problems: u64,
 }
 
+/// What came of asking for other nodes' VIPs on the wire.
+#[derive(Debug, Clone, Default)]
+pub struct SelfTested {
+    /// Rounds, by result.
+    pub rounds: BTreeMap<&'static str, u64>,
+    /// VIPs that this node asks for.
+    pub tested: u64,
+    /// VIPs of this node that no peer can ask for.
+    pub untested: u64,
+    /// Those of the tested that were not answered for as they should be, when last asked for.
+    pub failing: u64,
+}
+
 /// The label value of a member's state.
 pub(super) fn state_label(state: MemberState) -> &'static str {
     match state {
@@ -131,6 +146,7 @@ impl Snapshot {
         let registry = Registry::new();
         self.cluster(&registry)?;
         self.services(&registry)?;
+        self.selftest(&registry)?;
         self.forwarder(&registry)?;
         Ok(registry.gather())
     }
@@ -160,6 +176,21 @@ impl Snapshot {
         gauge(registry, "crier_source_problems", "Objects with a mistake in them", &[])?
             .with_label_values::<&str>(&[])
             .set(signed(self.source.problems));
+        Ok(())
+    }
+
+    fn selftest(&self, registry: &Registry) -> prometheus::Result<()> {
+        let help = "Rounds of asking on the wire for a VIP of another node, by what came of it";
+        let rounds = counter(registry, "crier_vip_selftest_total", help, &["result"])?;
+        for (result, count) in &self.selftest.rounds {
+            rounds.with_label_values(&[result]).inc_by(*count);
+        }
+        let help = "VIPs of others that this node asks for, those of them that fail, and own ones that nobody asks for";
+        let vips = gauge(registry, "crier_vip_selftest_vips", help, &["state"])?;
+        let SelfTested { tested, untested, failing, .. } = self.selftest;
+        for (state, count) in [("tested", tested), ("failing", failing), ("untested", untested)] {
+            vips.with_label_values(&[state]).set(signed(count));
+        }
         Ok(())
     }
 

@@ -31,6 +31,7 @@ fn full_snapshot() -> Snapshot {
         second_hops: 11,
         pools: vec![PoolAddresses { pool: "lan".into(), used: 2, free: u64::MAX }],
         source: SourceState { connected: true, problems: 2 },
+        selftest: SelfTested { rounds: [("silent", 12)].into(), tested: 3, untested: 4, failing: 5 },
     }
 }
 
@@ -86,6 +87,8 @@ fn every_metric_follows_the_naming_rules() {
         "crier_source_problems",
         "crier_vip_conflicts_total",
         "crier_vip_owned",
+        "crier_vip_selftest_total",
+        "crier_vip_selftest_vips",
         "crier_vip_transitions_total",
     ];
     assert_eq!(names, promised.map(str::to_owned).into());
@@ -137,6 +140,8 @@ fn the_text_has_the_promised_labels() {
         r#"crier_source_connected 1"#,
         r#"crier_source_problems 2"#,
         r#"crier_limits_reached_total{what="probes_in_flight"} 1"#,
+        r#"crier_vip_selftest_total{result="silent"} 12"#,
+        r#"crier_vip_selftest_vips{state="untested"} 4"#,
     ] {
         assert!(text.lines().any(|found| found == line), "no line {line}\n{text}");
     }

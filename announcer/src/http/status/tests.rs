@@ -71,6 +71,16 @@ pub(crate) fn example() -> Status {
             }],
         },
         forwarder: Forwarder { mode: "tc".into(), interfaces: vec!["eth0".into()] },
+        selftest: SelfTest {
+            tested: 1,
+            untested: 0,
+            problems: vec![VipProblem {
+                address: [10, 77, 0, 101].into(),
+                owner: node("n3"),
+                result: "silent".into(),
+                message: "its owner n3 does not answer for it on eth0".into(),
+            }],
+        },
     }
 }
 
