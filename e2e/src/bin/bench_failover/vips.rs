@@ -16,6 +16,7 @@ use e2e::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
+    system::STAY,
     table::{ms, spread},
     trial::REST,
 };
@@ -54,7 +55,8 @@ const EACH: Duration = Duration::from_millis(20);
 const WINDOW: Duration = Duration::from_secs(6);
 
 fn cluster(options: &Options) -> Result<Cluster> {
-    let mut builder = Cluster::three("bench-vips").watch(Duration::from_millis(options.interval), 3).quiet();
+    let mut builder =
+        Cluster::three("bench-vips").extra(STAY).watch(Duration::from_millis(options.interval), 3).quiet();
     for number in 0..options.vips {
         let vip = format!("10.77.0.{}", FIRST + number);
         builder = builder.service(service(&format!("s{number}")).tcp(WEB).udp(DNS).at(&[&vip]));
