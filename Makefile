@@ -52,13 +52,32 @@ check-ebpf: ## Verify that the object in the tree is what the source gives
 	@hack/check-ebpf
 
 .PHONY: bench
-bench: bench-failover ## All figures there are so far
+bench: bench-failover bench-vips bench-rest ## All figures there are so far
 
 .PHONY: bench-failover
-bench-failover: ## The client's outage when the owner is cut off, killed, stopped
+bench-failover: ## The client's outage when the owner fails, side by side with keepalived: TRIALS=20
+	@hack/setup bench
+	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
+	@$(AS_ROOT) target/release/bench_failover trials --trials $${TRIALS:-20}
+
+.PHONY: bench-vips
+bench-vips: ## The owner of 100 VIPs is cut off: the first and the last served again
 	@hack/setup demo
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
-	@$(AS_ROOT) target/release/bench_failover
+	@$(AS_ROOT) target/release/bench_failover vips
+	@$(AS_ROOT) target/release/bench_failover vips --everywhere
+
+.PHONY: bench-rest
+bench-rest: ## Nothing fails for a minute: requests lost, requests that reach pods twice
+	@hack/setup demo
+	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
+	@$(AS_ROOT) target/release/bench_failover soak --minutes 1 --stress 0
+
+.PHONY: soak
+soak: ## Nothing fails, all processors are loaded: false takeovers and what they cost: MINUTES=10 for each setting
+	@hack/setup bench
+	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
+	@$(AS_ROOT) target/release/bench_failover soak --check --minutes $${MINUTES:-10}
 
 .PHONY: chaos
 chaos: ## Ten minutes of random cuts and heals with traffic on

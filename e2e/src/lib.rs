@@ -26,6 +26,7 @@ pub mod backbone;
 pub mod cleanup;
 pub mod faults;
 pub mod http;
+pub mod keepalived;
 pub mod longlived;
 pub mod manifests;
 pub mod metrics;

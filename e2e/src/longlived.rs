@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    ops::RangeInclusive,
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,10 +21,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{netns::Netns, poll::readable, traffic::Answer};
 
-/// From an echo to the next record, at least; and for each connection, so that hundreds do not send more than a
-/// few thousand records a second together.
-const PERIOD: Duration = Duration::from_millis(10);
-const PERIOD_EACH: Duration = Duration::from_micros(250);
+/// From an echo to the next record: a millisecond for each connection, within these. So they send about a thousand
+/// records a second together, 200 of them four thousand.
+const PERIOD: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(50);
 /// How often the thread looks at its connections.
 const TICK: Duration = Duration::from_millis(2);
 /// A connection without an echo for this long counts as hung: far beyond what retransmission after an outage takes.
@@ -67,7 +67,7 @@ pub struct LongLived {
 
 impl LongLived {
     /// Opens `count` connections from `ns`; each has had its first echo on return. Records go each 10 ms, more seldom
-    /// on more than 40 connections: 200 send one each 50 ms.
+    /// on more than ten connections: each 50 ms on 50 and more.
     ///
     /// # Errors
     /// When one cannot be opened.
@@ -225,7 +225,7 @@ fn run(
             return Vec::new();
         }
     };
-    let period = PERIOD.max(PERIOD_EACH * u32::try_from(count).unwrap_or(u32::MAX));
+    let period = Duration::from_millis(count as u64).clamp(*PERIOD.start(), *PERIOD.end());
     let start = Instant::now();
     for (talk, number) in talks.iter_mut().zip(0_u32..) {
         // Spread over the period, so that they do not speak all at once.

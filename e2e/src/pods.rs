@@ -32,7 +32,7 @@ pub const UDP_PORT: u16 = 5353;
 /// How long a line may be; longer ones end the connection.
 const MAX_LINE: usize = 16 * 1024;
 /// How often a server looks at its switches.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(40);
 
 /// Loads whose numbers a pod keeps; those of the oldest are forgotten.
 const MAX_RUNS: usize = 32;

@@ -17,10 +17,10 @@ pub(crate) fn readable(fds: &[RawFd], timeout: Duration) -> Vec<bool> {
     polled.iter().map(|entry| ready > 0 && entry.revents != 0).collect()
 }
 
-/// Gives the calling thread the lowest real-time priority, so that busy programs do not delay it. Without the right to
-/// (CAP_SYS_NICE) it stays as it is.
+/// Gives the calling thread a real-time priority, so that busy programs do not delay it: it stands for another machine.
+/// Without the right to (CAP_SYS_NICE) it stays as it is.
 pub(crate) fn real_time() {
-    let lowest = libc::sched_param { sched_priority: 1 };
+    let priority = libc::sched_param { sched_priority: 20 };
     // SAFETY: the parameter lives until the call returns; 0 is the calling thread.
-    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const lowest) };
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority) };
 }

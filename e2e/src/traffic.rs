@@ -26,7 +26,7 @@ use crate::{
     stamps::Stamped,
 };
 use ledger::Served;
-pub use ledger::{Number, Report};
+pub use ledger::{Gap, Number, Report};
 
 /// A prober that is late by up to this makes up for it at once, so that the rate holds; what it missed beyond is left out.
 const MAKE_UP: Duration = Duration::from_millis(20);
@@ -115,10 +115,10 @@ impl Load {
         Self { transport, target, interval: Duration::from_millis(10), sources: 8, timeout: Duration::from_secs(5) }
     }
 
-    /// So many requests each second, 1 to 2,000.
+    /// So many requests each second, 1 to 10,000.
     #[must_use]
     pub fn per_second(mut self, rate: u32) -> Self {
-        self.interval = Duration::from_secs(1) / rate.clamp(1, 2000);
+        self.interval = Duration::from_secs(1) / rate.clamp(1, 10_000);
         self
     }
 
@@ -141,19 +141,43 @@ impl Load {
     /// # Errors
     /// When sockets cannot be made.
     pub fn start(self, ns: &Netns) -> Result<Meter> {
+        self.start_on(ns, &[self.target])
+    }
+
+    /// As [`Load::start`], to several targets in turn (UDP; TCP goes to the first). There are at least as many sources
+    /// as targets, and source number i speaks to target number i.
+    ///
+    /// # Errors
+    /// When sockets cannot be made.
+    pub fn start_on(self, ns: &Netns, targets: &[SocketAddr]) -> Result<Meter> {
         static RUNS: AtomicU64 = AtomicU64::new(1);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, progress) = (Arc::clone(&stop), Arc::clone(&answered));
+        let mark = Arc::new(Mutex::new(Instant::now()));
+        let (stopped, progress, since) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&mark));
+        let several = targets.len() > 1;
+        let targets: Vec<_> = targets.iter().copied().cycle().take(self.sources.max(targets.len())).collect();
         let thread = ns.thread("load", move || match self.transport {
-            Transport::Udp => self.udp(run, &stopped, &progress),
+            Transport::Udp => self.udp(run, &targets, &stopped, &progress).map(|(sent, inbox)| {
+                let since = *since.lock().unwrap_or_else(PoisonError::into_inner);
+                let gaps = || ledger::by_source(targets.len(), self.interval, &sent, &inbox.answers, since);
+                let by_source = if several { gaps() } else { Vec::new() };
+                let report = ledger::close(inbox.report, self.interval, false, &sent, &inbox.answers);
+                Report { by_source, ..report }
+            }),
             Transport::Tcp => self.tcp(run, &stopped, &progress),
         })?;
-        Ok(Meter { run, stop, answered, thread })
+        Ok(Meter { run, stop, mark, answered, thread })
     }
 
-    fn udp(self, run: u64, stop: &AtomicBool, progress: &AtomicU64) -> Result<Report> {
-        let sockets = (0..self.sources).map(|_| udp_to(self.target)).collect::<Result<Vec<_>, _>>()?;
+    fn udp(
+        self,
+        run: u64,
+        targets: &[SocketAddr],
+        stop: &AtomicBool,
+        progress: &AtomicU64,
+    ) -> Result<(Vec<Instant>, Inbox)> {
+        let sockets = targets.iter().map(|target| udp_to(*target)).collect::<Result<Vec<_>, _>>()?;
         let senders = sockets.iter().map(UdpSocket::try_clone).collect::<Result<Vec<_>, _>>()?;
         let readers = sockets.into_iter().map(Stamped::new).collect::<Result<Vec<_>, _>>()?;
         let sent_all = AtomicBool::new(false);
@@ -168,7 +192,7 @@ impl Load {
             prober.join()
         });
         let sent = sent.map_err(|_| anyhow!("the prober panicked"))?;
-        Ok(ledger::close(inbox.report, self.interval, false, &sent, &inbox.answers))
+        Ok((sent, inbox))
     }
 
     /// Sends a request each interval, from the sources in turn, until it is stopped: when each was sent.
@@ -282,6 +306,7 @@ fn next_due(due: Instant, now: Instant, interval: Duration) -> Instant {
 pub struct Meter {
     run: u64,
     stop: Arc<AtomicBool>,
+    mark: Arc<Mutex<Instant>>,
     answered: Arc<AtomicU64>,
     thread: JoinHandle<Result<Result<Report>>>,
 }
@@ -291,6 +316,11 @@ impl Meter {
     #[must_use]
     pub fn run(&self) -> u64 {
         self.run
+    }
+
+    /// From now on the gaps of [`Report::by_source`] count.
+    pub fn mark(&self) {
+        *self.mark.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// Answers until now.

@@ -68,6 +68,17 @@ pub struct Report {
     pub by_pod: BTreeMap<String, u64>,
     /// The client's addresses as the pods saw them.
     pub seen_as: BTreeSet<IpAddr>,
+    /// Loads with several targets: the longest gap of each source port, in their order, since [`super::Meter::mark`].
+    pub by_source: Vec<Gap>,
+}
+
+/// A time without a request served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// How long, less the time in which the prober sent nothing.
+    pub length: Duration,
+    /// When a request was served again, or the last was sent.
+    pub end: Instant,
 }
 
 /// When a request was answered.
@@ -96,7 +107,7 @@ pub(super) fn close(mut report: Report, interval: Duration, tcp: bool, sent: &[I
         let took = answer.arrived.saturating_duration_since(*start);
         report.slowest = report.slowest.max(took);
         if !tcp {
-            served.push(answer.arrived.checked_sub(answer.held).unwrap_or(answer.arrived).max(*start));
+            served.push(served_at(answer, *start));
         } else if took <= PROMPT {
             served.push(*start);
         }
@@ -106,7 +117,7 @@ pub(super) fn close(mut report: Report, interval: Duration, tcp: bool, sent: &[I
     let length = |&(from, to): &(Instant, Instant)| to.saturating_duration_since(from);
     report.stalled = silences.iter().map(length).max().unwrap_or_default();
     report.silent = silences.iter().map(length).sum();
-    report.outage = longest_gap(sent, served, &silences);
+    report.outage = longest_gap(sent, served, &silences).map_or(Duration::ZERO, |gap| gap.length);
     report.lost_run = longest_loss(sent, &answered, interval);
     report.sent = sent.len() as u64;
     report.lost = report.sent - report.answered;
@@ -120,13 +131,14 @@ fn silences(sent: &[Instant], interval: Duration) -> Vec<(Instant, Instant)> {
 }
 
 /// The longest time without a served request, from the first to the last sent, less the silences in it.
-fn longest_gap(sent: &[Instant], mut served: Vec<Instant>, silences: &[(Instant, Instant)]) -> Duration {
-    let (first_sent, last_sent) = (sent.first().copied(), sent.last().copied());
+fn longest_gap(sent: &[Instant], mut served: Vec<Instant>, silences: &[(Instant, Instant)]) -> Option<Gap> {
+    let (first_sent, last_sent) = (*sent.first()?, *sent.last()?);
     let last_served = served.iter().max().copied();
-    served.extend(first_sent.into_iter().chain(last_sent.filter(|sent| last_served.is_none_or(|last| last < *sent))));
+    served.push(first_sent);
+    served.extend(last_served.is_none_or(|last| last < last_sent).then_some(last_sent));
     served.sort_unstable();
     let mut first = 0;
-    let mut longest = Duration::ZERO;
+    let mut longest = Gap { length: Duration::ZERO, end: first_sent };
     for pair in served.windows(2) {
         let (from, to) = (pair[0], pair[1]);
         // Neither gaps nor silences overlap among themselves: what ended before this gap concerns no later one.
@@ -136,9 +148,38 @@ fn longest_gap(sent: &[Instant], mut served: Vec<Instant>, silences: &[(Instant,
         let within = silences[first..].iter().take_while(|silence| silence.0 < to);
         let silent: Duration =
             within.map(|silence| silence.1.min(to).saturating_duration_since(silence.0.max(from))).sum();
-        longest = longest.max((to - from).saturating_sub(silent));
+        let length = (to - from).saturating_sub(silent);
+        if length > longest.length {
+            longest = Gap { length, end: to };
+        }
     }
-    longest
+    Some(longest)
+}
+
+/// The longest gap of each of `sources` ports that sent in turn, an `interval` apart, among requests sent after `since`.
+pub(super) fn by_source(
+    sources: usize,
+    interval: Duration,
+    sent: &[Instant],
+    answers: &[Served],
+    since: Instant,
+) -> Vec<Gap> {
+    let mut served = vec![Vec::new(); sources];
+    for answer in answers {
+        let Some(start) = sent.get(answer.id as usize).filter(|start| **start >= since) else { continue };
+        served[answer.id as usize % sources].push(served_at(answer, *start));
+    }
+    let silences = silences(sent, interval);
+    let gaps = served.into_iter().enumerate().filter_map(|(source, served)| {
+        let own = sent.iter().skip(source).step_by(sources);
+        let sent: Vec<_> = own.filter(|start| **start >= since).copied().collect();
+        longest_gap(&sent, served, &silences)
+    });
+    gaps.collect()
+}
+
+fn served_at(answer: &Served, sent: Instant) -> Instant {
+    answer.arrived.checked_sub(answer.held).unwrap_or(answer.arrived).max(sent)
 }
 
 fn longest_loss(sent: &[Instant], answered: &[bool], interval: Duration) -> Duration {
@@ -216,6 +257,23 @@ mod tests {
     fn a_tcp_request_counts_from_its_start_and_only_if_it_was_prompt() {
         let report = books(10, &[0, 10, 20, 30], &[(0, 1, 0), (1, 1012, 0), (2, 1022, 0), (3, 31, 0)], true);
         assert_eq!((report.outage, report.lost), (ms(30), 0), "two were answered after a second SYN only");
+    }
+
+    #[test]
+    fn each_source_has_its_own_gap() {
+        let start = Instant::now();
+        let sent: Vec<_> = (0..8).map(|at| start + ms(at * 10)).collect();
+        let at = |id: u32| Served { id, arrived: start + ms(u64::from(id) * 10 + 1), held: Duration::ZERO };
+        // Of the second source, numbers 3 and 5 were lost.
+        let gaps = by_source(2, ms(10), &sent, &[at(0), at(1), at(2), at(4), at(6), at(7)], start);
+        assert_eq!(gaps.iter().map(|gap| gap.length).collect::<Vec<_>>(), [ms(20), ms(60)]);
+        assert_eq!(gaps[1].end, start + ms(71));
+        let gaps = by_source(2, ms(10), &sent, &[at(0), at(6), at(7)], start + ms(55));
+        assert_eq!(
+            gaps.iter().map(|gap| gap.length).collect::<Vec<_>>(),
+            [ms(1), ms(1)],
+            "what was before is no matter"
+        );
     }
 
     #[test]
