@@ -97,6 +97,8 @@ pub struct Report {
     pub duplicates: u64,
     /// The longest time in which every request was lost (module documentation); zero if none was.
     pub outage: Duration,
+    /// All such times: from when, and how long.
+    pub gaps: Vec<(Instant, Duration)>,
     /// The longest time from a request to its answer.
     pub slowest: Duration,
     /// Answers by pod.
@@ -144,6 +146,7 @@ impl Ledger {
             {
                 let span = last.saturating_duration_since(*first) + self.interval;
                 self.report.outage = self.report.outage.max(span);
+                self.report.gaps.push((*first, span));
             }
         }
         self.report.sent = self.sent.len() as u64;
