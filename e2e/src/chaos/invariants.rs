@@ -125,12 +125,19 @@ pub fn alive(cluster: &Cluster) -> Result<()> {
 /// Lines of a log that no scenario explains: panics, and errors that hold none of the `expected` words.
 #[must_use]
 pub fn complaints(log: &str, expected: &[&str]) -> Vec<String> {
-    let bad = |line: &&str| {
+    let bad = |line: &String| {
         let panics = line.contains("panicked at");
         let errs = line.split_whitespace().take(3).any(|word| word == "ERROR");
         panics || (errs && !expected.iter().any(|words| line.contains(words)))
     };
-    log.lines().filter(bad).map(str::to_owned).collect()
+    log.lines().map(without_colour).filter(bad).collect()
+}
+
+/// A line without its terminal escapes (ECMA-48, "select graphic rendition").
+fn without_colour(line: &str) -> String {
+    let mut pieces = line.split("\u{1b}[");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |plain, piece| plain + piece.split_once('m').map_or(piece, |(_, rest)| rest))
 }
 
 #[cfg(test)]
@@ -141,7 +148,7 @@ mod tests {
     fn a_log_is_searched_for_panics_and_unexplained_errors() {
         let log = "2026-01-01T00:00:00Z  INFO a: ERROR is only a word here\n\
                    2026-01-01T00:00:00Z ERROR a: No space left on device\n\
-                   2026-01-01T00:00:00Z ERROR a: something else\n\
+                   \u{1b}[2m2026-01-01T00:00:00Z\u{1b}[0m \u{1b}[31mERROR\u{1b}[0m a: something else\n\
                    thread 'main' panicked at src/a.rs: No space left on device\n";
         let found = complaints(log, &["No space left"]);
         assert_eq!(found.len(), 2, "{found:?}");

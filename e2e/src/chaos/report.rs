@@ -60,7 +60,7 @@ impl Row<'_> {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let lost = self.summary(|round| round.lost as f64);
         let sum = |count: fn(&Outcome) -> usize| self.rounds.iter().map(|round| count(round)).sum::<usize>();
-        let (betrayed, bereft) = (sum(|round| round.betrayed), sum(|round| round.bereft));
+        let (betrayed, bereft) = (sum(|round| round.betrayed.len()), sum(|round| round.bereft));
         let failed = self.rounds.iter().filter(|round| !round.failures.is_empty()).count();
         [
             self.scenario.name.to_owned(),

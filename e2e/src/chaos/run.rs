@@ -70,8 +70,8 @@ pub struct Outcome {
     pub events: Vec<Event>,
     /// Long-lived connections that survived.
     pub survived: usize,
-    /// Those that did not, and were promised to.
-    pub betrayed: usize,
+    /// Those that did not, and were promised to: what became of each.
+    pub betrayed: Vec<String>,
     /// Those that did not, and were not promised to.
     pub bereft: usize,
     /// From the end of all faults until everything had settled, in seconds.
@@ -209,7 +209,10 @@ fn tell_fates(outcome: &mut Outcome, ended: &[Ended], promise: Connections, unto
         };
         match (&end.fate, promised) {
             (Fate::Survived, _) => outcome.survived += 1,
-            (_, true) => outcome.betrayed += 1,
+            (fate, true) => {
+                let (pod, records, pause) = (&end.pod, end.records, end.longest_pause);
+                outcome.betrayed.push(format!("to {pod}, {fate:?} after {records} records, longest pause {pause:?}"));
+            }
             (_, false) => outcome.bereft += 1,
         }
     }
@@ -236,8 +239,9 @@ fn judge(outcome: &Outcome, bound: &Bound, slack: f64) -> Vec<String> {
     if let Some(spread) = outcome.spread.filter(|spread| *spread > most) {
         failures.push(format!("the last VIP was served {spread:.0} ms after the first; at most {most:.0} ms"));
     }
-    if outcome.betrayed > 0 {
-        failures.push(format!("{} long-lived connections did not survive: {}", outcome.betrayed, bound.why));
+    if let [first, others @ ..] = outcome.betrayed.as_slice() {
+        let count = others.len() + 1;
+        failures.push(format!("{count} long-lived connections did not survive: {}; the first: {first}", bound.why));
     }
     failures
 }
@@ -271,7 +275,7 @@ mod tests {
             [end("n1-p1", Fate::Hung), end("n2-p1", Fate::Survived), end("n2-p2", Fate::Broken("reset".into()))];
         let mut outcome = Outcome::default();
         tell_fates(&mut outcome, &ended, Connections::Elsewhere, |pod| pod.starts_with("n2"));
-        assert_eq!((outcome.survived, outcome.betrayed, outcome.bereft), (1, 1, 1));
+        assert_eq!((outcome.survived, outcome.betrayed.len(), outcome.bereft), (1, 1, 1));
         assert_eq!(judge(&outcome, &CUT, 1.0).len(), 1);
     }
 

@@ -54,22 +54,23 @@ impl Lan {
             format!("link set {host}d up"),
             format!("link set {host}b up"),
         ])?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, port, far) = (Arc::clone(&stop), host.to_owned(), format!("{host}d"));
+        let (stop, live) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stopped, lives, port, far) = (Arc::clone(&stop), Arc::clone(&live), host.to_owned(), format!("{host}d"));
         let (sender, started) = channel();
         let thread =
             self.switch.thread("line", move || match open(&port).and_then(|near| Ok((near, open(&far)?))) {
                 Ok((near, far)) => {
                     let _ = sender.send(Ok(()));
-                    relay(near, far, delay, &stopped);
+                    relay(near, far, delay, &stopped, &lives);
                 }
                 Err(error) => {
                     let _ = sender.send(Err(error));
                 }
             })?;
         started.recv().context("the line ended at once")??;
-        // The thread relays already, into a port that is not in the bridge: nothing arrives twice.
         self.switch.ip(&[format!("link set {host} nomaster"), format!("link set {host}b master br0")])?;
+        // What the thread has read before, the bridge has passed on: it must not arrive twice.
+        live.store(true, Ordering::Relaxed);
         Ok(Line { host: host.to_owned(), stop, thread: Some(thread) })
     }
 
@@ -115,7 +116,7 @@ fn open(interface: &str) -> Result<Socket> {
     Ok(socket)
 }
 
-fn relay(near: Socket, far: Socket, delay: Duration, stop: &AtomicBool) {
+fn relay(near: Socket, far: Socket, delay: Duration, stop: &AtomicBool, live: &AtomicBool) {
     let fds = [near.as_raw_fd(), far.as_raw_fd()];
     let mut sockets = [near, far];
     // By where the frames came from; they leave by the other.
@@ -127,7 +128,7 @@ fn relay(near: Socket, far: Socket, delay: Duration, stop: &AtomicBool) {
         readable(&fds, next.map_or(TICK, |due| due.saturating_duration_since(now)).min(TICK));
         for (from, queue) in under_way.iter_mut().enumerate() {
             while let Ok(length) = sockets[from].read(&mut buffer) {
-                if queue.len() < CAPACITY {
+                if queue.len() < CAPACITY && live.load(Ordering::Relaxed) {
                     queue.push_back((Instant::now() + delay, buffer[..length].to_vec()));
                 }
             }
