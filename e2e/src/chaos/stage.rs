@@ -8,7 +8,7 @@ use super::{invariants, leaks::Ledger, scenario::Bed, world::concentrate};
 use crate::{
     manifests::{service, web},
     observe::eventually,
-    scenario::{Cluster, DNS, SETTLE, WEB},
+    scenario::{Cluster, ClusterBuilder, DNS, SETTLE, WEB},
 };
 
 /// How many services the bed of that name has.
@@ -55,8 +55,7 @@ impl Stage {
                 .build()?,
             Bed::Hundred => {
                 let services = (0..HUNDRED).map(|index| service(&format!("s{index}")).tcp(WEB).udp(DNS));
-                let builder = services
-                    .fold(Cluster::three("chaos-100").pods(1).quiet(), |builder, service| builder.service(service));
+                let builder = services.fold(Cluster::three("chaos-100").pods(1).quiet(), ClusterBuilder::service);
                 let cluster = builder.build()?;
                 cluster.manifests.write("pool.yaml", POOL)?;
                 cluster

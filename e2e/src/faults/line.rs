@@ -80,7 +80,9 @@ impl Lan {
     /// When `ip` fails.
     pub fn fast_again(&self, line: Line) -> Result<()> {
         let host = &line.host;
-        self.switch.ip(&[format!("link del {host}d"), format!("link set {host} master br0")])
+        self.switch.ip(&[format!("link del {host}d"), format!("link set {host} master br0")])?;
+        drop(line);
+        Ok(())
     }
 }
 
