@@ -188,11 +188,11 @@ fn account(outcome: &mut Outcome, started: Instant, reports: &[Report], world: &
     outcome.duplicates = reports.iter().map(|report| report.duplicates).sum();
     let longest = reports.iter().map(|report| report.outage).max().unwrap_or_default();
     outcome.outage = longest.as_secs_f64() * 1000.0;
-    let gaps = reports.iter().flat_map(|report| &report.gaps);
+    let gaps = reports.iter().flat_map(|report| &report.lost_runs);
     outcome.gaps = gaps.map(|(from, length)| Gap { from: since(*from), length: length.as_secs_f64() }).collect();
     outcome.events = world.events().iter().map(|(at, what)| Event { at: since(*at), what: what.clone() }).collect();
     if reports.len() > 1 {
-        let served = reports.iter().filter_map(|report| report.gaps.iter().max_by_key(|(_, length)| *length));
+        let served = reports.iter().filter_map(|report| report.lost_runs.iter().max_by_key(|(_, length)| *length));
         let served: Vec<_> = served.map(|(from, length)| since(*from + *length)).collect();
         let first = served.iter().copied().fold(f64::INFINITY, f64::min);
         let last = served.iter().copied().fold(0.0, f64::max);
