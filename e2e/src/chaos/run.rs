@@ -227,8 +227,8 @@ fn judge(outcome: &Outcome, bound: &Bound, slack: f64) -> Vec<String> {
             failures.push(format!("{lost} requests lost and {twice} answered twice in a planned move"));
         }
     } else {
-        // Where each VIP is asked only so often, an outage is known no better.
-        let grain = if outcome.spread.is_some() { Duration::from_secs(1) / RATE_OF_MANY } else { Duration::ZERO };
+        // Where each VIP is asked only so often, either end of an outage is known no better.
+        let grain = if outcome.spread.is_some() { Duration::from_secs(2) / RATE_OF_MANY } else { Duration::ZERO };
         let most = (bound.outage.outage(slack) + grain).as_secs_f64() * 1000.0;
         if outcome.outage > most {
             failures.push(format!("not served for {:.0} ms; at most {most:.0} ms: {}", outcome.outage, bound.why));
