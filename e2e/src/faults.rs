@@ -2,7 +2,7 @@
 //!
 //! Link state and port state are set on the bridge port; partitions and loss are one nftables chain in the switch,
 //! rendered whole from the [`FaultPlan`] each time and replaced in one transaction. Slow lines and bad disks are made
-//! in [`line`] and [`disk`].
+//! in [`mod@line`] and [`disk`].
 
 pub mod disk;
 pub mod line;
