@@ -1,7 +1,7 @@
 //! Crier's node agent, as a library; `main.rs` is the binary `crier`.
 //!
 //! A service's way: [`source`] reads objects, [`model`] resolves them to what is desired, [`ownership`] decides
-//! which VIPs are this node's, [`announce`] answers for them, [`forward`] fills the kernel's maps, [`health`] probes
+//! which VIPs are this node's, [`announce`] answers for them, [`selftest`] asks whether others do, [`forward`] fills the kernel's maps, [`health`] probes
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
 pub mod announce;
@@ -15,6 +15,8 @@ pub mod link;
 pub mod metrics;
 pub mod model;
 pub mod ownership;
+pub mod selftest;
 pub mod serving;
+pub mod shadow;
 pub mod source;
 pub mod wire;

@@ -11,7 +11,9 @@ use crate::health::ProbeMetrics;
 
 mod snapshot;
 
-pub use snapshot::{BackendHealth, ForwardCount, GossipCounts, PoolAddresses, Snapshot, SourceState, VipOwned};
+pub use snapshot::{
+    BackendHealth, ForwardCount, GossipCounts, PoolAddresses, SelfTested, ShadowCounts, Snapshot, SourceState, VipOwned,
+};
 
 /// The registry and all handles. Make one for each agent; share it by `Arc`.
 #[derive(Debug)]

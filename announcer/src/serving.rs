@@ -19,9 +19,17 @@ pub struct Serving<'a> {
 /// The pods behind `port` that a connection to `vip` may be carried to: of the VIP's family, ready, not terminating, on
 /// a node that is up and forwarding, and not found unhealthy. If only their health speaks against all of them, all; if
 /// there are none on nodes that are up, those on nodes that were, since hooks outlive their agent.
+///
+/// A node that has lost the VIP's segment (its card, or its address there) can neither be handed the VIP's frames nor
+/// answer its clients: while others are on the segment, pods there are left out.
 #[must_use]
 pub fn serving<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Serving<'a> {
-    let usable = select(port, vip, view, |member| member.state.is_up() && member.document.facts.forwarding);
+    let carries = |member: &Member| member.state.is_up() && member.document.facts.forwarding;
+    let near = select(port, vip, view, |member| carries(member) && on_segment(member, vip));
+    if !near.backends.is_empty() {
+        return near;
+    }
+    let usable = select(port, vip, view, carries);
     if !usable.backends.is_empty() {
         return usable;
     }
@@ -55,6 +63,11 @@ pub fn verdict(port: &ServicePort, backend: &Backend, view: &View) -> Option<Ver
     view.members.get(backend.node.as_ref()?)?.document.health.get(&target).copied()
 }
 
+/// Whether one of the node's uplinks that work is on the VIP's segment.
+fn on_segment(member: &Member, vip: IpAddr) -> bool {
+    member.document.facts.interfaces.iter().any(|uplink| uplink.prefixes.iter().any(|prefix| prefix.contains(&vip)))
+}
+
 fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Member) -> bool) -> Serving<'a> {
     let reachable = |backend: &&Backend| {
         let member = backend.node.as_ref().and_then(|node| view.members.get(node));
@@ -77,7 +90,7 @@ fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Mem
 mod tests {
     use std::time::Duration;
 
-    use membership::{Facts, MemberState, NodeDocument};
+    use membership::{Facts, Interface, MemberState, NodeDocument};
 
     use super::*;
     use crate::model::{Check, CheckKind, Protocol};
@@ -123,6 +136,23 @@ mod tests {
             IpAddr::V6(_) => 0,
         };
         serving(port, VIP, view).backends.iter().map(last).collect()
+    }
+
+    #[test]
+    fn pods_on_a_node_that_has_lost_the_vips_segment_are_left_out_while_others_are_on_it() {
+        let mut view = view(&["n1", "n2"]);
+        let interface =
+            |prefix: &str| Interface { name: "eth0".into(), mac: [2; 6], prefixes: vec![prefix.parse().unwrap()] };
+        let port = port(vec![backend(1, Some("n1")), backend(2, Some("n2"))]);
+        let uplink = |view: &mut View, node: &str, prefix: &str| {
+            let member = view.members.get_mut(&node.parse().unwrap()).unwrap();
+            member.document.facts.interfaces = vec![interface(prefix)];
+        };
+        uplink(&mut view, "n1", "fd77::1/64");
+        uplink(&mut view, "n2", "10.77.0.2/24");
+        assert_eq!(used(&port, &view), [2]);
+        uplink(&mut view, "n2", "fd77::2/64");
+        assert_eq!(used(&port, &view), [1, 2], "the VIP is on no node's segment");
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub struct Config {
     pub manifests: PathBuf,
     /// `forwarder.mode`.
     pub forwarder: String,
+    /// `gossip.advertise`; by default the address on the first uplink.
+    pub advertise: Option<SocketAddr>,
+    /// More lines of the file.
+    pub extra: String,
 }
 
 impl Config {
@@ -58,9 +62,9 @@ impl Config {
         let join: Vec<_> = self.join.iter().map(|seed| format!("\"{seed}\"")).collect();
         format!(
             "node: {node}\ninterfaces: [{interfaces}]\ngossip:\n  bind: 0.0.0.0:{GOSSIP_PORT}\n  join: [{join}]\n  \
-             keyFile: {dir}/gossip.key\n  watch: {{interval: {interval}ms, misses: {misses}}}\n\
+             keyFile: {dir}/gossip.key\n  watch: {{interval: {interval}ms, misses: {misses}}}\n{advertise}\
              source:\n  manifests: {manifests}\nforwarder: {{mode: {forwarder}}}\nhttp: {{bind: \"0.0.0.0:{HTTP_PORT}\"}}\n\
-             stateDir: {dir}/state\nsocket: {dir}/crier.sock\npinDir: {dir}/bpf/crier\nlog: {{level: info, format: text}}\n",
+             stateDir: {dir}/state\nsocket: {dir}/crier.sock\npinDir: {dir}/bpf/crier\nlog: {{level: info, format: text}}\n{extra}",
             node = self.node,
             interfaces = self.interfaces.join(", "),
             join = join.join(", "),
@@ -68,6 +72,8 @@ impl Config {
             misses = self.watch.1,
             manifests = self.manifests.display(),
             forwarder = self.forwarder,
+            advertise = self.advertise.map(|address| format!("  advertise: \"{address}\"\n")).unwrap_or_default(),
+            extra = self.extra,
         )
     }
 }

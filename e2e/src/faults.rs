@@ -10,6 +10,7 @@ pub mod line;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    net::IpAddr,
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,6 +28,8 @@ pub struct FaultPlan {
     cut: BTreeSet<String>,
     /// Per cent of the frames lost from and, again, to a host.
     loss: BTreeMap<String, u8>,
+    /// (host, address): the host says nothing of having that address.
+    mute: BTreeSet<(String, IpAddr)>,
 }
 
 impl FaultPlan {
@@ -39,6 +42,16 @@ impl FaultPlan {
         );
         for (from, to) in &self.blocked {
             let _ = writeln!(script, "add rule bridge faults cross iifname {from} oifname {to} drop");
+        }
+        for (host, address) in &self.mute {
+            let rule = match address {
+                IpAddr::V4(address) => format!("ether type arp arp saddr ip {address}"),
+                // The target is 8 bytes into the advertisement.
+                IpAddr::V6(address) => {
+                    format!("icmpv6 type nd-neighbor-advert @th,64,128 {:#034x}", address.to_bits())
+                }
+            };
+            let _ = writeln!(script, "add rule bridge faults cross iifname {host} {rule} drop");
         }
         for (host, percent) in &self.loss {
             for side in ["iifname", "oifname"] {
@@ -73,7 +86,7 @@ impl Lan {
         Ok(())
     }
 
-    /// Undoes what was done to this host's port, and its loss and partitions.
+    /// Undoes what was done to this host's port, and its loss, partitions and muted addresses.
     ///
     /// # Errors
     /// When there is no such host.
@@ -82,6 +95,7 @@ impl Lan {
         self.change(|plan| {
             plan.loss.remove(host);
             plan.blocked.retain(|(from, to)| from != host && to != host);
+            plan.mute.retain(|(muted, _)| muted != host);
         })?;
         self.switch.ip(&[format!("link set {host} up")])?;
         if self.plan().cut.remove(host) {
@@ -134,7 +148,7 @@ impl Lan {
     ///
     /// # Errors
     /// When there is no such host.
-    pub fn mute(&self, host: &str) -> Result<()> {
+    pub fn silence(&self, host: &str) -> Result<()> {
         self.host_names().iter().filter(|other| *other != host).try_for_each(|other| self.block_one_way(host, other))
     }
 
@@ -155,6 +169,18 @@ impl Lan {
         ensure!(percent <= 100, "{percent} % cannot be lost");
         self.change(|plan| {
             plan.loss.insert(host.to_owned(), percent);
+        })
+    }
+
+    /// Nothing leaves the host by which it answers for `address` or announces it (ARP, neighbour advertisements): its
+    /// announcer is silent, everything else goes on.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn mute(&self, host: &str, address: IpAddr) -> Result<()> {
+        self.host(host)?;
+        self.change(|plan| {
+            plan.mute.insert((host.to_owned(), address));
         })
     }
 
@@ -187,7 +213,11 @@ mod tests {
         let mut plan = FaultPlan::default();
         plan.blocked.insert(("n1".into(), "n2".into()));
         plan.loss.insert("n3".into(), 20);
+        plan.mute.insert(("n2".into(), "10.77.0.100".parse().unwrap()));
+        plan.mute.insert(("n2".into(), "fd77::100".parse().unwrap()));
         let script = plan.render();
+        assert!(script.contains("iifname n2 ether type arp arp saddr ip 10.77.0.100 drop\n"));
+        assert!(script.contains("@th,64,128 0xfd770000000000000000000000000100 drop\n"), "{script}");
         assert!(script.contains("flush chain bridge faults cross\n"));
         assert!(script.contains("iifname n1 oifname n2 drop\n"));
         assert!(script.contains("oifname n3 numgen random mod 100 < 20 drop\n"));

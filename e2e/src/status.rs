@@ -22,6 +22,32 @@ pub struct Status {
     pub source: Source,
     /// The forwarder.
     pub forwarder: Forwarder,
+    /// What came of asking for others' VIPs.
+    pub selftest: SelfTest,
+}
+
+/// What came of asking for others' VIPs on the wire.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SelfTest {
+    /// How many are asked for.
+    pub tested: u64,
+    /// How many of the node's own nobody asks for.
+    pub untested: u64,
+    /// What is wrong.
+    pub problems: Vec<VipProblem>,
+}
+
+/// A VIP that is not answered for as it should be.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VipProblem {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Its owner.
+    pub owner: String,
+    /// The kind.
+    pub result: String,
+    /// In words.
+    pub message: String,
 }
 
 /// A member.
@@ -46,6 +72,8 @@ pub struct Vip {
     pub service: String,
     /// The node that owns it, as this node sees it.
     pub owner: Option<String>,
+    /// The node that stands in if the owner's link is lost.
+    pub standby: Option<String>,
     /// The epoch of the owner's claim.
     pub epoch: u64,
     /// Since when.

@@ -185,6 +185,69 @@ pub struct Counter {
     pub flows: u64,
 }
 
+/// Another node's MAC as frames for it would reach this node: flooded by a switch that has lost its port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShadowKey {
+    /// The index of the interface the frames come in by.
+    pub interface: u32,
+    /// The MAC.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// What the agent says of a shadowed MAC. Replaced as a whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// Frames are carried until this moment of the kernel's monotonic clock, in nanoseconds; the agent keeps putting it
+    /// off, so that a node without an agent does not stand in for ever. 0: they are only watched.
+    pub until: u64,
+    /// Where its [`ShadowState`] lies; below [`crate::limits::SHADOWS`].
+    pub slot: u32,
+    /// Grows each time the agent arms anew; never 0.
+    pub round: u32,
+}
+
+/// A VIP whose frames are carried though they are addressed to a shadowed MAC.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShadowedVip {
+    /// The VIP.
+    pub vip: Address,
+    /// Whose.
+    pub owner: ShadowKey,
+}
+
+/// What the kernel has seen of a shadowed MAC. Times are nanoseconds of the monotonic clock.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShadowState {
+    /// When the newest flood began: frames to the MAC that follow each other closely.
+    pub began: u64,
+    /// When the newest frame to the MAC was seen.
+    pub flooded: u64,
+    /// Frames to the MAC seen; at least it changes with each.
+    pub seen: u64,
+    /// The [`Shadow::round`] in which the MAC's owner was found alive during a flood: no more is carried in it.
+    pub stood_down: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl ShadowState {
+    /// Nanoseconds without a frame to the MAC after which the next begins a flood anew.
+    pub const PAUSE: u64 = 250_000_000;
+    /// Nanoseconds after a flood's begin in which a frame from the MAC may be one that was on its way, or in another
+    /// receive queue, when the owner's link was lost: no sign of life yet.
+    pub const ON_ITS_WAY: u64 = 1_000_000;
+}
+
+const _: () = assert!(size_of::<ShadowKey>() == 12);
+const _: () = assert!(size_of::<Shadow>() == 16);
+const _: () = assert!(size_of::<ShadowedVip>() == 28);
+const _: () = assert!(size_of::<ShadowState>() == 32);
 const _: () = assert!(size_of::<Row>() == 256);
 const _: () = assert!(size_of::<Uplink>() == 8);
 const _: () = assert!(size_of::<ServiceKey>() == 20);

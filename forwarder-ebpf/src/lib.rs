@@ -18,7 +18,7 @@ pub mod steer;
 mod user;
 
 pub use layout::*;
-pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS};
+pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS, ShadowEvent};
 #[cfg(feature = "user")]
 pub use user::OBJECT;
 
@@ -50,6 +50,14 @@ pub mod map {
     pub const REPLIES: &str = "REPLIES";
     /// Per-CPU array of [`crate::Counter`], by [`crate::counter_index`].
     pub const COUNTERS: &str = "COUNTERS";
-    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops.
+    /// Hash: [`crate::ShadowKey`] to [`crate::Shadow`].
+    pub const SHADOWS: &str = "SHADOWS";
+    /// Hash: [`crate::ShadowedVip`] to a word that is not looked at.
+    pub const SHADOWED_VIPS: &str = "SHADOWED_VIPS";
+    /// Array of [`crate::ShadowState`], by [`crate::Shadow::slot`].
+    pub const SHADOW_STATES: &str = "SHADOW_STATES";
+    /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
+    pub const FLOODS: &str = "FLOODS";
+    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s.
     pub const EVENTS: &str = "EVENTS";
 }

@@ -16,3 +16,9 @@ pub const ROWS: u32 = 65_536;
 pub const FLOWS: u32 = 262_144;
 /// Counters: triples of service, port and protocol.
 pub const COUNTED: u32 = 16_384;
+/// MACs of other nodes that this one stands in for. Network cards match a few dozen MACs at most before they let in all.
+pub const SHADOWS: u32 = 256;
+/// Pairs of a VIP and a MAC that this node stands in for.
+pub const SHADOWED_VIPS: u32 = 16_384;
+/// Bytes of the queue of floods that the agent is told of; one that does not fit is seen at its next look.
+pub const FLOOD_BYTES: u32 = 4_096;

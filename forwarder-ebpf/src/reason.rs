@@ -60,7 +60,36 @@ impl DropReason {
 /// Where second hops are counted in the map `EVENTS`, after the drops.
 pub const SECOND_HOPS: u32 = DropReason::COUNT;
 /// Entries of the map `EVENTS`.
-pub const EVENTS: u32 = SECOND_HOPS + 1;
+pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT;
+
+/// What became of a frame that a switch flooded to this node though it is addressed to a MAC that this node shadows.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ShadowEvent {
+    /// For a VIP, and carried in the owner's stead.
+    Carried = SECOND_HOPS + 1,
+    /// For a VIP, but not carried: not armed, stood down, or the agent is gone.
+    Refused = SECOND_HOPS + 2,
+    /// The owner's own business.
+    Passed = SECOND_HOPS + 3,
+}
+
+impl ShadowEvent {
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Carried, Self::Refused, Self::Passed];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Carried => "carried",
+            Self::Refused => "refused",
+            Self::Passed => "passed",
+        }
+    }
+}
 
 /// Which way a packet went, as seen from the node that counts it. A connection's packets are counted as
 /// `Forwarded` by the node that hands them on, and as `Inbound` by the pod's node.
@@ -100,6 +129,9 @@ mod tests {
     fn numbers_follow_the_order_of_all() {
         for (number, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{}", reason.as_str());
+        }
+        for (number, event) in (SECOND_HOPS + 1..EVENTS).zip(ShadowEvent::ALL) {
+            assert_eq!(event as u32, number, "{}", event.as_str());
         }
         for (number, direction) in Direction::ALL.into_iter().enumerate() {
             assert_eq!(direction as usize, number, "{}", direction.as_str());

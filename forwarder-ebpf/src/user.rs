@@ -1,6 +1,9 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
-use crate::layout::{BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Tuple, Uplink};
+use crate::layout::{
+    BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
+    ShadowedVip, Tuple, Uplink,
+};
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../obj/crier.o");
@@ -13,4 +16,19 @@ macro_rules! pod {
     )*};
 }
 
-pod!(BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Tuple, Uplink);
+pod!(
+    BackendEntry,
+    Counter,
+    Flow,
+    NodeEntry,
+    Reply,
+    Row,
+    ServiceEntry,
+    ServiceKey,
+    Shadow,
+    ShadowKey,
+    ShadowState,
+    ShadowedVip,
+    Tuple
+);
+pod!(Uplink);

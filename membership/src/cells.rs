@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn an_entry_in_a_foreign_bucket_is_refused() {
         let vip: IpAddr = "10.0.0.100".parse().unwrap();
-        let (body, _) = encode_entries(&[(vip, Claim { epoch: 1, since_ms: 2 })]);
+        let (body, _) = encode_entries(&[(vip, Claim { epoch: 1, since_ms: 2, standby: 0 })]);
         let bucket = claim_bucket(vip);
         assert!(Content::decode(CellKey::Claims(bucket), &body).is_some());
         assert!(Content::decode(CellKey::Claims(bucket.wrapping_add(1)), &body).is_none());

@@ -5,8 +5,9 @@
 //! [`Ownership::handle_timeout`] when [`Ownership::poll_timeout`] has come, and after each call drains
 //! [`Ownership::poll_action`]. The instants it passes must not go backwards.
 //!
-//! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `survey`
-//! (which claim wins), `epochs` (memory).
+//! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `rebalance`
+//! (what a newcomer takes over), `silence` (owners that do not answer), `survey` (which claim wins), `standby`
+//! (who stands in), `epochs` (memory).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,15 +23,20 @@ use crate::{
 
 mod epochs;
 mod quorum;
+mod rebalance;
+mod silence;
+pub mod standby;
 mod startup;
 mod survey;
 mod types;
 
+pub use silence::avoided;
 pub use startup::Listen;
 pub use types::{Action, Owner, Reason};
 
 use epochs::Epochs;
 use quorum::Quorum;
+use rebalance::Rebalance;
 use startup::Startup;
 use survey::Survey;
 
@@ -58,6 +64,7 @@ pub struct Ownership {
     me: NodeName,
     startup: Startup,
     quorum: Quorum,
+    rebalance: Rebalance,
     draining: bool,
     view: Arc<View>,
     vips: Candidates,
@@ -78,6 +85,7 @@ impl Ownership {
             me,
             startup: Startup::new(listen, now),
             quorum: Quorum::default(),
+            rebalance: Rebalance::default(),
             draining: false,
             view: Arc::default(),
             vips: Candidates::new(),
@@ -87,6 +95,23 @@ impl Ownership {
             present: BTreeSet::new(),
             actions: VecDeque::from([Action::Listening(true)]),
         }
+    }
+
+    /// Whether this node takes VIPs over from nodes that carry too many of them; off at first.
+    pub fn set_rebalance(&mut self, on: bool) {
+        self.rebalance.set(on);
+    }
+
+    /// Take this node's share over now, one VIP after the other, even if [`Self::set_rebalance`] is off. Returns how
+    /// many VIPs come here; 0: the spread is even, or this node may not take any.
+    pub fn rebalance(&mut self, now: Instant, unix_ms: u64) -> usize {
+        if !self.may_take() {
+            return 0;
+        }
+        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
+        let coming = self.rebalance.ask(&self.me, &self.vips, &survey);
+        self.evaluate(now, unix_ms);
+        coming
     }
 
     /// A new view, or new VIPs or candidates. `vips` must be derived from this same view. `unix_ms` is the wall clock,
@@ -110,6 +135,7 @@ impl Ownership {
             .filter_map(|held| held.echo)
             .chain(self.startup.deadline())
             .chain(self.quorum.deadline())
+            .chain(self.rebalance.deadline())
             .min()
     }
 
@@ -189,6 +215,8 @@ impl Ownership {
         let mut announcements = self.defend(&survey, returned, now);
         announcements.extend(self.confirm());
         announcements.extend(self.take_elected(&survey, unix_ms));
+        announcements.extend(self.take_share(&survey, now, unix_ms));
+        self.name_standbys(&survey);
         self.note_owners(&survey);
 
         let claims = self.claims();
@@ -229,7 +257,7 @@ impl Ownership {
                 Some((node, claim)) if *node != self.me && claim.epoch == held.claim.epoch => {
                     Some(Reason::ConflictLost)
                 }
-                Some((node, _)) if *node != self.me => Some(Reason::Superseded),
+                Some((node, _)) if *node != self.me => Some(self.overtaken(&self.me, node)),
                 _ if !self.may_own(*vip) && !self.is_or_was_draining() && !self.others_can_own(*vip) => {
                     Some(Reason::Ineligible)
                 }
@@ -250,6 +278,7 @@ impl Ownership {
             let eligible = |node: &NodeName| candidates.is_some_and(|nodes| nodes.contains(node));
             let rivals: BTreeSet<NodeName> = survey.claimants(*vip).filter(|node| **node != self.me).cloned().collect();
 
+            let planned = held.reason == Reason::Rebalance;
             let silenced = held.rivals.difference(&rivals).map(&eligible).max();
             let conflict = !rivals.is_subset(&held.rivals);
             let echo = held.echo.is_some_and(|at| at <= now);
@@ -262,9 +291,9 @@ impl Ownership {
             }
             held.rivals = rivals;
 
-            if conflict || echo || silenced == Some(true) {
+            if conflict || echo || silenced == Some(true) && !planned {
                 announcements.push(Action::Reannounce { vip: *vip, reason: Reason::ConflictWon });
-            } else if silenced == Some(false) {
+            } else if silenced.is_some() {
                 announcements.push(Action::Reannounce { vip: *vip, reason: Reason::Handover });
             }
         }
@@ -287,24 +316,48 @@ impl Ownership {
 
     /// Claims what this node is elected for and nobody who may own it claims.
     fn take_elected(&mut self, survey: &Survey, unix_ms: u64) -> Vec<Action> {
-        if !self.startup.is_awake() || self.draining {
+        if !self.may_take() {
             return Vec::new();
         }
         let current = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
         let mut announcements = Vec::new();
-        for (vip, node) in elect(&self.vips, &current) {
+        for (vip, node) in elect(&silence::trusted(&self.vips, &current, &self.view), &current) {
             if node != self.me || current.get(&vip) == Some(&node) {
                 continue;
             }
-            let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
-            let claim = Claim { epoch, since_ms: unix_ms };
             let reason = self.cause(vip, survey);
-            let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
-            self.epochs.learn(vip, claim.epoch);
-            self.held.insert(vip, Held { claim, reason, rivals, echo: None });
-            announcements.push(Action::Announce { vip, epoch: claim.epoch, reason });
+            announcements.push(self.claim(vip, reason, survey, unix_ms));
         }
         announcements
+    }
+
+    /// Claims the next VIP that this node should take over from one that carries too many.
+    fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
+        if !self.may_take() || !self.quorum.has() {
+            self.rebalance.rest();
+            return None;
+        }
+        let vip = self.rebalance.step(&self.me, &self.vips, survey, now)?;
+        Some(self.claim(vip, Reason::Rebalance, survey, unix_ms))
+    }
+
+    fn claim(&mut self, vip: IpAddr, reason: Reason, survey: &Survey, unix_ms: u64) -> Action {
+        let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
+        let claim = Claim { epoch, since_ms: unix_ms, standby: 0 };
+        let rivals = survey.claimants(vip).filter(|node| **node != self.me).cloned().collect();
+        self.epochs.learn(vip, epoch);
+        self.held.insert(vip, Held { claim, reason, rivals, echo: None });
+        Action::Announce { vip, epoch, reason }
+    }
+
+    /// Names in each claim who stands in for this node.
+    fn name_standbys(&mut self, survey: &Survey) {
+        let mine = self.held.keys().copied().collect();
+        let others = survey.winners().map(|(vip, node, _)| (vip, node.clone())).collect();
+        let chosen = standby::choose(&self.me, &mine, &others, &self.vips, &self.view);
+        for (vip, held) in &mut self.held {
+            held.claim.standby = chosen.get(vip).map_or(0, standby::id);
+        }
     }
 
     /// Brings [`Self::owners`] up to date.
@@ -317,6 +370,7 @@ impl Ownership {
             let reason = match (self.owners.get(vip), self.held.get(vip)) {
                 (_, Some(held)) => held.reason,
                 (Some(owner), None) if owner.node == node => owner.reason,
+                (Some(old), None) if self.cause(*vip, survey) == Reason::Superseded => self.overtaken(&old.node, &node),
                 (_, None) if self.epochs.last_owner(*vip).is_some() => self.cause(*vip, survey),
                 (_, None) if claim.epoch > 1 => Reason::Found,
                 (_, None) => Reason::FirstClaim,
@@ -344,6 +398,8 @@ impl Ownership {
             Some(MemberState::Alive | MemberState::Suspect) => {
                 if !self.candidate(vip, last) {
                     Reason::Handover
+                } else if avoided(&self.view).contains(last) {
+                    Reason::Silent
                 } else if survey.claimants(vip).any(|node| node == last) {
                     Reason::Superseded
                 } else {
@@ -353,6 +409,12 @@ impl Ownership {
         }
     }
 
+    /// Why a VIP goes from a node that could keep it to another one with a higher claim.
+    fn overtaken(&self, from: &NodeName, to: &NodeName) -> Reason {
+        let before = self.owners.values().map(|owner| &owner.node);
+        if rebalance::explains(before, from, to) { Reason::Rebalance } else { Reason::Superseded }
+    }
+
     fn withdraw(&mut self, vip: IpAddr, reason: Reason) {
         self.held.remove(&vip);
         self.actions.push_back(Action::Withdraw { vip, reason });
@@ -360,6 +422,11 @@ impl Ownership {
 
     fn candidate(&self, vip: IpAddr, node: &NodeName) -> bool {
         self.vips.get(&vip).is_some_and(|nodes| nodes.contains(node))
+    }
+
+    /// Whether this node claims anything at all.
+    fn may_take(&self) -> bool {
+        self.startup.is_awake() && !self.draining
     }
 
     /// Candidates come from the view, in which a drain that has just ended may go on.

@@ -3,10 +3,15 @@
 //! Only the node itself writes its document; all others hold copies that gossip keeps fresh. A copy may be
 //! late, never wrong about its version, so every reader must be content with an older truth.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::NodeName;
 
 /// A MAC address, in wire order.
 pub type Mac = [u8; 6];
@@ -33,6 +38,18 @@ pub struct Facts {
     pub listening: bool,
     /// The node's forwarder carries traffic. False on announce-only nodes and when eBPF failed: no steering to it.
     pub forwarding: bool,
+    /// What the node found when it asked for other nodes' VIPs on the wire.
+    pub findings: Findings,
+}
+
+/// What a node tells the others of how owners answer for their VIPs. Whoever writes it keeps it small, since all facts
+/// have to fit a datagram.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// The nodes that this node has replaced as owners within the last minute because they did not answer.
+    pub silent: BTreeSet<NodeName>,
+    /// VIPs for which not only their owner answers, at the latest look.
+    pub disputed: BTreeSet<IpAddr>,
 }
 
 /// A node's word that it owns a VIP.
@@ -43,6 +60,9 @@ pub struct Claim {
     pub epoch: u64,
     /// When the claim was made, milliseconds since the Unix epoch by the claimant's clock; for display only.
     pub since_ms: u64,
+    /// The node that carries the VIP's frames if the claimant's link is lost, until somebody claims it: its
+    /// [`crate::claims::standby::id`]. 0: nobody. Named by the claimant, so that two nodes never stand in for one VIP.
+    pub standby: u64,
 }
 
 /// A pod's socket as a prober sees it.

@@ -42,7 +42,7 @@ pub mod view;
 pub use claims::{Action, Listen, Owner, Ownership, Reason};
 pub use cluster::{Cluster, Command};
 pub use config::{Config, Watch};
-pub use document::{Claim, Facts, Interface, NodeDocument, Target, Verdict};
+pub use document::{Claim, Facts, Findings, Interface, NodeDocument, Target, Verdict};
 pub use election::Candidates;
 pub use identity::Identity;
 pub use node::NodeName;

@@ -59,6 +59,8 @@ pub(crate) enum Command {
         #[arg(long)]
         undo: bool,
     },
+    /// Have the agent's node take its share of the VIPs over from nodes that carry too many (unix socket only)
+    Rebalance,
     /// All the agent tells of itself, as JSON
     Dump,
 }

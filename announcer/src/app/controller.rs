@@ -11,7 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: tells the cores the time")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -33,6 +33,8 @@ use crate::{
     link::Links,
     metrics::Events,
     ownership,
+    selftest::{Verdicts as TestVerdicts, assign::Scene, io::Scenes},
+    shadow,
     source::Snapshot,
 };
 
@@ -57,6 +59,8 @@ pub struct Inputs {
     pub forwarding: watch::Receiver<bool>,
     /// Other machines answering for our VIPs.
     pub conflicts: mpsc::Receiver<Conflict>,
+    /// What asking for others' VIPs has shown.
+    pub selftest: watch::Receiver<Arc<TestVerdicts>>,
     /// What people ask for.
     pub orders: mpsc::Receiver<Order>,
 }
@@ -70,8 +74,12 @@ pub struct Outputs {
     pub announcer: Arc<Announcer>,
     /// The forwarder's maps.
     pub wanted: watch::Sender<Option<Arc<Wanted>>>,
+    /// The shadow standby.
+    pub shadows: watch::Sender<Arc<shadow::Wishes>>,
     /// The prober.
     pub plan: watch::Sender<Arc<Plan>>,
+    /// The self-test.
+    pub scenes: watch::Sender<Scenes>,
     /// For the status page.
     pub owners: watch::Sender<Arc<Owners>>,
     /// This node's own facts, for the status page and readiness.
@@ -122,11 +130,12 @@ impl Controller {
         self.decide(true).await;
         let mut deadline: Option<Instant> = None;
         loop {
-            let released = deadline.is_some_and(|end| self.ownership.is_released() || Instant::now() >= end);
-            if released {
+            if let Some(end) = deadline
+                && self.is_released(end)
+            {
                 break;
             }
-            let wake = [self.ownership.poll_timeout(), deadline].into_iter().flatten().min();
+            let wake = [self.ownership.poll_timeout(), self.next_defence(), deadline].into_iter().flatten().min();
             let objects_changed = tokio::select! {
                 Ok(()) = self.inputs.view.changed() => false,
                 Ok(()) = self.inputs.links.changed() => false,
@@ -145,8 +154,12 @@ impl Controller {
                     self.obey(order);
                     false
                 }
+                Ok(()) = self.inputs.selftest.changed() => {
+                    self.heed();
+                    false
+                }
                 Ok(()) = stop.changed(), if deadline.is_none() => {
-                    info!(vips = self.answering.len(), "stopping: handing over what this node owns");
+                    info!(vips = self.answering.len(), ?patience, "stopping: handing over what this node owns");
                     self.ownership.drain(Instant::now());
                     deadline = Some(Instant::now() + patience);
                     false
@@ -156,6 +169,20 @@ impl Controller {
             self.decide(objects_changed).await;
         }
         self.stop().await;
+    }
+
+    /// Whether a stopping agent need not wait any longer.
+    fn is_released(&self, deadline: Instant) -> bool {
+        let left = self.answering.len();
+        match self.ownership.is_released() {
+            true if left == 0 => info!("all is handed over"),
+            true => warn!(vips = left, "handed over what could be; the rest has nobody else to go to"),
+            false if Instant::now() >= deadline => {
+                warn!(vips = left, "not handed over in time: nobody answers until others notice");
+            }
+            false => return false,
+        }
+        true
     }
 
     /// Takes the newest of everything and does what follows from it.
@@ -171,6 +198,8 @@ impl Controller {
         self.decide_ownership(&snapshot).await;
         self.publish_facts(&links).await;
         self.answer(&snapshot, &links);
+        self.settle_disputes();
+        self.stand_in(&links);
 
         // Until this node knows its cluster, tables would say that it is alone; those of its predecessor serve better.
         if self.inherited && self.facts.listening {
@@ -189,7 +218,7 @@ impl Controller {
         });
     }
 
-    async fn decide_ownership(&mut self, snapshot: &Snapshot) {
+    async fn decide_ownership(&mut self, snapshot: &Arc<Snapshot>) {
         let candidates = ownership::eligible(&snapshot.desired, &self.view);
         self.ownership.handle_input(&self.view, &candidates, Instant::now(), unix_ms());
         while let Some(action) = self.ownership.poll_action() {
@@ -218,6 +247,9 @@ impl Controller {
             changes::owners(&self.outputs.owners.borrow(), owners, &self.outputs.events);
             self.outputs.owners.send_replace(Arc::new(owners.clone()));
         }
+        let owners = Arc::clone(&self.outputs.owners.borrow());
+        let scene = Scene { view: Arc::clone(&self.view), candidates, owners };
+        self.outputs.scenes.send_replace(Some(Arc::new((scene, Arc::clone(snapshot)))));
     }
 
     /// Gossips this node's facts if they changed.
@@ -233,6 +265,17 @@ impl Controller {
         if changed {
             self.tell(Command::SetFacts(self.facts.clone())).await;
         }
+    }
+
+    /// Tells the shadow standby for whom to stand in: nobody while this node does not forward or wants to be rid of
+    /// what it has.
+    fn stand_in(&self, links: &Links) {
+        let wishes = if self.facts.forwarding && !self.facts.draining {
+            shadow::wanted(&self.view, self.ownership.owners(), links.usable(), &self.me)
+        } else {
+            shadow::Wishes::default()
+        };
+        self.outputs.shadows.send_if_modified(|current| replace_if_new(current, wishes));
     }
 
     /// Tells the announcer what to answer for, and where.
@@ -257,12 +300,49 @@ impl Controller {
         }
         self.outputs.events.vip_conflict(vip);
         warn!(%vip, interface, %mac, "a machine outside the cluster uses a VIP that this node owns: find its MAC");
+        self.defend(vip);
+    }
+
+    /// Announces a VIP of this node again, unless that was done a moment ago. Returns whether it did.
+    fn defend(&mut self, vip: IpAddr) -> bool {
         let now = Instant::now();
         let rested = |last: &Instant| now.saturating_duration_since(*last) >= DEFEND_INTERVAL;
-        if self.answering.contains_key(&vip) && self.defended.get(&vip).is_none_or(rested) {
+        let due = self.answering.contains_key(&vip) && self.defended.get(&vip).is_none_or(rested);
+        if due {
             self.defended.retain(|_, last| !rested(last));
             self.defended.insert(vip, now);
             self.outputs.announcer.again(vip);
+        }
+        due
+    }
+
+    /// The VIPs of this node for which a peer got other answers than this node's, too.
+    fn disputed(&self) -> BTreeSet<IpAddr> {
+        let peers = self.view.up().filter(|(name, _)| **name != self.me);
+        let named = peers.flat_map(|(_, member)| &member.document.facts.findings.disputed);
+        named.filter(|vip| self.answering.contains_key(vip)).copied().collect()
+    }
+
+    /// An answer to somebody else is not heard here, so a machine that only answers is known by what peers tell.
+    fn settle_disputes(&mut self) {
+        for vip in self.disputed() {
+            if self.defend(vip) {
+                self.outputs.events.vip_conflict(vip);
+                warn!(%vip, "a peer that asked for this node's VIP was answered by another machine, too: announcing it again");
+            }
+        }
+    }
+
+    fn next_defence(&self) -> Option<Instant> {
+        self.disputed().iter().filter_map(|vip| self.defended.get(vip)).map(|last| *last + DEFEND_INTERVAL).min()
+    }
+
+    /// Takes VIPs from owners that do not answer for them, and tells the others what was found.
+    fn heed(&mut self) {
+        let verdicts = Arc::clone(&self.inputs.selftest.borrow_and_update());
+        self.facts.findings.clone_from(&verdicts.findings);
+        for (vip, silence) in &verdicts.replace {
+            self.ownership.replace_silent(*vip, &silence.owner, silence.epoch, unix_ms());
         }
     }
 
@@ -277,6 +357,7 @@ impl Controller {
                 self.ownership.undrain(now);
                 Ok("this node may own VIPs again".to_owned())
             }
+            http::Action::Rebalance => self.rebalance(now),
             http::Action::Announce(None) => {
                 self.answering.keys().for_each(|vip| self.outputs.announcer.again(*vip));
                 Ok(format!("announcing {} VIPs again", self.answering.len()))
@@ -291,6 +372,17 @@ impl Controller {
         };
         // Whoever asked may have gone away meanwhile; what was asked is done all the same.
         let _ = order.reply.send(done);
+    }
+
+    fn rebalance(&mut self, now: Instant) -> Result<String, Refused> {
+        if self.ownership.is_draining() || self.facts.listening {
+            let why = if self.facts.listening { "has just started and still listens" } else { "drains" };
+            return Err(Refused(format!("this node {why}, so it takes no VIPs")));
+        }
+        Ok(match self.ownership.rebalance(now, unix_ms()) {
+            0 => "this node has its share of the VIPs already; nodes that carry fewer are to be asked".to_owned(),
+            coming => format!("taking {coming} VIPs over, one after the other"),
+        })
     }
 
     /// Falls silent.

@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     forward::{Counters, Forwarder, Info, Wanted},
     metrics::Limits,
+    shadow,
 };
 
 /// How often counters are read, deferred frees happen and a failed write is tried again.
@@ -39,6 +40,8 @@ pub struct Forwarding {
     pub report: watch::Receiver<Arc<Report>>,
     /// Whether traffic is carried: attached to an uplink, by this agent or by the one before it.
     pub carrying: watch::Receiver<bool>,
+    /// The shadow standby's maps, of each program that is attached.
+    pub shadow: mpsc::Receiver<shadow::Maps>,
 }
 
 /// Starts the task.
@@ -48,8 +51,9 @@ pub fn start(forwarder: Forwarder, limits: Limits) -> Forwarding {
     let first = Report { info: forwarder.info(), ..Report::default() };
     let (carries, carrying) = watch::channel(forwarder.inherited());
     let (reports, report) = watch::channel(Arc::new(first));
-    tokio::spawn(run(forwarder, limits, wishes, reports, carries));
-    Forwarding { wanted, report, carrying }
+    let (shadow_maps, shadow) = mpsc::channel(1);
+    tokio::spawn(run(forwarder, limits, wishes, reports, carries, shadow_maps));
+    Forwarding { wanted, report, carrying, shadow }
 }
 
 async fn run(
@@ -58,6 +62,7 @@ async fn run(
     mut wishes: watch::Receiver<Option<Arc<Wanted>>>,
     reports: watch::Sender<Arc<Report>>,
     carries: watch::Sender<bool>,
+    shadow_maps: mpsc::Sender<shadow::Maps>,
 ) {
     let mut tick = tokio::time::interval(TICK);
     let mut trouble = None;
@@ -94,6 +99,11 @@ async fn run(
                 Some(problem)
             }
         };
+        if trouble.is_none()
+            && let Some(maps) = forwarder.take_shadow()
+        {
+            let _ = shadow_maps.send(maps).await;
+        }
         let info = forwarder.info();
         let attached = !info.interfaces.is_empty();
         carries.send_if_modified(|current| {

@@ -33,7 +33,8 @@ use crate::{
     forward, health,
     http::{Orders, listen, router},
     link::{self, Links},
-    metrics::{Metrics, MetricsError},
+    metrics::{Limits, Metrics, MetricsError},
+    selftest, shadow,
     source::{self, manifests},
 };
 use changes::count_limits;
@@ -86,6 +87,12 @@ pub enum AppError {
     /// Packet sockets cannot be had.
     #[error(transparent)]
     Announcer(#[from] announce::StartError),
+    /// The self-test's thread cannot be had.
+    #[error("cannot start the self-test's thread: {0}")]
+    SelfTest(#[source] std::io::Error),
+    /// The shadow standby's thread cannot be had.
+    #[error("cannot start the shadow standby's thread: {0}")]
+    Shadow(#[source] std::io::Error),
     /// The gossip port cannot be had.
     #[error(transparent)]
     Gossip(#[from] GossipError),
@@ -124,10 +131,13 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     log_start(&settings, advertise, &links.borrow());
 
     let snapshot = manifests::watch(folder.clone()).await;
-    tokio::spawn(count_limits(snapshot.clone(), |read| &read.limits, source::Limit::label, metrics.limits.clone()));
     let (plan, plans) = watch::channel(Arc::default());
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
+    let (scenes_out, scenes) = watch::channel(None);
+    let selftest = selftest::io::start(settings.node.clone(), scenes, links.clone()).map_err(AppError::SelfTest)?;
+    let shadowing =
+        shadow::start(links.clone(), forwarding.shadow, metrics.limits.clone()).map_err(AppError::Shadow)?;
     let (owners_out, owners) = watch::channel(Arc::default());
     let (facts_out, facts) = watch::channel(Facts { listening: true, ..Facts::default() });
     let (orders, orders_in) = mpsc::channel(8);
@@ -144,11 +154,14 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         facts,
         verdicts: prober.verdicts(),
         forwarding: forwarding.report.clone(),
+        shadowing: shadowing.report,
         announcer: Arc::clone(&announcer),
+        selftest: selftest.results.clone(),
     });
     doors.serve(&reporter, &metrics, orders);
 
-    let ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    ownership.set_rebalance(settings.rebalance);
     let inputs = Inputs {
         view: gossip.view(),
         snapshot,
@@ -156,28 +169,26 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         verdicts: prober.verdicts(),
         forwarding: forwarding.carrying.clone(),
         conflicts,
+        selftest: selftest.verdicts,
         orders: orders_in,
     };
     let outputs = Outputs {
         gossip: gossip.commands(),
         announcer: Arc::clone(&announcer),
         wanted: forwarding.wanted,
+        shadows: shadowing.wishes,
         plan,
+        scenes: scenes_out,
         owners: owners_out,
         facts: facts_out,
         events: metrics.events.clone(),
     };
+    count_bounds(&metrics.limits, gossip, &reporter);
     let (stop, stopped) = watch::channel(false);
     let (seeds_out, seeds) = watch::channel(settings.gossip.join.clone());
     let helpers = [
         tokio::spawn(keep_seeds(seeds, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
-        tokio::spawn(count_limits(
-            gossip.stats(),
-            |stats| &stats.limits,
-            membership::Limit::label,
-            metrics.limits.clone(),
-        )),
     ];
     Controller::new(settings.node.clone(), ownership, inputs, outputs).run(stopped, HANDOVER_PATIENCE).await;
 
@@ -187,6 +198,14 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+/// Counts the bounds that parts reach, for as long as these parts live.
+fn count_bounds(limits: &Limits, gossip: &membership::io::Handle, reporter: &Reporter) {
+    let (read, asked) = (reporter.snapshot.clone(), reporter.selftest.clone());
+    tokio::spawn(count_limits(read, |read| &read.limits, source::Limit::label, limits.clone()));
+    tokio::spawn(count_limits(gossip.stats(), |stats| &stats.limits, membership::Limit::label, limits.clone()));
+    tokio::spawn(count_limits(asked, |asked| &asked.limits, |what| what, limits.clone()));
 }
 
 fn log_start(settings: &Settings, advertise: SocketAddr, links: &Links) {

@@ -111,6 +111,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("gossip.advertise", old.gossip.advertise != new.gossip.advertise),
         ("gossip.watch", old.gossip.watch != new.gossip.watch),
         ("source", old.source != new.source),
+        ("rebalance", old.rebalance != new.rebalance),
         ("forwarder", old.forwarder != new.forwarder),
         ("http.bind", old.http != new.http),
         ("stateDir", old.state_dir != new.state_dir),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use forwarder_ebpf::Direction;
-use membership::{Facts, NodeName, Stats, Verdict, View};
+use membership::{Facts, NodeName, Stats, Verdict, View, claims::standby};
 use tokio::sync::watch;
 
 use super::{controller::Owners, forwarding::Report};
@@ -22,7 +22,9 @@ use crate::{
     http::{Readiness, Status, StatusSource, status},
     metrics,
     model::{Backend, Desired, PoolUsage, ServiceName, ServicePort},
+    selftest::{Outcome, Results},
     serving::{serving, verdict},
+    shadow,
     source::Snapshot,
 };
 
@@ -54,8 +56,12 @@ pub struct Reporter {
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     /// The forwarder.
     pub forwarding: watch::Receiver<Arc<Report>>,
+    /// The shadow standby.
+    pub shadowing: watch::Receiver<Arc<shadow::Report>>,
     /// The announcer, for its counters.
     pub announcer: Arc<Announcer>,
+    /// What asking for others' VIPs has shown.
+    pub selftest: watch::Receiver<Arc<Results>>,
 }
 
 impl StatusSource for Reporter {
@@ -72,7 +78,7 @@ impl StatusSource for Reporter {
             awaiting: readiness.awaiting,
             draining: self.facts.borrow().draining,
             members: members(&view),
-            vips: vips(&snapshot.desired, &self.owners.borrow()),
+            vips: vips(&snapshot.desired, &self.owners.borrow(), &view),
             backends: backends(&snapshot.desired, &view, &self.verdicts.borrow()),
             source: status::Source {
                 kind: self.source.0.to_owned(),
@@ -85,6 +91,7 @@ impl StatusSource for Reporter {
                 mode: forwarding.info.mode.to_string(),
                 interfaces: forwarding.info.interfaces.clone(),
             },
+            selftest: selftest(&self.selftest.borrow()),
         }
     }
 
@@ -141,12 +148,40 @@ impl StatusSource for Reporter {
             forwarded,
             drops,
             second_hops: forwarding.counters.second_hops,
+            shadow: shadow_counts(&forwarding, &self.shadowing.borrow()),
             pools: snapshot.pools.iter().map(pool).collect(),
             source: metrics::SourceState {
                 connected: snapshot.connected,
                 problems: u64::try_from(snapshot.problems.len()).unwrap_or(u64::MAX),
             },
+            selftest: tested(&self.selftest.borrow()),
         }
+    }
+}
+
+fn selftest(results: &Results) -> status::SelfTest {
+    let problem = |(address, trouble): (&std::net::IpAddr, &crate::selftest::Trouble)| status::VipProblem {
+        address: *address,
+        owner: trouble.owner.clone(),
+        result: trouble.outcome.as_str().to_owned(),
+        message: trouble.to_string(),
+    };
+    status::SelfTest {
+        tested: results.tested,
+        untested: results.untested,
+        problems: results.troubles.iter().map(problem).collect(),
+    }
+}
+
+fn tested(results: &Results) -> metrics::SelfTested {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    metrics::SelfTested {
+        rounds: Outcome::ALL
+            .map(|outcome| (outcome.as_str(), results.rounds.get(&outcome).copied().unwrap_or(0)))
+            .into(),
+        tested: count(results.tested),
+        untested: count(results.untested),
+        failing: count(results.troubles.len()),
     }
 }
 
@@ -167,7 +202,17 @@ fn services_of_vips(desired: &Desired) -> impl Iterator<Item = (std::net::IpAddr
     all.collect::<BTreeSet<_>>().into_iter()
 }
 
-fn vips(desired: &Desired, owners: &Owners) -> Vec<status::Vip> {
+fn shadow_counts(forwarding: &Report, shadowing: &shadow::Report) -> metrics::ShadowCounts {
+    metrics::ShadowCounts {
+        states: shadowing.shadows.clone(),
+        packets: forwarding.counters.shadow.iter().map(|(event, count)| (event.as_str(), *count)).collect(),
+        stand_downs: shadowing.stand_downs,
+        floods: shadowing.floods,
+    }
+}
+
+fn vips(desired: &Desired, owners: &Owners, view: &View) -> Vec<status::Vip> {
+    let by_id: BTreeMap<u64, &NodeName> = view.members.keys().map(|node| (standby::id(node), node)).collect();
     let vip = |(address, service): (std::net::IpAddr, &ServiceName)| {
         let owner = owners.get(&address);
         status::Vip {
@@ -175,6 +220,9 @@ fn vips(desired: &Desired, owners: &Owners) -> Vec<status::Vip> {
             namespace: service.namespace.clone(),
             service: service.name.clone(),
             owner: owner.map(|owner| owner.node.clone()),
+            standby: owner
+                .and_then(|owner| view.members.get(&owner.node)?.document.claims.get(&address))
+                .and_then(|claim| by_id.get(&claim.standby).copied().cloned()),
             epoch: owner.map_or(0, |owner| owner.epoch),
             since: owner.map(|owner| UNIX_EPOCH + Duration::from_millis(owner.since_ms.min(YEAR_9999_MS))),
             reason: owner.map_or_else(|| unowned(desired, service, address), |owner| owner.reason.as_str().to_owned()),

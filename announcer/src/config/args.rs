@@ -76,6 +76,10 @@ pub struct Overrides {
     #[arg(long, env = "CRIER_GOSSIP_KEY_FILE", value_name = "FILE", global = true)]
     pub gossip_key_file: Option<PathBuf>,
 
+    /// Whether this node takes VIPs over from nodes that carry too many: on or off [default: on]
+    #[arg(long, env = "CRIER_REBALANCE", value_name = "ON|OFF", global = true)]
+    pub rebalance: Option<String>,
+
     /// The folder of manifests [default: /etc/crier/manifests]
     #[arg(long, env = "CRIER_MANIFESTS", value_name = "FOLDER", global = true)]
     pub manifests: Option<PathBuf>,

@@ -18,6 +18,8 @@ pub struct Raw {
     pub gossip: RawGossip,
     /// Where the objects come from.
     pub source: RawSource,
+    /// `on` or `off`. Default: `on`.
+    pub rebalance: Option<String>,
     /// The data plane.
     pub forwarder: RawForwarder,
     /// The read-only HTTP server.

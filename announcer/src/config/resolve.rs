@@ -24,6 +24,8 @@ pub struct Settings {
     pub gossip: GossipSettings,
     /// Where the objects come from.
     pub source: SourceSettings,
+    /// Whether this node takes VIPs over from nodes that carry too many of them.
+    pub rebalance: bool,
     /// The data plane.
     pub forwarder: ForwarderMode,
     /// Where the read-only HTTP server listens; `None`: there is none.
@@ -250,6 +252,7 @@ pub fn resolve(raw: &Raw, overrides: &Overrides, hostname: &str) -> Result<Setti
         interfaces: interfaces(raw, overrides)?,
         gossip: gossip(raw, overrides)?,
         source: source(raw, overrides)?,
+        rebalance: rebalance(raw, overrides)?,
         forwarder: Given::new(
             "forwarder.mode",
             "--forwarder-mode or CRIER_FORWARDER_MODE",
@@ -361,6 +364,12 @@ fn source(raw: &Raw, overrides: &Overrides) -> Result<SourceSettings, Fault> {
         return Err(given.fault(None, "there is source.kubernetes too; a node has one source, remove one of them"));
     }
     given.absolute("/etc/crier/manifests").map(SourceSettings::Manifests)
+}
+
+fn rebalance(raw: &Raw, overrides: &Overrides) -> Result<bool, Fault> {
+    let flag = "--rebalance or CRIER_REBALANCE";
+    let given = Given::new("rebalance", flag, raw.rebalance.as_ref(), overrides.rebalance.as_ref());
+    given.one_of(&[("on", Some(true)), ("off", Some(false))]).map(|on| on.unwrap_or(true))
 }
 
 fn http(raw: &Raw, overrides: &Overrides) -> Result<Option<SocketAddr>, Fault> {

@@ -19,6 +19,7 @@ fn every_key_has_a_default() {
         assert_eq!(settings.gossip.watch, WatchSettings { interval: std::time::Duration::from_millis(50), misses: 3 });
         assert_eq!(settings.http.map(|http| http.to_string()).as_deref(), Some("0.0.0.0:9650"));
         assert_eq!(settings.source, SourceSettings::Manifests("/etc/crier/manifests".into()));
+        assert!(settings.rebalance);
         assert_eq!(settings.forwarder, ForwarderMode::Auto);
         assert_eq!(settings.log, LogSettings { level: LogLevel::Info, format: LogFormat::Text });
     }
@@ -36,6 +37,7 @@ gossip:
   keyFile: /tmp/key
   watch: {interval: 20ms, misses: 5}
 source: {manifests: /tmp/manifests}
+rebalance: off
 forwarder: {mode: tc}
 http: {bind: off}
 stateDir: /tmp/state
@@ -48,6 +50,7 @@ log: {level: debug, format: json}
     assert_eq!(settings.interfaces.as_deref(), Some(["eth0".to_owned(), "eth1".to_owned()].as_slice()));
     let join: Vec<_> = settings.gossip.join.iter().map(ToString::to_string).collect();
     assert_eq!(join, ["10.77.0.2:9651", "n3.example:9651", "[fd00::3]:9651"]);
+    assert!(!settings.rebalance);
     assert_eq!(settings.http, None);
     assert_eq!(settings.forwarder, ForwarderMode::Tc);
     assert_eq!(settings.pin_dir, Path::new("/sys/fs/bpf/n1"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_ebpf::{Direction, DropReason};
+use forwarder_ebpf::{Direction, DropReason, ShadowEvent};
 
 use crate::model::{Protocol, ServiceName};
 
@@ -37,4 +37,6 @@ pub struct Counters {
     pub drops: BTreeMap<DropReason, u64>,
     /// Mid-flow packets passed on to the node their slot belonged to before.
     pub second_hops: u64,
+    /// What became of frames that were flooded here for MACs that this node shadows.
+    pub shadow: BTreeMap<ShadowEvent, u64>,
 }

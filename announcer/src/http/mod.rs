@@ -1,8 +1,8 @@
 //! The agent's HTTP surface: what it tells over TCP, and what can be done to it over its unix socket.
 //!
 //! One router serves both doors: `/metrics`, `/healthz`, `/readyz`, `/api/v1/status` and the page `/`. Only the unix
-//! socket (mode 0600, so root only) also has the actions: `POST /api/v1/drain`, `/api/v1/undrain` and
-//! `/api/v1/announce`. The app stands behind two seams: [`StatusSource`] for what is read, and a channel of [`Order`]s
+//! socket (mode 0600, so root only) also has the actions: `POST /api/v1/drain`, `/api/v1/undrain`,
+//! `/api/v1/rebalance` and `/api/v1/announce`. The app stands behind two seams: [`StatusSource`] for what is read, and a channel of [`Order`]s
 //! for what is to be done.
 //!
 //! Use: [`listen::bind_tcp`] and [`listen::bind_unix`] first, so that a port in use is found before anything else
@@ -51,6 +51,8 @@ pub enum Action {
     Drain,
     /// End the drain.
     Undrain,
+    /// Take this node's share of the VIPs over.
+    Rebalance,
     /// Announce owned VIPs anew; `None`: all of them.
     Announce(Option<std::net::IpAddr>),
 }

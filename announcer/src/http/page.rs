@@ -54,7 +54,8 @@ fn header(page: &mut String, status: &Status) {
 fn problems(page: &mut String, status: &Status) {
     let lost = (!status.source.connected).then(|| "the source cannot be read; serving the last good state".to_owned());
     let found = status.source.problems.iter().map(ToString::to_string);
-    let lines: Vec<String> = status.awaiting.iter().cloned().chain(lost).chain(found).collect();
+    let asked = status.selftest.problems.iter().map(ToString::to_string);
+    let lines: Vec<String> = status.awaiting.iter().cloned().chain(lost).chain(found).chain(asked).collect();
     if lines.is_empty() {
         return;
     }
@@ -175,13 +176,14 @@ mod tests {
             &mut status.forwarder.mode,
             &mut status.forwarder.interfaces[0],
             &mut status.awaiting[0],
+            &mut status.selftest.problems[0].message,
         ] {
             *text = evil.to_owned();
         }
         status.source.path = Some(evil.to_owned());
         let page = render(&status);
         assert!(!page.contains("<script") && !page.contains("<b>"), "{page}");
-        assert_eq!(page.matches("&lt;script&gt;&quot;&#39;&amp;").count(), 13, "{page}");
+        assert_eq!(page.matches("&lt;script&gt;&quot;&#39;&amp;").count(), 14, "{page}");
     }
 
     #[test]

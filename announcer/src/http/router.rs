@@ -41,6 +41,7 @@ pub fn acting(source: Arc<dyn StatusSource>, metrics: Arc<Metrics>, orders: Orde
     let actions = Router::new()
         .route("/api/v1/drain", post(|State(orders): State<Orders>| order(orders, Action::Drain)))
         .route("/api/v1/undrain", post(|State(orders): State<Orders>| order(orders, Action::Undrain)))
+        .route("/api/v1/rebalance", post(|State(orders): State<Orders>| order(orders, Action::Rebalance)))
         .route("/api/v1/announce", post(announce))
         .with_state(orders);
     reading(source, metrics).merge(actions)

@@ -40,6 +40,9 @@ pub struct Status {
     pub source: Source,
     /// What carries the traffic.
     pub forwarder: Forwarder,
+    /// What came of asking for other nodes' VIPs on the wire.
+    #[serde(default)]
+    pub selftest: SelfTest,
 }
 
 /// A member of the cluster.
@@ -67,6 +70,9 @@ pub struct Vip {
     pub service: String,
     /// The node that answers for it; `None`: nobody does, and `reason` says why.
     pub owner: Option<NodeName>,
+    /// The node that carries its traffic if the owner's link is lost, until another owner answers for it.
+    #[serde(default)]
+    pub standby: Option<NodeName>,
     /// Grows by one with each takeover; 0 if nobody owns it, or its owner sees only a minority of the cluster.
     pub epoch: u64,
     /// Since when the owner has it, by the owner's clock.
@@ -145,6 +151,36 @@ pub struct Forwarder {
     pub mode: String,
     /// The uplinks it is attached to.
     pub interfaces: Vec<String>,
+}
+
+/// What came of asking for other nodes' VIPs on the wire, as clients do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelfTest {
+    /// How many VIPs this node asks for.
+    pub tested: usize,
+    /// How many VIPs this node owns that no peer can ask for, as in a cluster of one node.
+    pub untested: usize,
+    /// The VIPs that are not answered for as they should be.
+    pub problems: Vec<VipProblem>,
+}
+
+/// A VIP that is not answered for as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipProblem {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Who should answer.
+    pub owner: NodeName,
+    /// `silent`, `unreachable`, `deaf`, `other_member` or `foreign`.
+    pub result: String,
+    /// The same in words.
+    pub message: String,
+}
+
+impl std::fmt::Display for VipProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "VIP {}: {}", self.address, self.message)
+    }
 }
 
 /// Times as RFC 3339; finer than a millisecond would only suggest that clocks agree better than they do.

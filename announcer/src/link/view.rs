@@ -7,6 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::reach::{Device, reaches_out};
+
 /// An interface on which VIPs may be announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
@@ -20,7 +22,7 @@ pub struct Uplink {
     pub prefixes: Vec<IpNet>,
     /// Set up by the administrator.
     pub up: bool,
-    /// Its cable (or the other end) is there.
+    /// Its cable (or the other end) is there; of a bridge or bond, that of a port that leads out of this host.
     pub carrier: bool,
 }
 
@@ -49,8 +51,8 @@ impl Links {
 /// Everything the kernel knows that matters here, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Snapshot {
-    /// Ethernet interfaces, without prefixes.
-    pub(super) links: Vec<Uplink>,
+    /// Ethernet interfaces by index.
+    pub(super) links: BTreeMap<u32, Device>,
     /// Interface index and address, without tentative ones.
     pub(super) addresses: Vec<(u32, IpNet)>,
     /// The interfaces that a default route leaves by.
@@ -59,11 +61,15 @@ pub(super) struct Snapshot {
 
 /// The uplinks among all interfaces: those that are `wanted` by name, or those with a default route.
 pub(super) fn select(snapshot: &Snapshot, wanted: Option<&[String]>) -> Links {
-    let is_wanted = |link: &&Uplink| match wanted {
+    let is_wanted = |link: &Uplink| match wanted {
         Some(names) => names.contains(&link.name),
         None => snapshot.default_routes.contains(&link.index),
     };
-    let uplinks = snapshot.links.iter().filter(is_wanted).map(|link| {
+    let judged = snapshot.links.values().map(|device| {
+        let carrier = device.link.carrier && (!device.link.up || reaches_out(device, &snapshot.links));
+        Uplink { carrier, ..device.link.clone() }
+    });
+    let uplinks = judged.filter(|link| is_wanted(link)).map(|link| {
         let mut prefixes: Vec<IpNet> = snapshot
             .addresses
             .iter()
@@ -72,7 +78,7 @@ pub(super) fn select(snapshot: &Snapshot, wanted: Option<&[String]>) -> Links {
             .collect();
         prefixes.sort_unstable();
         prefixes.dedup();
-        (link.name.clone(), Uplink { prefixes, ..link.clone() })
+        (link.name.clone(), Uplink { prefixes, ..link })
     });
     Links { uplinks: uplinks.collect() }
 }
@@ -86,16 +92,17 @@ fn is_link_local(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::reach::Kind, *};
 
-    fn link(name: &str, index: u32) -> Uplink {
-        Uplink { name: name.into(), index, mac: [2, 0, 0, 0, 0, 1], prefixes: vec![], up: true, carrier: true }
+    fn device(name: &str, index: u32, carrier: bool) -> (u32, Device) {
+        let link = Uplink { name: name.into(), index, mac: [2, 0, 0, 0, 0, 1], prefixes: vec![], up: true, carrier };
+        (index, Device { link, kind: Kind::Outward, master: None, forwards: true })
     }
 
     fn snapshot() -> Snapshot {
         let net = |text: &str| text.parse().unwrap();
         Snapshot {
-            links: vec![link("eth0", 2), link("eth1", 3), Uplink { carrier: false, ..link("eth2", 4) }],
+            links: BTreeMap::from([device("eth0", 2, true), device("eth1", 3, true), device("eth2", 4, false)]),
             addresses: vec![
                 (2, net("fe80::1/64")),
                 (2, net("fd77::1/64")),
@@ -117,6 +124,18 @@ mod tests {
         let links = select(&snapshot(), Some(&["eth1".into(), "eth2".into(), "eth9".into()]));
         assert_eq!(links.uplinks.keys().collect::<Vec<_>>(), ["eth1", "eth2"]);
         assert_eq!(links.usable().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>(), ["eth1"]);
+    }
+
+    #[test]
+    fn a_bridge_has_carrier_only_while_its_card_has() {
+        let (mut snapshot, (_, mut bridge)) = (snapshot(), device("br0", 9, true));
+        bridge.kind = Kind::Bridge;
+        snapshot.links.insert(9, bridge);
+        snapshot.links.get_mut(&4).unwrap().master = Some(9);
+        let usable = |snapshot: &Snapshot| select(snapshot, Some(&["br0".into()])).usable().count();
+        assert_eq!(usable(&snapshot), 0, "eth2 has no carrier");
+        snapshot.links.get_mut(&4).unwrap().link.carrier = true;
+        assert_eq!(usable(&snapshot), 1);
     }
 
     #[test]

@@ -5,11 +5,14 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use membership::MemberState;
+use membership::{MemberState, NodeName};
 use prometheus::{Registry, proto::MetricFamily};
 
 use super::{counter, gauge};
-use crate::model::{Protocol, ServiceName};
+use crate::{
+    model::{Protocol, ServiceName},
+    shadow,
+};
 
 /// What is so at the moment of a scrape. Counts are since the agent's start, or the maps' pinning.
 #[derive(Debug, Clone, Default)]
@@ -30,10 +33,14 @@ pub struct Snapshot {
     pub drops: BTreeMap<&'static str, u64>,
     /// Mid-flow packets passed on to the node their slot belonged to before.
     pub second_hops: u64,
+    /// The shadow standby.
+    pub shadow: ShadowCounts,
     /// How full the pools are.
     pub pools: Vec<PoolAddresses>,
     /// The source of objects.
     pub source: SourceState,
+    /// Asking for other nodes' VIPs.
+    pub selftest: SelfTested,
 }
 
 /// A VIP and whether this node owns it.
@@ -88,6 +95,19 @@ pub struct ForwardCount {
     pub flows: u64,
 }
 
+/// What the shadow standby does.
+#[derive(Debug, Clone, Default)]
+pub struct ShadowCounts {
+    /// The owners this node stands in for, by which interface, and how that is.
+    pub states: Vec<(NodeName, String, shadow::State)>,
+    /// Frames flooded here for those owners, by what became of them.
+    pub packets: BTreeMap<&'static str, u64>,
+    /// How often this node stood down.
+    pub stand_downs: u64,
+    /// How often such frames began to be flooded here.
+    pub floods: u64,
+}
+
 /// How full a pool is.
 #[derive(Debug, Clone)]
 pub struct PoolAddresses {
@@ -106,6 +126,19 @@ pub struct SourceState {
     pub connected: bool,
     /// Objects left out, or kept at their last good version, for a mistake in them.
     pub problems: u64,
+}
+
+/// What came of asking for other nodes' VIPs on the wire.
+#[derive(Debug, Clone, Default)]
+pub struct SelfTested {
+    /// Rounds, by result.
+    pub rounds: BTreeMap<&'static str, u64>,
+    /// VIPs that this node asks for.
+    pub tested: u64,
+    /// VIPs of this node that no peer can ask for.
+    pub untested: u64,
+    /// Those of the tested that were not answered for as they should be, when last asked for.
+    pub failing: u64,
 }
 
 /// The label value of a member's state.
@@ -131,6 +164,7 @@ impl Snapshot {
         let registry = Registry::new();
         self.cluster(&registry)?;
         self.services(&registry)?;
+        self.selftest(&registry)?;
         self.forwarder(&registry)?;
         Ok(registry.gather())
     }
@@ -160,6 +194,21 @@ impl Snapshot {
         gauge(registry, "crier_source_problems", "Objects with a mistake in them", &[])?
             .with_label_values::<&str>(&[])
             .set(signed(self.source.problems));
+        Ok(())
+    }
+
+    fn selftest(&self, registry: &Registry) -> prometheus::Result<()> {
+        let help = "Rounds of asking on the wire for a VIP of another node, by what came of it";
+        let rounds = counter(registry, "crier_vip_selftest_total", help, &["result"])?;
+        for (result, count) in &self.selftest.rounds {
+            rounds.with_label_values(&[result]).inc_by(*count);
+        }
+        let help = "VIPs of others that this node asks for, those of them that fail, and own ones that nobody asks for";
+        let vips = gauge(registry, "crier_vip_selftest_vips", help, &["state"])?;
+        let SelfTested { tested, untested, failing, .. } = self.selftest;
+        for (state, count) in [("tested", tested), ("failing", failing), ("untested", untested)] {
+            vips.with_label_values(&[state]).set(signed(count));
+        }
         Ok(())
     }
 
@@ -212,6 +261,32 @@ impl Snapshot {
         for (reason, count) in &self.drops {
             drops.with_label_values(&[reason]).inc_by(*count);
         }
+        self.shadow(registry)
+    }
+
+    fn shadow(&self, registry: &Registry) -> prometheus::Result<()> {
+        let labels = ["owner", "interface", "state"];
+        let help = "1 for the state in which this node stands in for the owner of a VIP";
+        let states = gauge(registry, "crier_shadow_state", help, &labels)?;
+        for (owner, interface, now) in &self.shadow.states {
+            for state in shadow::State::ALL {
+                let labels = [owner.as_str(), interface.as_str(), state.as_str()];
+                states.with_label_values(&labels).set(i64::from(state == *now));
+            }
+        }
+        let help = "Frames for owners of VIPs that a switch flooded to this standby, by what became of them";
+        let packets = counter(registry, "crier_shadow_packets_total", help, &["result"])?;
+        for (result, count) in &self.shadow.packets {
+            packets.with_label_values(&[result]).inc_by(*count);
+        }
+        let help = "Times this standby found that an owner lives while frames to it are flooded";
+        counter(registry, "crier_shadow_stand_downs_total", help, &[])?
+            .with_label_values::<&str>(&[])
+            .inc_by(self.shadow.stand_downs);
+        let help = "Times frames to an owner began to be flooded to this standby";
+        counter(registry, "crier_shadow_floods_total", help, &[])?
+            .with_label_values::<&str>(&[])
+            .inc_by(self.shadow.floods);
         Ok(())
     }
 }

@@ -29,8 +29,15 @@ fn full_snapshot() -> Snapshot {
         }],
         drops: [("ttl", 10)].into(),
         second_hops: 11,
+        shadow: ShadowCounts {
+            states: vec![("n2".parse().unwrap(), "eth0".into(), crate::shadow::State::Armed)],
+            packets: [("carried", 12)].into(),
+            stand_downs: 13,
+            floods: 14,
+        },
         pools: vec![PoolAddresses { pool: "lan".into(), used: 2, free: u64::MAX }],
         source: SourceState { connected: true, problems: 2 },
+        selftest: SelfTested { rounds: [("silent", 12)].into(), tested: 3, untested: 4, failing: 5 },
     }
 }
 
@@ -82,10 +89,16 @@ fn every_metric_follows_the_naming_rules() {
         "crier_probe_duration_seconds",
         "crier_probe_results_total",
         "crier_second_hop_packets_total",
+        "crier_shadow_floods_total",
+        "crier_shadow_packets_total",
+        "crier_shadow_stand_downs_total",
+        "crier_shadow_state",
         "crier_source_connected",
         "crier_source_problems",
         "crier_vip_conflicts_total",
         "crier_vip_owned",
+        "crier_vip_selftest_total",
+        "crier_vip_selftest_vips",
         "crier_vip_transitions_total",
     ];
     assert_eq!(names, promised.map(str::to_owned).into());
@@ -132,11 +145,18 @@ fn the_text_has_the_promised_labels() {
         r#"crier_flows_total{namespace="default",port="80",protocol="TCP",service="web"} 9"#,
         r#"crier_forward_drops_total{reason="ttl"} 10"#,
         r#"crier_second_hop_packets_total 11"#,
+        r#"crier_shadow_state{interface="eth0",owner="n2",state="armed"} 1"#,
+        r#"crier_shadow_state{interface="eth0",owner="n2",state="watching"} 0"#,
+        r#"crier_shadow_packets_total{result="carried"} 12"#,
+        r#"crier_shadow_stand_downs_total 13"#,
+        r#"crier_shadow_floods_total 14"#,
         r#"crier_pool_addresses{pool="lan",state="used"} 2"#,
         r#"crier_pool_addresses{pool="lan",state="free"} 9223372036854776000"#,
         r#"crier_source_connected 1"#,
         r#"crier_source_problems 2"#,
         r#"crier_limits_reached_total{what="probes_in_flight"} 1"#,
+        r#"crier_vip_selftest_total{result="silent"} 12"#,
+        r#"crier_vip_selftest_vips{state="untested"} 4"#,
     ] {
         assert!(text.lines().any(|found| found == line), "no line {line}\n{text}");
     }

@@ -186,7 +186,7 @@ impl<'a> World<'a> {
     /// As all.
     pub fn mute(&mut self, node: &str) -> Result<()> {
         self.note(node, "mute");
-        self.cluster.lan.mute(node)?;
+        self.cluster.lan.silence(node)?;
         self.in_plight(node, Plight::Half);
         self.heal_later(node);
         Ok(())

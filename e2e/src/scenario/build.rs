@@ -12,10 +12,11 @@ use anyhow::{Context, Result};
 use super::{Cluster, key};
 use crate::{
     agent::{Agent, Config, GOSSIP_PORT},
+    backbone,
     cleanup::RunDir,
     manifests::{Folder, POOL, ServiceSpec},
     pods::Pod,
-    topology::Lan,
+    topology::{Host, Lan},
 };
 
 /// What to build; see [`Cluster::three`].
@@ -29,6 +30,9 @@ pub struct ClusterBuilder {
     forwarder: String,
     services: Vec<ServiceSpec>,
     quiet: bool,
+    backbone: bool,
+    interfaces: Vec<String>,
+    extra: String,
     files: Option<PathBuf>,
 }
 
@@ -51,6 +55,9 @@ impl Cluster {
             forwarder: "auto".to_owned(),
             services: Vec::new(),
             quiet: false,
+            backbone: false,
+            interfaces: vec!["eth0".to_owned()],
+            extra: String::new(),
             files: None,
         }
     }
@@ -92,6 +99,27 @@ impl ClusterBuilder {
         self
     }
 
+    /// With a [second segment](crate::backbone) by which the agents gossip.
+    #[must_use]
+    pub fn backbone(mut self) -> Self {
+        self.backbone = true;
+        self
+    }
+
+    /// With these uplinks; by default eth0.
+    #[must_use]
+    pub fn interfaces(mut self, names: &[&str]) -> Self {
+        self.interfaces = names.iter().map(|name| (*name).to_owned()).collect();
+        self
+    }
+
+    /// With more lines in each agent's config.
+    #[must_use]
+    pub fn extra(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.extra);
+        self
+    }
+
     /// With configs and manifests from a folder: `<node>.yaml`, in which `$RUN` stands for the run directory, and
     /// `manifests/`. Services said otherwise are left out.
     #[must_use]
@@ -118,6 +146,9 @@ impl ClusterBuilder {
         if !self.quiet {
             println!("{}: inside by\n{}", self.name, lan.enter_hints());
         }
+        if self.backbone {
+            lan.build_backbone()?;
+        }
         let pods = start_pods(&lan, self.host_network)?;
         let manifests = Folder::new(run.path().join("manifests"))?;
         let mut cluster = Cluster {
@@ -138,17 +169,20 @@ impl ClusterBuilder {
     }
 
     fn generate(&self, cluster: &mut Cluster) -> Result<()> {
+        let address = |host: &Host| if self.backbone { backbone::address(host) } else { host.v4 };
         let seeds: Vec<_> =
-            cluster.lan.nodes.iter().map(|node| SocketAddr::new(node.host.v4.into(), GOSSIP_PORT)).collect();
+            cluster.lan.nodes.iter().map(|node| SocketAddr::new(address(&node.host).into(), GOSSIP_PORT)).collect();
         for node in &cluster.lan.nodes {
             let config = Config {
                 node: node.host.name.clone(),
-                interfaces: vec!["eth0".to_owned()],
+                interfaces: self.interfaces.clone(),
                 join: seeds.clone(),
                 keys: vec![key(7)],
                 watch: self.watch,
                 manifests: cluster.manifests.path().to_owned(),
                 forwarder: self.forwarder.clone(),
+                advertise: self.backbone.then(|| SocketAddr::new(backbone::address(&node.host).into(), GOSSIP_PORT)),
+                extra: self.extra.clone(),
             };
             cluster.agents.push(Agent::prepare(&node.host, cluster.run.path().join(&node.host.name), &config)?);
             cluster.configs.push(config);

@@ -1,9 +1,9 @@
 //! Crier's eBPF program. A packet's way is this file from top to bottom:
 //! [`parse`] reads it, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
-//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods.
+//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods, [`shadow`] what is flooded.
 //!
-//! The frame is never touched before it is known to be addressed to this node's own MAC and to a VIP; everything
-//! else is left to whoever comes next (`TC_ACT_UNSPEC`).
+//! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
+//! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
 #![no_std]
 #![no_main]
 
@@ -11,6 +11,7 @@ mod flow;
 mod maps;
 mod parse;
 mod rewrite;
+mod shadow;
 mod steer;
 mod verdict;
 
@@ -18,7 +19,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, Uplink};
 
 use crate::{
-    parse::{Packet, Transport},
+    parse::{Frame, Packet, Transport},
     verdict::{Action, Verdict},
 };
 
@@ -37,8 +38,15 @@ pub fn crier_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
-    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    if !frame.is_ours() {
+        return flooded(ctx, &frame);
+    }
+    let Some(mut packet) = parse::network(ctx) else {
+        shadow::heard(ctx, &frame);
+        return Action::Next;
+    };
     if !maps::is_vip(&packet.tuple.destination) {
+        shadow::heard(ctx, &frame);
         if parse::opens_directly(ctx, &mut packet) {
             flow::forget_reply_to(&packet.tuple);
         }
@@ -50,6 +58,19 @@ fn from_wire(ctx: &TcContext) -> Action {
         Transport::Discovery => Verdict::Swallow,
     };
     perform(ctx, &packet, verdict, &frame.uplink)
+}
+
+/// A frame for others, which must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its
+/// link, and this node stands in for it. ARP and neighbour discovery are not answered in its stead.
+#[inline(always)]
+fn flooded(ctx: &TcContext, frame: &Frame) -> Action {
+    let Some(standing) = shadow::standing_in(ctx, frame) else { return Action::Next };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Next };
+    if !shadow::takes(ctx, &standing, &packet) {
+        return Action::Next;
+    }
+    perform(ctx, &packet, steer::inbound(frame, &packet), &frame.uplink)
 }
 
 #[inline(always)]

@@ -4,12 +4,13 @@ use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     programs::TcContext,
 };
 use forwarder_ebpf::{
     Address, BackendEntry, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, ROW_SLOTS, Reply, Row,
-    ServiceEntry, ServiceKey, Tuple, Uplink, counter_index, limits, node_entry_index, steer,
+    ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple, Uplink, counter_index, limits,
+    node_entry_index, steer,
 };
 
 #[map]
@@ -30,6 +31,17 @@ pub static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(limits:
 pub static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(limits::FLOWS, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
+#[map]
+pub static SHADOWS: HashMap<ShadowKey, Shadow> = HashMap::with_max_entries(limits::SHADOWS, 0);
+#[map]
+pub static SHADOWED_VIPS: HashMap<ShadowedVip, u32> = HashMap::with_max_entries(limits::SHADOWED_VIPS, 0);
+#[map]
+pub static SHADOW_STATES: Array<ShadowState> = Array::with_max_entries(limits::SHADOWS, 0);
+/// When the newest frame to any shadowed MAC was seen, coarsely: all else need not look for their owners' frames.
+#[map]
+pub static ALARM: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+pub static FLOODS: RingBuf = RingBuf::with_byte_size(limits::FLOOD_BYTES, 0);
 #[map]
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNT, 0);
 
@@ -110,7 +122,7 @@ pub fn count(ctx: &TcContext, counted: u32, direction: Direction, new: bool) {
     }
 }
 
-/// Counts a drop or a second hop.
+/// Counts a drop, a second hop or what became of a flooded frame.
 #[inline(always)]
 pub fn count_event(event: u32) {
     if let Some(count) = EVENTS.get_ptr_mut(event) {

@@ -23,10 +23,12 @@ const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
-/// A frame addressed to this node on an uplink.
+/// A frame that came in by an uplink.
 pub struct Frame {
-    /// The uplink it came in by.
+    /// The uplink.
     pub uplink: Uplink,
+    /// Whom it is addressed to.
+    pub destination: [u8; 6],
     /// Who sent it, on the segment.
     pub source: [u8; 6],
 }
@@ -83,8 +85,7 @@ pub enum Transport {
     Discovery,
 }
 
-/// The frame, if it came in by an uplink and is addressed to that uplink's own MAC. A frame the switch merely
-/// flooded to us must not be carried: its addressee does that.
+/// The frame, if it came in by an uplink.
 #[inline(always)]
 pub fn uplink_frame(ctx: &TcContext) -> Option<Frame> {
     let uplink = maps::uplink(ctx)?;
@@ -94,8 +95,15 @@ pub fn uplink_frame(ctx: &TcContext) -> Option<Frame> {
     }
     let header: [u8; ETHERNET as usize] = ctx.load(0).ok()?;
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = header;
-    let ours = [d0, d1, d2, d3, d4, d5] == uplink.mac;
-    ours.then_some(Frame { uplink, source: [s0, s1, s2, s3, s4, s5] })
+    Some(Frame { uplink, destination: [d0, d1, d2, d3, d4, d5], source: [s0, s1, s2, s3, s4, s5] })
+}
+
+impl Frame {
+    /// Whether it is addressed to this node's own MAC.
+    #[inline(always)]
+    pub fn is_ours(&self) -> bool {
+        self.destination == self.uplink.mac
+    }
 }
 
 /// The IP header, if it is one.

@@ -12,7 +12,18 @@ mod world;
 
 /// A cluster that has started cold and settled.
 fn settled(seed: u64, nodes: usize, vips: u8) -> World {
+    settle(World::new(seed, nodes, vips))
+}
+
+/// The same, with nodes that even out an uneven spread.
+fn rebalancing(seed: u64, nodes: usize, vips: u8) -> World {
     let mut world = World::new(seed, nodes, vips);
+    world.rebalance = true;
+    settle(world)
+}
+
+fn settle(mut world: World) -> World {
+    let nodes = world.nodes.len();
     for n in 0..nodes {
         world.start(n);
         let pause = world.rng.random_range(Duration::ZERO..Duration::from_millis(200));
@@ -53,9 +64,9 @@ proptest! {
     /// The seed of a failing run is in proptest's "minimal failing input".
     #[test]
     fn after_any_faults_each_side_settles_on_one_owner_that_its_clients_know(
-        seed: u64, nodes in 2usize..7, vips in 1u8..9, faults in 1usize..12
+        seed: u64, nodes in 2usize..7, vips in 1u8..9, faults in 1usize..12, even: bool
     ) {
-        let mut world = settled(seed, nodes, vips);
+        let mut world = if even { rebalancing(seed, nodes, vips) } else { settled(seed, nodes, vips) };
         for _ in 0..faults {
             random_fault(&mut world);
         }
@@ -87,6 +98,74 @@ proptest! {
         world.run(SETTLE);
         prop_assert_eq!(world.everything_held(), before);
         world.check_settled();
+    }
+
+    #[test]
+    fn a_single_vip_never_moves_back_even_where_nodes_even_out(seed: u64, nodes in 2usize..6) {
+        let mut world = rebalancing(seed, nodes, 1);
+        world.crash(0);
+        world.run(Duration::from_secs(2));
+        let before = world.everything_held();
+        world.start(0);
+        world.run(SETTLE);
+        prop_assert_eq!(world.everything_held(), before);
+    }
+
+    #[test]
+    fn after_a_return_vips_move_one_at_a_time_until_the_spread_is_even(seed: u64, nodes in 2usize..6, vips in 2u8..20) {
+        let mut world = rebalancing(seed, nodes, vips);
+        world.crash(0);
+        world.run(Duration::from_secs(2));
+        world.start(0);
+        let held = |world: &World| world.nodes[0].ownership.as_ref().unwrap().claims().len();
+        world.run(Duration::from_secs(5));
+        prop_assert_eq!(held(&world), 0, "a newcomer waits");
+        for _ in 0..(10 * 50) {
+            world.tick();
+            let now = world.everything_held();
+            prop_assert!(now.values().all(|holders| !holders.is_empty()), "nobody answers during a move: {now:?}");
+            let moving = now.values().filter(|holders| holders.len() > 1).count();
+            prop_assert!(moving <= 1, "{moving} VIPs move at once");
+        }
+        world.check_settled();
+        let bound = usize::from(vips).div_ceil(nodes);
+        for node in &world.nodes {
+            let held = node.ownership.as_ref().unwrap().claims().len();
+            prop_assert!(held <= bound, "{} holds {held} of {vips}", node.name);
+        }
+    }
+
+    #[test]
+    fn whoever_dies_in_the_middle_of_a_move_leaves_one_owner(seed: u64, nodes in 3usize..6, vips in 4u8..16, after in 5000u64..7500, taker: bool, owner: bool) {
+        let mut world = rebalancing(seed, nodes, vips);
+        world.crash(0);
+        world.run(Duration::from_secs(2));
+        world.start(0);
+        world.run(Duration::from_millis(after));
+        if taker {
+            world.crash(0);
+        }
+        if owner {
+            world.crash(1);
+        }
+        world.run(SETTLE);
+        world.check_settled();
+    }
+
+    #[test]
+    fn a_node_that_comes_and_goes_moves_nothing(seed: u64, nodes in 3usize..6, vips in 2u8..12) {
+        let mut world = rebalancing(seed, nodes, vips);
+        world.crash(0);
+        world.run(Duration::from_secs(2));
+        let before = world.everything_held();
+        for _ in 0..4 {
+            world.start(0);
+            let pause = world.rng.random_range(Duration::from_secs(1)..Duration::from_secs(5));
+            world.run(pause);
+            prop_assert_eq!(world.everything_held(), before.clone());
+            world.crash(0);
+            world.run(Duration::from_secs(1));
+        }
     }
 
     #[test]

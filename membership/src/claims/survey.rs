@@ -50,4 +50,9 @@ impl Survey {
     pub(super) fn claimants(&self, vip: IpAddr) -> impl Iterator<Item = &NodeName> {
         self.claims.get(&vip).into_iter().flatten().map(|(node, _)| node)
     }
+
+    /// Whether any VIP is on its way from one node to another, or disputed.
+    pub(super) fn is_contested(&self) -> bool {
+        self.claims.values().any(|made| made.len() > 1)
+    }
 }

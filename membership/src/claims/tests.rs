@@ -3,6 +3,8 @@
 use super::*;
 use crate::{Facts, Interface, Member, NodeDocument, election::outranks};
 
+mod silence;
+
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 const MS: Duration = Duration::from_millis(1);
 
@@ -38,7 +40,7 @@ fn b() -> NodeName {
 
 fn member(state: MemberState, epoch: Option<u64>) -> Member {
     let uplink = Interface { name: "eth0".into(), mac: [0; 6], prefixes: vec![] };
-    let claims = epoch.map(|epoch| (VIP, Claim { epoch, since_ms: 5 })).into_iter().collect();
+    let claims = epoch.map(|epoch| (VIP, Claim { epoch, since_ms: 5, standby: 0 })).into_iter().collect();
     let facts = Facts { interfaces: vec![uplink], ..Facts::default() };
     let document = NodeDocument { facts, claims, ..NodeDocument::default() };
     Member { address: "127.0.0.1:1".parse().unwrap(), generation: 1, state, document }
@@ -108,7 +110,7 @@ impl Bench {
 }
 
 fn claimed(epoch: u64, reason: Reason) -> Vec<Action> {
-    let claims = [(VIP, Claim { epoch, since_ms: 7 })].into();
+    let claims = [(VIP, Claim { epoch, since_ms: 7, standby: 0 })].into();
     vec![Action::Publish(claims), Action::Announce { vip: VIP, epoch, reason }]
 }
 
@@ -380,7 +382,7 @@ fn a_vip_that_is_not_desired_any_more_is_withdrawn_and_its_epoch_remembered() {
 fn claims_on_vips_nobody_desires_leave_no_trace() {
     let mut bench = Bench::awake();
     let absurd: BTreeMap<_, _> =
-        (0..200u8).map(|n| (IpAddr::from([9, 9, 9, n]), Claim { epoch: u64::MAX, since_ms: 0 })).collect();
+        (0..200u8).map(|n| (IpAddr::from([9, 9, 9, n]), Claim { epoch: u64::MAX, since_ms: 0, standby: 0 })).collect();
     bench.peer(&a(), MemberState::Alive, None);
     bench.view.members.get_mut(&a()).unwrap().document.claims = absurd;
     assert_eq!(bench.input(), []);

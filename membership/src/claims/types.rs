@@ -22,12 +22,16 @@ pub enum Reason {
     OwnerReleased,
     /// Its owner is up but may not own it any more: draining, lost the interface, or has no local pod.
     Handover,
+    /// Its owner carried too many VIPs, and its new owner too few.
+    Rebalance,
     /// Two nodes claimed it; this node's claim won.
     ConflictWon,
     /// Two nodes claimed it with the same epoch; the other one's rank is higher.
     ConflictLost,
     /// Another node claimed it with a higher epoch while its owner could still own it (a healed partition).
     Superseded,
+    /// Its owner is up, but does not answer for it on the wire.
+    Silent,
     /// This node may not own it any more, and no other node can take it.
     Ineligible,
     /// It is not desired any more.
@@ -38,16 +42,18 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for registering metrics.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::FirstClaim,
         Self::Found,
         Self::OwnerDown,
         Self::OwnerLeft,
         Self::OwnerReleased,
         Self::Handover,
+        Self::Rebalance,
         Self::ConflictWon,
         Self::ConflictLost,
         Self::Superseded,
+        Self::Silent,
         Self::Ineligible,
         Self::Removed,
         Self::Shutdown,
@@ -63,9 +69,11 @@ impl Reason {
             Self::OwnerLeft => "owner_left",
             Self::OwnerReleased => "owner_released",
             Self::Handover => "handover",
+            Self::Rebalance => "rebalance",
             Self::ConflictWon => "conflict_won",
             Self::ConflictLost => "conflict_lost",
             Self::Superseded => "superseded",
+            Self::Silent => "silent",
             Self::Ineligible => "ineligible",
             Self::Removed => "removed",
             Self::Shutdown => "shutdown",

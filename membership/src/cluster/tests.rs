@@ -58,7 +58,7 @@ fn pair() -> ([Cluster; 2], Instant) {
 #[test]
 fn a_node_that_jumps_to_another_generation_does_not_lose_its_claims() {
     let ([mut node, mut peer], now) = pair();
-    let claims = BTreeMap::from([([10, 0, 0, 100].into(), Claim { epoch: 3, since_ms: 1 })]);
+    let claims = BTreeMap::from([([10, 0, 0, 100].into(), Claim { epoch: 3, since_ms: 1, standby: 0 })]);
     node.handle_command(Command::SetClaims(claims.clone()), now);
     node.jump_above(99, now);
     node.settle(now);

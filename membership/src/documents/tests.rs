@@ -3,7 +3,7 @@
 use super::*;
 
 fn claims(vips: std::ops::Range<u8>, epoch: u64) -> BTreeMap<IpAddr, Claim> {
-    vips.map(|vip| (IpAddr::from([10, 0, 0, vip]), Claim { epoch, since_ms: 0 })).collect()
+    vips.map(|vip| (IpAddr::from([10, 0, 0, vip]), Claim { epoch, since_ms: 0, standby: 0 })).collect()
 }
 
 fn pair() -> (Documents, Documents) {

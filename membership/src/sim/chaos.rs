@@ -8,7 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A node says something that it never said before.
 fn speak(sim: &mut Sim, index: usize, nth: u64) {
     let vip = [10, 0, 9, (nth % 7) as u8].into();
-    let claims = BTreeMap::from([(vip, Claim { epoch: nth, since_ms: index as u64 })]);
+    let claims = BTreeMap::from([(vip, Claim { epoch: nth, since_ms: index as u64, standby: 0 })]);
     sim.command(index, Command::SetClaims(claims));
     sim.command(
         index,

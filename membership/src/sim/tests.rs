@@ -13,7 +13,7 @@ fn facts(mark: u8) -> Facts {
 }
 
 fn claims(vips: impl Iterator<Item = u8>, epoch: u64) -> BTreeMap<IpAddr, Claim> {
-    vips.map(|vip| (IpAddr::from([10, 0, 9, vip]), Claim { epoch, since_ms: 1 })).collect()
+    vips.map(|vip| (IpAddr::from([10, 0, 9, vip]), Claim { epoch, since_ms: 1, standby: 0 })).collect()
 }
 
 fn health(pods: u16) -> BTreeMap<Target, Verdict> {

@@ -1,4 +1,5 @@
-//! `crierctl drain`: hands the node's VIPs over, make before break; `--undo` ends it.
+//! What moves VIPs, make before break. `crierctl drain` hands the node's VIPs over, with `--undo` it may own some again;
+//! `crierctl rebalance` has it take its share.
 
 use anyhow::Result;
 
@@ -6,7 +7,11 @@ use crate::{Outcome, args::Output, client::Agent};
 
 /// Has the agent drain, or end its drain, and says what it said.
 pub(crate) async fn run(agent: &Agent, output: Output, undo: bool) -> Result<Outcome> {
-    let path = if undo { "/api/v1/undrain" } else { "/api/v1/drain" };
+    act(agent, output, if undo { "/api/v1/undrain" } else { "/api/v1/drain" }).await
+}
+
+/// Has the agent do what `path` stands for, and says what it said.
+pub(crate) async fn act(agent: &Agent, output: Output, path: &str) -> Result<Outcome> {
     let said = agent.act(path).await?;
     Ok(Outcome::ok(match output {
         Output::Table => said,

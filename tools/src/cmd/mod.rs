@@ -23,6 +23,7 @@ pub(crate) async fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
         Command::Dump => return dump::run(&args.agent).await,
         Command::Drain { undo } => return drain::run(&args.agent, args.output, *undo).await,
+        Command::Rebalance => return drain::act(&args.agent, args.output, "/api/v1/rebalance").await,
         Command::Status | Command::Members | Command::Vips | Command::Backends => {}
     }
     let status = args.agent.status().await?;

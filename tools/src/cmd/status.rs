@@ -55,7 +55,8 @@ fn problems(text: &mut String, status: &Status, style: Style) {
     let lost =
         (!status.source.connected).then(|| "the source cannot be read; the last good state is served".to_owned());
     let found = status.source.problems.iter().map(ToString::to_string);
-    for line in awaited.chain(lost).chain(found) {
+    let asked = status.selftest.problems.iter().map(ToString::to_string);
+    for line in awaited.chain(lost).chain(found).chain(asked) {
         let _ = writeln!(text, "{}", style.paint(&format!("! {}", printable(&line)), Tone::Bad));
     }
 }

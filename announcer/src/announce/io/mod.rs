@@ -12,7 +12,7 @@
 mod counters;
 mod driver;
 mod multicast;
-mod packet;
+pub(crate) mod packet;
 
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc, time::Duration};
 

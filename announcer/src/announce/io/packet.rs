@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
 /// Longest frame looked at, in bytes: a neighbour discovery message with every option there is fits well.
-pub(super) const LONGEST: usize = 2048;
+pub(crate) const LONGEST: usize = 2048;
 
 const ETHERTYPE: u32 = 12;
 const NEXT_HEADER: u32 = 14 + 6;
@@ -21,7 +21,7 @@ const ICMP_TYPE: u32 = 14 + 40;
 
 /// An interface's sockets.
 #[derive(Debug)]
-pub(super) struct Sockets {
+pub(crate) struct Sockets {
     arp: AsyncFd<Socket>,
     ndp: AsyncFd<Socket>,
     all_multicast: bool,
@@ -29,7 +29,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Opens both, bound to the interface with this index. Must be called within a tokio runtime.
-    pub(super) fn open(index: u32) -> io::Result<Self> {
+    pub(crate) fn open(index: u32) -> io::Result<Self> {
         Ok(Self {
             arp: registered(bound(index, ethertype(libc::ETH_P_ARP), &arp_filter())?)?,
             ndp: registered(bound(index, ethertype(libc::ETH_P_IPV6), &ndp_filter())?)?,
@@ -38,12 +38,12 @@ impl Sockets {
     }
 
     /// Sends a frame. The socket's protocol plays no part in sending.
-    pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.arp.get_ref().send(frame).map(drop)
     }
 
     /// The next frame's length in `buffer`.
-    pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match poll_socket(&self.arp, cx, buffer) {
             Poll::Pending => poll_socket(&self.ndp, cx, buffer),
             ready @ Poll::Ready(_) => ready,

@@ -10,9 +10,12 @@ use forwarder_ebpf::{
 };
 
 use super::{ApplyError, StartError};
-use crate::forward::{counters::Traffic, plan::Write};
+use crate::{
+    forward::{counters::Traffic, plan::Write},
+    shadow,
+};
 
-/// All maps but the flows, which only the kernel program touches.
+/// All maps but those that only the kernel program touches.
 pub(super) struct Maps {
     uplinks: HashMap<MapData, u32, Uplink>,
     vips: HashMap<MapData, Address, u32>,
@@ -22,6 +25,8 @@ pub(super) struct Maps {
     backends: Array<MapData, BackendEntry>,
     counters: PerCpuArray<MapData, Counter>,
     events: PerCpuArray<MapData, u64>,
+    /// For the thread that writes them, until it takes them.
+    pub(super) shadow: Option<shadow::Maps>,
     cpus: usize,
 }
 
@@ -38,6 +43,12 @@ impl Maps {
             backends: take(ebpf, map::BACKENDS)?,
             counters: take(ebpf, map::COUNTERS)?,
             events,
+            shadow: Some(shadow::Maps {
+                shadows: take(ebpf, map::SHADOWS)?,
+                vips: take(ebpf, map::SHADOWED_VIPS)?,
+                states: take(ebpf, map::SHADOW_STATES)?,
+                floods: take(ebpf, map::FLOODS)?,
+            }),
             cpus: nr_cpus().map_or(1, |cpus| cpus),
         })
     }

@@ -17,14 +17,17 @@ use std::{
     time::Instant,
 };
 
-use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS};
+use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, ShadowEvent};
 
 use self::{load::Kernel, maps::Maps};
-use crate::forward::{
-    counters::{Counters, Traffic},
-    plan::Limit,
-    tables::Tables,
-    wanted::Wanted,
+use crate::{
+    forward::{
+        counters::{Counters, Traffic},
+        plan::Limit,
+        tables::Tables,
+        wanted::Wanted,
+    },
+    shadow,
 };
 
 pub use self::load::detach_all;
@@ -245,6 +248,9 @@ impl Forwarder {
             *count = running.maps.event(*reason as u32)?;
         }
         counters.second_hops = running.maps.event(SECOND_HOPS)?;
+        for event in ShadowEvent::ALL {
+            counters.shadow.insert(event, running.maps.event(event as u32)?);
+        }
         for (labels, counted) in running.tables.counted() {
             for direction in Direction::ALL {
                 let traffic: Traffic = running.maps.traffic(counted, direction)?;
@@ -252,6 +258,12 @@ impl Forwarder {
             }
         }
         Ok(counters)
+    }
+
+    /// The maps by which the shadow standby works, once for each program that is loaded; only one that is attached
+    /// is worth taking them from.
+    pub fn take_shadow(&mut self) -> Option<shadow::Maps> {
+        self.running.as_mut().and_then(|running| running.maps.shadow.take())
     }
 
     /// Whether a predecessor's program carries traffic until the first [`Forwarder::apply`] takes its place.

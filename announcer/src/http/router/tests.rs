@@ -130,6 +130,7 @@ async fn an_action_reaches_the_app_and_its_word_comes_back() {
     for (path, action, outcome, code, text) in [
         ("/api/v1/drain", Action::Drain, Ok("2 VIPs handed over".to_owned()), 200, "2 VIPs handed over"),
         ("/api/v1/undrain", Action::Undrain, Err(Refused("n1 is not draining".to_owned())), 409, "n1 is not draining"),
+        ("/api/v1/rebalance", Action::Rebalance, Ok("taking 2".to_owned()), 200, "taking 2"),
         ("/api/v1/announce", Action::Announce(None), Ok("announced".to_owned()), 200, "announced"),
         ("/api/v1/announce?vip=fd00:77::100", Action::Announce(Some(vip)), Ok("once".to_owned()), 200, "once"),
     ] {

@@ -39,6 +39,7 @@ pub(crate) fn example() -> Status {
                 namespace: "default".into(),
                 service: "web".into(),
                 owner: Some(node("n1")),
+                standby: Some(node("n3")),
                 epoch: 4,
                 since: Some(at(3300) + Duration::from_millis(250)),
                 reason: "highest rank after n2 went down".into(),
@@ -48,6 +49,7 @@ pub(crate) fn example() -> Status {
                 namespace: "default".into(),
                 service: "web".into(),
                 owner: None,
+                standby: None,
                 epoch: 0,
                 since: None,
                 reason: "no L2Advertisement covers it".into(),
@@ -71,6 +73,16 @@ pub(crate) fn example() -> Status {
             }],
         },
         forwarder: Forwarder { mode: "tc".into(), interfaces: vec!["eth0".into()] },
+        selftest: SelfTest {
+            tested: 1,
+            untested: 0,
+            problems: vec![VipProblem {
+                address: [10, 77, 0, 101].into(),
+                owner: node("n3"),
+                result: "silent".into(),
+                message: "its owner n3 does not answer for it on eth0".into(),
+            }],
+        },
     }
 }
 

@@ -1,3 +1,4 @@
 //! Edges of the link part.
 
+mod device;
 pub mod netlink;

@@ -16,13 +16,13 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
-        link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
         route::{RouteAttribute, RouteMessage},
     },
     sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use tokio::sync::watch;
 
+use super::device::device;
 use crate::link::view::{Links, Snapshot, Uplink, select};
 
 /// At least this long between two reads, so that a storm of events (a thousand pods start) costs little.
@@ -157,7 +157,13 @@ fn publish(sender: &watch::Sender<Arc<Links>>, links: Links) {
 
 async fn read(handle: &Handle, wanted: Option<&[String]>) -> Result<Links, rtnetlink::Error> {
     let mut snapshot = Snapshot {
-        links: handle.link().get().execute().try_filter_map(async |message| Ok(link(&message))).try_collect().await?,
+        links: handle
+            .link()
+            .get()
+            .execute()
+            .try_filter_map(async |message| Ok(device(&message).map(|device| (device.link.index, device))))
+            .try_collect()
+            .await?,
         addresses: handle
             .address()
             .get()
@@ -180,30 +186,6 @@ async fn read(handle: &Handle, wanted: Option<&[String]>) -> Result<Links, rtnet
         }
     }
     Ok(select(&snapshot, wanted))
-}
-
-/// An Ethernet interface that is not the loopback.
-fn link(message: &LinkMessage) -> Option<Uplink> {
-    if message.header.link_layer_type != LinkLayerType::Ether {
-        return None;
-    }
-    let mut name = None;
-    let mut mac = None;
-    for attribute in &message.attributes {
-        if let LinkAttribute::IfName(value) = attribute {
-            name = Some(value.clone());
-        } else if let LinkAttribute::Address(value) = attribute {
-            mac = <[u8; 6]>::try_from(value.as_slice()).ok();
-        }
-    }
-    Some(Uplink {
-        name: name?,
-        index: message.header.index,
-        mac: mac?,
-        prefixes: Vec::new(),
-        up: message.header.flags.contains(LinkFlags::Up),
-        carrier: message.header.flags.contains(LinkFlags::LowerUp),
-    })
 }
 
 /// An address that may be used, with its prefix.

@@ -49,6 +49,8 @@ pub(super) struct World {
     started: Instant,
     pub(super) rng: StdRng,
     pub(super) nodes: Vec<Node>,
+    /// Nodes that start take their share.
+    pub(super) rebalance: bool,
     /// Which segment each node is on; nodes hear only those on their own.
     side: Vec<u8>,
     loss: f64,
@@ -66,7 +68,7 @@ impl Node {
     fn facts(&self, listening: bool, draining: bool) -> Facts {
         let uplink = Interface { name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], prefixes: vec![] };
         let interfaces = if self.has_uplink { vec![uplink] } else { vec![] };
-        Facts { interfaces, draining, listening, forwarding: true }
+        Facts { interfaces, draining, listening, forwarding: true, ..Facts::default() }
     }
 }
 
@@ -82,6 +84,7 @@ impl World {
             started: now,
             rng: StdRng::seed_from_u64(seed),
             nodes: Vec::new(),
+            rebalance: false,
             side: vec![0; nodes],
             loss: 0.2,
             max_delay: Duration::from_millis(40),
@@ -117,7 +120,9 @@ impl World {
         let now = self.now;
         let node = &mut self.nodes[n];
         if node.ownership.is_none() {
-            node.ownership = Some(Ownership::new(node.name.clone(), Listen::default(), now));
+            let mut ownership = Ownership::new(node.name.clone(), Listen::default(), now);
+            ownership.set_rebalance(self.rebalance);
+            node.ownership = Some(ownership);
             node.generation += 1;
             node.version = 0;
             node.document = NodeDocument { facts: node.facts(true, false), ..NodeDocument::default() };

@@ -1,0 +1,384 @@
+//! The loop of the thread: waits, feeds the keeper, brings about what it says, answers other standbys.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use forwarder_ebpf::limits::{SHADOWED_VIPS, SHADOWS};
+use membership::document::Mac;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::{
+    Report,
+    maps::{Live, Maps},
+    port::Port,
+};
+use crate::{
+    link::{Links, Uplink},
+    metrics::Limits,
+    shadow::{
+        State, Wishes,
+        frame::{Frame, Kind, LENGTH},
+        keeper::{Action, Keeper},
+        wanted::Key,
+    },
+    wire::{ArpFrame, MacAddr, NdpFrame, arp, ndp},
+};
+
+/// Until sockets that could not be opened, and writes that failed, are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Asks answered in a second: more than all standbys of a large cluster send.
+const ANSWERS_A_SECOND: u32 = 2_000;
+
+/// An uplink and its sockets.
+#[derive(Debug)]
+struct Line {
+    uplink: Uplink,
+    port: Option<Port>,
+}
+
+pub(super) struct Driver {
+    keeper: Keeper,
+    maps: Option<Live>,
+    lines: BTreeMap<u32, Line>,
+    retry_at: Option<Instant>,
+    /// A map refused a write: the keeper begins afresh.
+    broken: bool,
+    answers: (Instant, u32),
+    /// What the keeper was told last.
+    told: Option<Arc<Wishes>>,
+    floods: u64,
+    left_out: u64,
+    earlier_stand_downs: u64,
+    reports: watch::Sender<Arc<Report>>,
+    limits: Limits,
+}
+
+impl Driver {
+    pub(super) fn new(reports: watch::Sender<Arc<Report>>, limits: Limits) -> Self {
+        Self {
+            keeper: keeper(),
+            maps: None,
+            lines: BTreeMap::new(),
+            retry_at: None,
+            broken: false,
+            answers: (Instant::now(), 0),
+            told: None,
+            floods: 0,
+            left_out: 0,
+            earlier_stand_downs: 0,
+            reports,
+            limits,
+        }
+    }
+
+    /// Until the wishes end.
+    pub(super) async fn run(
+        mut self,
+        mut links: watch::Receiver<Arc<Links>>,
+        mut loaded: mpsc::Receiver<Maps>,
+        mut wished: watch::Receiver<Arc<Wishes>>,
+    ) {
+        let mut buffer = [0; LENGTH];
+        let (mut links_known, mut may_load) = (true, true);
+        links.mark_changed();
+        loop {
+            let due = self.keeper.poll_timeout().into_iter().chain(self.retry_at).min();
+            tokio::select! {
+                biased;
+                slots = floods(self.maps.as_mut()) => self.flooded(&slots),
+                (index, result) = next_frame(&self.lines, &mut buffer) => self.heard(index, result, &buffer),
+                changed = wished.changed() => if changed.is_err() { return },
+                changed = links.changed(), if links_known => {
+                    links_known = changed.is_ok();
+                    self.set_links(&links.borrow_and_update());
+                }
+                maps = loaded.recv(), if may_load => match maps {
+                    Some(maps) => self.load(maps),
+                    None => may_load = false,
+                },
+                () = sleep_until(due) => {}
+            }
+            self.turn(&wished.borrow_and_update());
+        }
+    }
+
+    fn flooded(&mut self, slots: &[u32]) {
+        self.floods += slots.len() as u64;
+        for slot in slots {
+            self.keeper.handle_flood(*slot, Instant::now());
+        }
+    }
+
+    /// A new program, whose maps are empty: the keeper fills them from the beginning.
+    fn load(&mut self, maps: Maps) {
+        self.maps = match Live::new(maps) {
+            Ok(maps) => Some(maps),
+            Err(error) => {
+                warn!(%error, "cannot hear of floods; this node stands in for nobody");
+                None
+            }
+        };
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        for (key, ..) in self.keeper.states() {
+            self.admit(key, false);
+        }
+        self.earlier_stand_downs += self.keeper.stand_downs();
+        self.left_out = 0;
+        self.told = None;
+        self.keeper = keeper();
+    }
+
+    fn set_links(&mut self, links: &Links) {
+        let uplinks: BTreeMap<u32, &Uplink> = links.uplinks.values().map(|uplink| (uplink.index, uplink)).collect();
+        self.lines.retain(|index, _| uplinks.contains_key(index));
+        for (index, uplink) in uplinks {
+            let line = self.lines.entry(index).or_insert_with(|| Line { uplink: uplink.clone(), port: None });
+            line.uplink.clone_from(uplink);
+        }
+    }
+
+    fn turn(&mut self, wishes: &Arc<Wishes>) {
+        let now = Instant::now();
+        self.open_ports(now);
+        if self.maps.is_none() {
+            return;
+        }
+        if std::mem::take(&mut self.broken) {
+            self.clear(wishes);
+        }
+        if !self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, wishes)) {
+            self.keeper.set(wishes, now);
+            self.told = Some(Arc::clone(wishes));
+        }
+        let maps = self.maps.as_ref();
+        self.keeper.handle_timeout(|slot| maps.and_then(|maps| maps.read(slot)), now);
+        for action in self.keeper.take_actions() {
+            self.act(&action);
+        }
+        self.report();
+    }
+
+    fn open_ports(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.retry_at = None;
+        let mut opened = Vec::new();
+        for (index, line) in self.lines.iter_mut().filter(|(_, line)| line.port.is_none()) {
+            match Port::open(*index) {
+                Ok(port) => {
+                    line.port = Some(port);
+                    opened.push(*index);
+                }
+                Err(error) => {
+                    warn!(interface = %line.uplink.name, %error, "cannot open the shadow standby's sockets; trying again");
+                    self.retry_at = Some(now + RETRY);
+                }
+            }
+        }
+        let keys: Vec<Key> = self.keeper.states().map(|(key, ..)| key).collect();
+        for key in keys.into_iter().filter(|key| opened.contains(&key.interface)) {
+            self.admit(key, true);
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        if let Some(Err(error)) = self.maps.as_mut().map(|maps| maps.write(action)) {
+            warn!(%error, ?action, "cannot write a shadow map; beginning afresh");
+            self.broken = true;
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+        match action {
+            Action::Begin(key, _) => self.admit(*key, true),
+            Action::End(key) => self.admit(*key, false),
+            Action::Ask(key, nonce) => self.ask(*key, *nonce),
+            Action::Knock(key, addresses) => self.knock(*key, addresses),
+            Action::Changed(key, owner, state) => {
+                let interface = self.interface(*key);
+                match state {
+                    State::StoodDown => {
+                        warn!(%owner, interface, "frames to the owner were flooded while it lives: standing down");
+                    }
+                    state => info!(%owner, interface, state = state.as_str(), "shadow standby"),
+                }
+            }
+            Action::Tell(..) | Action::Add(..) | Action::Remove(..) => {}
+        }
+    }
+
+    /// After a failed write nobody knows what the maps hold: all that can be there goes.
+    fn clear(&mut self, wishes: &Wishes) {
+        let known: Vec<Key> = self.keeper.states().map(|(key, ..)| key).chain(wishes.shadows.keys().copied()).collect();
+        for key in known {
+            let vips = wishes.shadows.get(&key).map(|wish| wish.vips.clone()).unwrap_or_default();
+            if let Some(maps) = &mut self.maps {
+                let _ = maps.write(&Action::End(key));
+                for vip in vips {
+                    let _ = maps.write(&Action::Remove(key, vip));
+                }
+            }
+        }
+        self.restart();
+    }
+
+    fn admit(&self, key: Key, admit: bool) {
+        let Some(port) = self.lines.get(&key.interface).and_then(|line| line.port.as_ref()) else { return };
+        if let Err(error) = port.admit(key.mac, admit)
+            && admit
+        {
+            warn!(interface = self.interface(key), %error, "the network card does not let the owner's frames in");
+        }
+    }
+
+    fn ask(&self, key: Key, nonce: u64) {
+        let Some(line) = self.lines.get(&key.interface) else { return };
+        let frame = Frame { destination: key.mac, source: line.uplink.mac, kind: Kind::Ask, nonce };
+        send(line, &frame.emit());
+    }
+
+    /// Asks the owner's network stack for one of its addresses, to which it answers though its agent be dead.
+    fn knock(&self, key: Key, addresses: &[IpAddr]) {
+        let Some(line) = self.lines.get(&key.interface) else { return };
+        let own = || line.uplink.prefixes.iter().map(ipnet::IpNet::addr);
+        let (destination, source) = (MacAddr::from(key.mac), MacAddr::from(line.uplink.mac));
+        for address in addresses {
+            let frame = match *address {
+                IpAddr::V4(target_ip) => {
+                    own().find_map(|own| if let IpAddr::V4(own) = own { Some(own) } else { None }).map(|sender_ip| {
+                        let operation = arp::Operation::Request;
+                        let (sender_mac, target_mac) = (source, MacAddr::zero());
+                        ArpFrame { destination, source, operation, sender_mac, sender_ip, target_mac, target_ip }.emit()
+                    })
+                }
+                IpAddr::V6(target) => {
+                    let v6 = |own| if let IpAddr::V6(own) = own { Some(own) } else { None };
+                    own().find_map(v6).map(|source_ip| solicitation(destination, source, source_ip, target).emit())
+                }
+            };
+            if let Some(frame) = frame {
+                send(line, &frame);
+                return;
+            }
+        }
+    }
+
+    fn heard(&mut self, index: u32, result: io::Result<usize>, buffer: &[u8]) {
+        let Some(line) = self.lines.get_mut(&index) else { return };
+        let frame = match result {
+            Ok(length) => buffer.get(..length).and_then(Frame::parse),
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => None,
+            Err(error) => {
+                warn!(interface = %line.uplink.name, %error, "cannot hear standbys; opening new sockets");
+                line.port = None;
+                self.retry_at = Some(Instant::now() + RETRY);
+                None
+            }
+        };
+        let Some(frame) = frame else { return };
+        let own: Mac = line.uplink.mac;
+        if frame.kind == Kind::Answer && frame.destination == own {
+            let key = Key { interface: index, mac: frame.source };
+            self.keeper.handle_answer(key, frame.nonce, Instant::now());
+        } else if let Some(replies) = frame.replies(own) {
+            let now = Instant::now();
+            if now.saturating_duration_since(self.answers.0) >= Duration::from_secs(1) {
+                self.answers = (now, 0);
+            }
+            self.answers.1 = self.answers.1.saturating_add(1);
+            if self.answers.1 > ANSWERS_A_SECOND {
+                if self.answers.1 == ANSWERS_A_SECOND + 1 {
+                    warn!(interface = %line.uplink.name, limit = ANSWERS_A_SECOND, "too many asks of standbys in a second");
+                }
+                self.limits.hit("shadow_answers");
+                return;
+            }
+            for reply in replies {
+                send(line, &reply.emit());
+            }
+        }
+    }
+
+    fn interface(&self, key: Key) -> &str {
+        self.lines.get(&key.interface).map_or("", |line| &line.uplink.name)
+    }
+
+    fn report(&mut self) {
+        let left_out = self.keeper.left_out();
+        if left_out > self.left_out {
+            warn!(macs = SHADOWS, vips = SHADOWED_VIPS, "a table of shadows is full; some owners have no standby here");
+            self.limits.add("shadows", left_out - self.left_out);
+            self.left_out = left_out;
+        }
+        let shadow = |(key, owner, state): (Key, &membership::NodeName, State)| {
+            (owner.clone(), self.interface(key).to_owned(), state)
+        };
+        let report = Report {
+            shadows: self.keeper.states().map(shadow).collect(),
+            stand_downs: self.earlier_stand_downs + self.keeper.stand_downs(),
+            floods: self.floods,
+        };
+        self.reports.send_if_modified(|current| {
+            let changed = **current != report;
+            if changed {
+                *current = Arc::new(report);
+            }
+            changed
+        });
+    }
+}
+
+/// The numbers of its asks begin at random, so that no answer to an earlier one is taken for new.
+fn keeper() -> Keeper {
+    Keeper::new(SHADOWS, SHADOWED_VIPS as usize, rand::random())
+}
+
+fn solicitation(destination: MacAddr, source: MacAddr, source_ip: Ipv6Addr, target: Ipv6Addr) -> NdpFrame {
+    let message = ndp::Message::Solicitation { target, source_link: Some(source) };
+    NdpFrame { destination, source, source_ip, destination_ip: target, message }
+}
+
+/// What is not sent is sent again soon, or is an answer that the asker asks for again.
+fn send(line: &Line, frame: &[u8]) {
+    if let Some(port) = &line.port {
+        let _ = port.send(frame);
+    }
+}
+
+async fn floods(maps: Option<&mut Live>) -> Vec<u32> {
+    match maps {
+        Some(maps) => maps.floods().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next frame of any interface.
+async fn next_frame(lines: &BTreeMap<u32, Line>, buffer: &mut [u8]) -> (u32, io::Result<usize>) {
+    std::future::poll_fn(|cx| {
+        for (index, line) in lines {
+            if let Some(port) = &line.port
+                && let Poll::Ready(result) = port.poll_recv(cx, buffer)
+            {
+                return Poll::Ready((*index, result));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
