@@ -24,7 +24,7 @@ demo: ## Three nodes, a client and pods on this machine: watch a VIP move
 test: ## Everything CI checks: lints, unit, property, simulation and namespace tests, the eBPF object, a short chaos run
 	@hack/setup test
 	@$(MAKE) --no-print-directory lint check-ebpf unit e2e
-	@$(AS_ROOT) target/debug/chaos --minutes 1
+	@$(AS_ROOT) target/debug/chaos --short --rounds 1 --seed 1 --slack 2
 
 .PHONY: build
 build: ## Build the agent and crierctl (release)
@@ -80,10 +80,11 @@ soak: ## Nothing fails, all processors are loaded: false takeovers and what they
 	@$(AS_ROOT) target/release/bench_failover soak --check --minutes $${MINUTES:-10}
 
 .PHONY: chaos
-chaos: ## Ten minutes of random cuts and heals with traffic on
-	@hack/setup demo
+chaos: ## Break clusters under traffic, report with plots: SEED=, ONLY=cut,flap, ROUNDS=5, SLACK=1, or random for MINUTES=
+	@hack/setup chaos
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
-	@$(AS_ROOT) target/release/chaos --minutes 10
+	@$(AS_ROOT) target/release/chaos $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SLACK),--slack $(SLACK)) $(if $(MINUTES),--random $(MINUTES))
 
 .PHONY: fuzz
 fuzz: ## Fuzz the codecs (needs cargo-fuzz and a nightly toolchain): SECONDS_EACH=60

@@ -1,6 +1,6 @@
 //! The node agent `crier`: command line, log, runtime; everything else is in the library.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io::IsTerminal as _, process::ExitCode, sync::Arc};
 
 use announcer::{
     app::{self, LogLevels, Reload},
@@ -86,7 +86,11 @@ fn start_log(log: &LogSettings) -> LogLevels {
     let (filter, handle) = reload::Layer::<Targets, Registry>::new(filter_of(log.level));
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).init(),
+        LogFormat::Text => {
+            // Colours are for people; a file or a journal is searched for words.
+            let colours = std::io::stderr().is_terminal();
+            registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)).init();
+        }
         LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).init(),
     }
     Arc::new(move |level| {

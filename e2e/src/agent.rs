@@ -141,6 +141,18 @@ impl Agent {
         self.dir.join("crier.yaml")
     }
 
+    /// `stateDir`.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// The id of its process, if it was started.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child().as_ref().map(Child::id)
+    }
+
     /// The unix socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

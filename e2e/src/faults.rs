@@ -1,7 +1,11 @@
 //! What is done to the network: links that go down, ports that go deaf, partitions, loss.
 //!
 //! Link state and port state are set on the bridge port; partitions and loss are one nftables chain in the switch,
-//! rendered whole from the [`FaultPlan`] each time and replaced in one transaction.
+//! rendered whole from the [`FaultPlan`] each time and replaced in one transaction. Slow lines and bad disks are made
+//! in [`mod@line`] and [`disk`].
+
+pub mod disk;
+pub mod line;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -162,6 +166,22 @@ impl Lan {
             plan.no_gossip.insert((one.to_owned(), other.to_owned()));
             plan.no_gossip.insert((other.to_owned(), one.to_owned()));
         })
+    }
+
+    /// The host is heard by nobody and hears everyone.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn silence(&self, host: &str) -> Result<()> {
+        self.host_names().iter().filter(|other| *other != host).try_for_each(|other| self.block_one_way(host, other))
+    }
+
+    /// The host hears nobody and is heard by everyone.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn deafen(&self, host: &str) -> Result<()> {
+        self.host_names().iter().filter(|other| *other != host).try_for_each(|other| self.block_one_way(other, host))
     }
 
     /// Loses `percent` of the frames from the host, and of those to it.

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`scenario`] (what a test writes), [`topology`] (the network), [`faults`] (what is done to it),
 //! [`agent`] and [`pods`] (what runs in it), [`traffic`] and [`observe`] (what is measured), [`manifests`] (what
-//! the agents read), [`netns`] and [`cleanup`] (how namespaces come and, whatever happens, go).
+//! the agents read), [`chaos`] (what all of it is put to), [`netns`] and [`cleanup`] (how namespaces come and, whatever
+//! happens, go).
 //!
 //! ```no_run
 //! use e2e::{manifests::web, scenario::Cluster};
@@ -23,6 +24,7 @@
 
 pub mod agent;
 pub mod backbone;
+pub mod chaos;
 pub mod cleanup;
 pub mod faults;
 pub mod http;

@@ -1,184 +1,190 @@
-//! `make chaos`: random faults, heals, kills and restarts under traffic, and what must hold after each.
+//! `make chaos`: scenarios under traffic, what must hold after each, and a report with plots.
 //!
-//! After each fault: in every part of the network whose agents live and hear each other, each VIP has one owner, and
-//! the client's part is served. After each heal: the whole cluster has one owner for each VIP and is served. The seed
-//! is printed first, and repeats the sequence.
+//! The seed is printed first, and repeats the run, or one scenario of it. Exit code 1 if anything did not hold; the other
+//! scenarios are played all the same, unless told otherwise.
 #![expect(clippy::disallowed_methods, reason = "edge: drives real agents in real time")]
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
-use e2e::{
-    manifests::{service, web},
-    observe::eventually,
-    scenario::{Cluster, DNS, SETTLE, WEB},
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
 };
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use anyhow::{Result, ensure};
+use clap::{ArgAction, Parser};
+use e2e::chaos::{
+    random,
+    report::{Run, machine},
+    run::round,
+    scenario::{ALL, Bed, Scenario},
+    stage::Stage,
+};
 
 #[derive(Parser)]
-#[command(about = "Breaks a cluster of real agents at random and checks what must hold; needs root.")]
+#[command(about = "Breaks clusters of real agents and checks what must hold; needs root.")]
 struct Arguments {
-    /// How long.
-    #[arg(long, default_value_t = 10.0)]
-    minutes: f64,
-    /// Which sequence; by default one nobody has seen.
+    /// What chance draws from; by default a number nobody has seen.
     #[arg(long)]
     seed: Option<u64>,
-    /// Nodes, 3 to 8.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=8))]
-    nodes: u8,
+    /// Only scenarios with these names, comma-separated.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only the short set.
+    #[arg(long)]
+    short: bool,
+    /// Rounds of each scenario.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Stretches the bounds, for machines on which everything takes longer.
+    #[arg(long, default_value_t = 1.0)]
+    slack: f64,
+    /// After a failure, go on with the other scenarios.
+    #[arg(long, default_value_t = true, action = ArgAction::Set)]
+    keep_going: bool,
+    /// Where the report goes.
+    #[arg(long, default_value = "target/chaos")]
+    out: PathBuf,
+    /// Instead of the scenarios, random compositions for so many minutes.
+    #[arg(long)]
+    random: Option<f64>,
+    /// Prints the names of the scenarios.
+    #[arg(long)]
+    list: bool,
 }
 
-/// The state of the world as chaos has made it.
-#[derive(Debug, Default)]
-struct World {
-    /// Nodes that hear nobody, with their links up.
-    cut: Vec<String>,
-    /// Nodes whose links are down.
-    down: Vec<String>,
-    /// Nodes whose agents do not run or are frozen.
-    dead: Vec<String>,
-    frozen: Vec<String>,
-    /// Links that lose frames: nothing is promised before they heal.
-    lossy: bool,
+impl Arguments {
+    fn scenarios(&self) -> Result<Vec<&'static Scenario>> {
+        for name in &self.only {
+            ensure!(ALL.iter().any(|scenario| scenario.name == name), "there is no scenario {name}: try --list");
+        }
+        let wanted = |scenario: &&Scenario| {
+            (self.only.is_empty() || self.only.iter().any(|name| name == scenario.name))
+                && (!self.short || scenario.short)
+        };
+        Ok(ALL.iter().filter(wanted).collect())
+    }
 }
 
-impl World {
-    /// The parts of the network in which agents hear each other, the client's part first.
-    fn parts(&self, nodes: &[String]) -> Vec<Vec<String>> {
-        let gone = |node: &String| self.dead.contains(node) || self.frozen.contains(node) || self.down.contains(node);
-        let living = nodes.iter().filter(|node| !gone(node)).cloned();
-        let (alone, main): (Vec<_>, Vec<_>) = living.partition(|node| self.cut.contains(node));
-        std::iter::once(main).chain(alone.into_iter().map(|node| vec![node])).collect()
+/// The stage that plays on, and what is known so far.
+struct Director<'a> {
+    arguments: &'a Arguments,
+    run: Run,
+    stage: Option<(Bed, Stage)>,
+    start: Instant,
+}
+
+impl Director<'_> {
+    /// The stage with this bed; a new one if there is none, or another.
+    fn stage(&mut self, bed: Bed) -> Result<&mut Stage> {
+        if self.stage.as_ref().is_none_or(|(present, _)| *present != bed) {
+            self.strike_stage();
+            self.stage = Some((bed, Stage::build(bed)?));
+        }
+        let stage = self.stage.as_mut().map(|(_, stage)| stage);
+        stage.ok_or_else(|| anyhow::anyhow!("no stage"))
     }
 
-    fn is_untouched(&self, node: &String) -> bool {
-        [&self.cut, &self.down, &self.dead, &self.frozen].into_iter().all(|nodes| !nodes.contains(node))
+    /// Takes the stage down, and the account of what its agents held.
+    fn strike_stage(&mut self) {
+        if let Some((_, stage)) = self.stage.take() {
+            self.run.holdings.extend(stage.ledger.lines());
+            self.run.failures.extend(stage.ledger.leaks());
+        }
+    }
+
+    /// Plays a round; whether all held.
+    fn play(&mut self, scenario: &Scenario, number: u32) -> bool {
+        let (seed, slack) = (self.run.seed, self.arguments.slack);
+        let played = self.stage(scenario.bed).and_then(|stage| round(stage, scenario, number, seed, slack));
+        let at = self.start.elapsed().as_secs_f64();
+        let failed = match played {
+            Ok(outcome) => {
+                let verdict = if outcome.failures.is_empty() { "holds" } else { "FAILED" };
+                let spread = outcome.spread.map_or(String::new(), |spread| format!(", spread {spread:.0} ms"));
+                println!(
+                    "{at:5.0} s  {:20} {number}: {verdict}; outage {:.0} ms{spread}, {} of {} lost, settled in {:.1} s",
+                    scenario.name, outcome.outage, outcome.lost, outcome.sent, outcome.settling
+                );
+                outcome.failures.iter().for_each(|failure| println!("         {failure}"));
+                let failed = !outcome.failures.is_empty();
+                self.run.outcomes.push(outcome);
+                failed
+            }
+            Err(error) => {
+                let failure =
+                    format!("{}, round {number} (SEED={seed}): could not be played: {error:#}", scenario.name);
+                println!("{at:5.0} s  {failure}");
+                self.run.failures.push(failure);
+                true
+            }
+        };
+        if failed {
+            self.keep_logs(scenario.name, number);
+            // The next round is not to suffer from this one.
+            self.strike_stage();
+        }
+        !failed
+    }
+
+    fn keep_logs(&self, scenario: &str, number: u32) {
+        let Some((_, stage)) = &self.stage else { return };
+        let folder = self.arguments.out.join("logs");
+        match stage.keep_logs(&folder, &format!("{scenario}-{number}")) {
+            Ok(()) => println!("         logs: {}/{scenario}-{number}-*.log", folder.display()),
+            Err(error) => println!("         logs could not be kept: {error:#}"),
+        }
+    }
+
+    fn play_all(&mut self) -> Result<()> {
+        for scenario in self.arguments.scenarios()? {
+            if let Err(why) = (scenario.needs)() {
+                println!("         {} is skipped: {why:#}", scenario.name);
+                self.run.skipped.push((scenario.name.to_owned(), format!("{why:#}")));
+                continue;
+            }
+            for number in 1..=self.arguments.rounds {
+                if !self.play(scenario, number) && !self.arguments.keep_going {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-/// Does something random to a random node that nothing has been done to yet; says what.
-fn strike(cluster: &Cluster, world: &mut World, nodes: &[String], random: &mut StdRng) -> Result<String> {
-    let free: Vec<_> = nodes.iter().filter(|node| world.is_untouched(node)).cloned().collect();
-    let node = free.get(random.random_range(0..free.len().max(1))).context("no node is left to strike")?.clone();
-    Ok(match random.random_range(0..7) {
-        0 => {
-            cluster.lan.cut(&node)?;
-            world.cut.push(node.clone());
-            format!("cut {node}")
-        }
-        1 => {
-            cluster.lan.link_down(&node)?;
-            world.down.push(node.clone());
-            format!("link of {node} down")
-        }
-        2 => {
-            cluster.agent(&node)?.kill()?;
-            world.dead.push(node.clone());
-            format!("agent of {node} killed")
-        }
-        3 => {
-            cluster.agent(&node)?.terminate()?;
-            world.dead.push(node.clone());
-            format!("agent of {node} stopped")
-        }
-        4 => {
-            cluster.agent(&node)?.freeze()?;
-            world.frozen.push(node.clone());
-            format!("agent of {node} frozen")
-        }
-        5 => {
-            let percent = random.random_range(5..40);
-            cluster.lan.loss(&node, percent)?;
-            world.lossy = true;
-            format!("{node} loses {percent} %")
-        }
-        _ => {
-            let others: Vec<_> = nodes.iter().map(String::as_str).filter(|name| *name != node).chain(["c1"]).collect();
-            cluster.lan.partition(&[&[node.as_str()], &others])?;
-            world.cut.push(node.clone());
-            format!("{node} apart")
-        }
-    })
+fn tell(run: &Run, out: &Path) -> Result<ExitCode> {
+    run.write(out)?;
+    println!("\n{}\nReport: {}", run.table(), out.join("report.html").display());
+    let failures = run.all_failures();
+    failures.iter().for_each(|failure| println!("BROKEN {failure}"));
+    if !failures.is_empty() {
+        println!("Repeat with SEED={}; logs of the agents: {}", run.seed, out.join("logs").display());
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn heal(cluster: &Cluster, world: &mut World) -> Result<()> {
-    cluster.lan.heal_all()?;
-    world.frozen.iter().try_for_each(|node| cluster.agent(node)?.thaw())?;
-    world.dead.iter().try_for_each(|node| cluster.agent(node)?.start())?;
-    *world = World::default();
-    cluster.settle()
-}
-
-/// One owner in each part, and service in the client's.
-fn check(cluster: &Cluster, world: &World, nodes: &[String]) -> Result<()> {
-    if world.lossy {
-        return Ok(());
-    }
-    let parts = world.parts(nodes);
-    for part in parts.iter().filter(|part| !part.is_empty()) {
-        let part: Vec<_> = part.iter().map(String::as_str).collect();
-        for vip in cluster.vips() {
-            eventually(SETTLE, &format!("one owner of {vip} among {part:?}"), || {
-                let owner = cluster.agreed_owner(vip, &part)?;
-                ensure!(part.contains(&owner.as_str()), "{owner} is not among them");
-                Ok(())
-            })?;
-        }
-    }
-    if parts.first().is_some_and(|main| !main.is_empty()) {
-        for vip in cluster.vips() {
-            eventually(SETTLE, &format!("{vip} is served"), || cluster.get(vip).map(drop))?;
-        }
-    }
-    Ok(())
-}
-
-fn round(cluster: &Cluster, nodes: &[String], random: &mut StdRng) -> Result<String> {
-    let mut world = World::default();
-    let mut said = Vec::new();
-    for _ in 0..random.random_range(1..nodes.len()) {
-        said.push(strike(cluster, &mut world, nodes, random)?);
-        std::thread::sleep(Duration::from_millis(random.random_range(0..1500)));
-        // Sometimes the next fault comes before the last has settled.
-        if random.random_range(0..3) > 0 {
-            check(cluster, &world, nodes).with_context(|| format!("after {said:?}"))?;
-        }
-    }
-    heal(cluster, &mut world).with_context(|| format!("after {said:?}, healed"))?;
-    Ok(said.join(", "))
-}
-
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(rand::random);
-    println!("chaos: --seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let cluster = Cluster::of("chaos", arguments.nodes)
-        .service(web().tcp(WEB).udp(DNS).dual_stack())
-        .service(service("second").tcp(WEB))
-        .start()?;
-    let nodes: Vec<_> = cluster.agents.iter().map(|agent| agent.name.clone()).collect();
-    let load = cluster.udp_load(cluster.vip4()).per_second(200).start(&cluster.client().ns)?;
-    let (start, mut rounds) = (Instant::now(), 0);
-    while start.elapsed().as_secs_f64() < arguments.minutes * 60.0 {
-        let began = Instant::now();
-        let said =
-            round(&cluster, &nodes, &mut random).with_context(|| format!("broken; repeat with --seed {seed}"))?;
-        rounds += 1;
-        println!(
-            "{:5.0} s  round {rounds}: {said}: settled, {:.1} s",
-            start.elapsed().as_secs_f64(),
-            began.elapsed().as_secs_f64()
-        );
+    if arguments.list {
+        ALL.iter().for_each(|scenario| println!("{:20} {}", scenario.name, scenario.what));
+        return Ok(ExitCode::SUCCESS);
     }
-    let report = load.stop()?;
-    println!(
-        "{rounds} rounds; {} of {} requests answered; longest outage {:?}",
-        report.answered, report.sent, report.outage
-    );
-    ensure!(report.answered > report.sent / 3, "hardly anything was served");
-    cluster.end_quietly();
-    Ok(())
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    println!("chaos: SEED={seed}");
+    if let Some(minutes) = arguments.random {
+        let played = random::play(seed, Duration::from_secs_f64(minutes * 60.0), |line| println!("{line}"));
+        return Ok(played.map_or_else(
+            |error| {
+                println!("BROKEN (SEED={seed}): {error:#}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        ));
+    }
+    let run = Run { seed, slack: arguments.slack, machine: machine(), ..Run::default() };
+    let mut director = Director { arguments: &arguments, run, stage: None, start: Instant::now() };
+    director.play_all()?;
+    director.strike_stage();
+    tell(&director.run, &arguments.out)
 }

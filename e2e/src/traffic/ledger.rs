@@ -58,6 +58,8 @@ pub struct Report {
     pub outage: Duration,
     /// The longest run of requests that were never answered, by the times at which they were sent; zero if none was.
     pub lost_run: Duration,
+    /// All runs of lost requests: from when, and how long.
+    pub lost_runs: Vec<(Instant, Duration)>,
     /// The longest time from a request to its answer.
     pub slowest: Duration,
     /// The longest time in which the prober itself sent nothing, beyond its interval.
@@ -118,7 +120,8 @@ pub(super) fn close(mut report: Report, interval: Duration, tcp: bool, sent: &[I
     report.stalled = silences.iter().map(length).max().unwrap_or_default();
     report.silent = silences.iter().map(length).sum();
     report.outage = longest_gap(sent, served, &silences).map_or(Duration::ZERO, |gap| gap.length);
-    report.lost_run = longest_loss(sent, &answered, interval);
+    report.lost_runs = losses(sent, &answered, interval);
+    report.lost_run = report.lost_runs.iter().map(|(_, length)| *length).max().unwrap_or_default();
     report.sent = sent.len() as u64;
     report.lost = report.sent - report.answered;
     report
@@ -182,17 +185,17 @@ fn served_at(answer: &Served, sent: Instant) -> Instant {
     answer.arrived.checked_sub(answer.held).unwrap_or(answer.arrived).max(sent)
 }
 
-fn longest_loss(sent: &[Instant], answered: &[bool], interval: Duration) -> Duration {
-    let mut longest = Duration::ZERO;
+fn losses(sent: &[Instant], answered: &[bool], interval: Duration) -> Vec<(Instant, Duration)> {
+    let mut losses = Vec::new();
     let mut at = 0;
     for run in answered.chunk_by(|one, next| one == next) {
         if !run[0] {
             let span = sent[at + run.len() - 1].saturating_duration_since(sent[at]) + interval;
-            longest = longest.max(span);
+            losses.push((sent[at], span));
         }
         at += run.len();
     }
-    longest
+    losses
 }
 
 #[cfg(test)]
