@@ -183,9 +183,8 @@ impl Controller {
             let plan = plan(&snapshot.desired, &self.me);
             self.outputs.plan.send_if_modified(|current| replace_if_new(current, plan));
         }
-        self.decide_ownership(&snapshot).await;
+        self.decide_ownership(&snapshot, &links).await;
         self.publish_facts(&links).await;
-        self.answer(&snapshot, &links);
 
         // Until this node knows its cluster, tables would say that it is alone; those of its predecessor serve better.
         if self.inherited && self.facts.listening {
@@ -204,10 +203,20 @@ impl Controller {
         });
     }
 
-    async fn decide_ownership(&mut self, snapshot: &Snapshot) {
+    async fn decide_ownership(&mut self, snapshot: &Snapshot, links: &Links) {
         let candidates = ownership::eligible(&snapshot.desired, &self.view);
         self.ownership.handle_input(&self.view, &candidates, Instant::now(), unix_ms());
-        while let Some(action) = self.ownership.poll_action() {
+        let actions: Vec<Action> = std::iter::from_fn(|| self.ownership.poll_action()).collect();
+        for action in &actions {
+            match action {
+                Action::Announce { vip, epoch, .. } => drop(self.answering.insert(*vip, *epoch)),
+                Action::Withdraw { vip, .. } => drop(self.answering.remove(vip)),
+                Action::Publish(_) | Action::Listening(_) | Action::Reannounce { .. } => {}
+            }
+        }
+        // Clients wait for this; peers and the log can wait for a hundred VIPs to be announced.
+        self.answer(snapshot, links);
+        for action in actions {
             match action {
                 Action::Publish(claims) => self.tell(Command::SetClaims(claims)).await,
                 Action::Listening(listening) => {
@@ -216,7 +225,6 @@ impl Controller {
                 }
                 Action::Announce { vip, epoch, reason } => {
                     info!(%vip, epoch, %reason, "taking the VIP: announcing it");
-                    self.answering.insert(vip, epoch);
                 }
                 Action::Reannounce { vip, reason } => {
                     info!(%vip, %reason, "announcing the VIP again");
@@ -224,7 +232,6 @@ impl Controller {
                 }
                 Action::Withdraw { vip, reason } => {
                     info!(%vip, %reason, "giving the VIP up: silent for it");
-                    self.answering.remove(&vip);
                 }
             }
         }
