@@ -35,6 +35,7 @@ pub mod pods;
 mod poll;
 pub mod scenario;
 pub mod sniffer;
+mod stamps;
 pub mod status;
 pub mod topology;
 pub mod traffic;

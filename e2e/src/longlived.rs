@@ -1,11 +1,15 @@
-//! Connections that stay: each sends a record every 10 ms and waits for its echo, until it is told to stop or breaks.
+//! Connections that stay: each sends a record at its period and waits for its echo, until it is told to stop or breaks.
+//!
+//! One thread serves them all, so that hundreds cost little: a client's machine must not be what is measured.
 
 use std::{
-    io::{BufRead, BufReader, ErrorKind, Write},
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
@@ -14,12 +18,18 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::{netns::Netns, traffic::Answer};
+use crate::{netns::Netns, poll::readable, traffic::Answer};
 
-/// From an echo to the next record.
+/// From an echo to the next record, at least; and for each connection, so that hundreds do not send more than a
+/// few thousand records a second together.
 const PERIOD: Duration = Duration::from_millis(10);
+const PERIOD_EACH: Duration = Duration::from_micros(250);
+/// How often the thread looks at its connections.
+const TICK: Duration = Duration::from_millis(2);
 /// A connection without an echo for this long counts as hung: far beyond what retransmission after an outage takes.
 const HUNG: Duration = Duration::from_secs(5);
+/// How long an answer may be.
+const MAX_LINE: usize = 1024;
 
 /// What became of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,138 +55,219 @@ pub struct Ended {
     pub longest_pause: Duration,
 }
 
-#[derive(Debug)]
-struct Open {
-    pod: String,
-    records: Arc<AtomicU64>,
-    thread: JoinHandle<Result<Ended>>,
-}
-
 /// Open connections.
 #[derive(Debug)]
 pub struct LongLived {
     stop: Arc<AtomicBool>,
-    connections: Vec<Open>,
+    patience: Arc<Mutex<Duration>>,
+    pods: Vec<String>,
+    records: Arc<Mutex<BTreeMap<String, u64>>>,
+    thread: JoinHandle<Result<Vec<Ended>>>,
 }
 
 impl LongLived {
-    /// Opens `count` connections from `ns`; each has had its first echo on return.
+    /// Opens `count` connections from `ns`; each has had its first echo on return. Records go each 10 ms, more seldom
+    /// on more than 40 connections: 200 send one each 50 ms.
     ///
     /// # Errors
     /// When one cannot be opened.
     pub fn open(ns: &Netns, target: SocketAddr, count: usize) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut connections = Vec::new();
-        for _ in 0..count {
-            let (sender, first) = channel();
-            let (stopped, records) = (Arc::clone(&stop), Arc::new(AtomicU64::new(0)));
-            let counter = Arc::clone(&records);
-            let thread = ns.thread("long-lived", move || run(target, &stopped, &counter, &sender))?;
-            let pod = first.recv().with_context(|| format!("no long-lived connection to {target}"))??;
-            connections.push(Open { pod, records, thread });
-        }
-        Ok(Self { stop, connections })
+        let patience = Arc::new(Mutex::new(HUNG));
+        let records = Arc::new(Mutex::new(BTreeMap::new()));
+        let (sender, opened) = channel();
+        let (stopped, limit, counters) = (Arc::clone(&stop), Arc::clone(&patience), Arc::clone(&records));
+        let thread = ns.thread("long-lived", move || run(target, count, &stopped, &limit, &counters, &sender))?;
+        let pods = opened.recv().with_context(|| format!("no long-lived connection to {target}"))??;
+        Ok(Self { stop, patience, pods, records, thread })
     }
 
     /// The pods at the other ends, in the order of the connections.
     #[must_use]
     pub fn pods(&self) -> Vec<String> {
-        self.connections.iter().map(|open| open.pod.clone()).collect()
+        self.pods.clone()
     }
 
     /// Records echoed until now on all connections to `pod`.
     #[must_use]
     pub fn records(&self, pod: &str) -> u64 {
-        self.connections.iter().filter(|open| open.pod == pod).map(|open| open.records.load(Ordering::Relaxed)).sum()
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).get(pod).copied().unwrap_or_default()
     }
 
-    /// Ends them and tells what became of each.
+    /// Ends them and tells what became of each. One that waits for an echo is given until 5 s after its record.
     ///
     /// # Errors
-    /// When a connection's thread panicked.
+    /// When their thread panicked.
     pub fn finish(self) -> Result<Vec<Ended>> {
-        self.stop.store(true, Ordering::Relaxed);
-        let ends = self.connections.into_iter().map(|open| open.thread.join().map_err(|_| anyhow!("panicked"))?);
-        ends.collect()
+        self.finish_within(HUNG)
+    }
+
+    /// As [`LongLived::finish`], with another patience.
+    ///
+    /// # Errors
+    /// When their thread panicked.
+    pub fn finish_within(self, patience: Duration) -> Result<Vec<Ended>> {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = patience;
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().map_err(|_| anyhow!("panicked"))?
     }
 }
 
 struct Talk {
-    stream: BufReader<TcpStream>,
-    line: String,
+    stream: TcpStream,
+    received: Vec<u8>,
     sent: u64,
+    /// When the record that waits for its echo was sent, or when the next is due.
+    turn: Turn,
+    ended: Ended,
 }
 
-enum Wait {
-    Echo(Answer),
-    Over(Fate),
+#[derive(Clone, Copy)]
+enum Turn {
+    Due(Instant),
+    Waits(Instant),
+    Over,
 }
 
 impl Talk {
+    /// Connects and exchanges the first record.
+    fn open(target: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&target, Duration::from_secs(3))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(HUNG))?;
+        let now = Instant::now();
+        let ended = Ended { pod: String::new(), fate: Fate::Survived, records: 0, longest_pause: Duration::ZERO };
+        let mut talk = Self { stream, received: Vec::new(), sent: 0, turn: Turn::Due(now), ended };
+        talk.say(now);
+        while matches!(talk.turn, Turn::Waits(_)) {
+            talk.hear(Instant::now());
+            ensure!(now.elapsed() < HUNG, "{target} accepted a connection and did not echo");
+        }
+        ensure!(talk.ended.fate == Fate::Survived, "{target}: {:?}", talk.ended.fate);
+        talk.stream.set_nonblocking(true)?;
+        Ok(talk)
+    }
+
+    fn end(&mut self, fate: Fate) {
+        self.turn = Turn::Over;
+        self.ended.fate = fate;
+    }
+
     /// Sends the next record.
-    fn say(&mut self) -> std::io::Result<()> {
+    fn say(&mut self, now: Instant) {
         self.sent += 1;
-        self.line.clear();
-        let record = format!("record {}\n", self.sent);
-        self.stream.get_mut().write_all(record.as_bytes())
+        self.turn = Turn::Waits(now);
+        // A record is far smaller than a socket's buffer, and one at a time is under way: it is never cut.
+        if let Err(error) = self.stream.write_all(format!("record {}\n", self.sent).as_bytes()) {
+            self.end(Fate::Broken(error.to_string()));
+        }
     }
 
-    /// Waits for its echo.
-    fn hear(&mut self) -> Wait {
-        match self.stream.read_line(&mut self.line) {
-            Ok(0) => Wait::Over(Fate::Broken("closed by the other end".into())),
-            Ok(_) => {
-                let echo = Answer::parse(&self.line).filter(|answer| answer.text == format!("record {}", self.sent));
-                echo.map_or_else(|| Wait::Over(Fate::Broken(format!("wrong echo {:?}", self.line))), Wait::Echo)
+    /// Reads what there is; tells whether the echo has come.
+    fn hear(&mut self, now: Instant) -> bool {
+        let mut buffer = [0_u8; 512];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => self.end(Fate::Broken("closed by the other end".into())),
+            Ok(length) => {
+                self.received.extend_from_slice(&buffer[..length]);
+                if self.received.last() == Some(&b'\n') {
+                    return self.echo(now);
+                }
+                if self.received.len() > MAX_LINE {
+                    self.end(Fate::Broken("an answer without an end".into()));
+                }
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Wait::Over(Fate::Hung),
-            Err(error) => Wait::Over(Fate::Broken(error.to_string())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => self.end(Fate::Broken(error.to_string())),
+        }
+        false
+    }
+
+    fn echo(&mut self, now: Instant) -> bool {
+        let line = String::from_utf8_lossy(&self.received).into_owned();
+        self.received.clear();
+        let Turn::Waits(since) = self.turn else {
+            self.end(Fate::Broken(format!("unasked {line:?}")));
+            return false;
+        };
+        match Answer::parse(&line).filter(|answer| answer.text == format!("record {}", self.sent)) {
+            Some(answer) if self.ended.pod.is_empty() || self.ended.pod == answer.pod => {
+                self.ended.pod = answer.pod;
+                self.ended.records += 1;
+                self.ended.longest_pause = self.ended.longest_pause.max(now.saturating_duration_since(since));
+                self.turn = Turn::Due(now);
+                true
+            }
+            Some(answer) => {
+                self.end(Fate::Broken(format!("{} answers", answer.pod)));
+                false
+            }
+            None => {
+                self.end(Fate::Broken(format!("wrong echo {line:?}")));
+                false
+            }
         }
     }
 }
 
-fn open(target: SocketAddr) -> Result<(Talk, Answer)> {
-    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(3))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HUNG))?;
-    let mut talk = Talk { stream: BufReader::new(stream), line: String::new(), sent: 0 };
-    talk.say()?;
-    let first = talk.hear();
-    let Wait::Echo(answer) = first else { return Err(anyhow!("{target} accepted a connection and did not echo")) };
-    Ok((talk, answer))
-}
-
-fn run(target: SocketAddr, stop: &AtomicBool, records: &AtomicU64, first: &Sender<Result<String>>) -> Ended {
-    let mut ended = Ended { pod: String::new(), fate: Fate::Survived, records: 0, longest_pause: Duration::ZERO };
-    let mut talk = match open(target) {
-        Ok((talk, answer)) => {
-            ended.pod.clone_from(&answer.pod);
-            let _ = first.send(Ok(answer.pod));
-            talk
-        }
+fn run(
+    target: SocketAddr,
+    count: usize,
+    stop: &AtomicBool,
+    patience: &Mutex<Duration>,
+    records: &Mutex<BTreeMap<String, u64>>,
+    opened: &Sender<Result<Vec<String>>>,
+) -> Vec<Ended> {
+    let mut talks = match (0..count).map(|_| Talk::open(target)).collect::<Result<Vec<_>>>() {
+        Ok(talks) => talks,
         Err(error) => {
-            let _ = first.send(Err(error));
-            return ended;
+            let _ = opened.send(Err(error));
+            return Vec::new();
         }
     };
-    while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(PERIOD);
-        let start = Instant::now();
-        let outcome = talk.say().map_or_else(|error| Wait::Over(Fate::Broken(error.to_string())), |()| talk.hear());
-        match outcome {
-            Wait::Echo(answer) if answer.pod == ended.pod => {
-                ended.records += 1;
-                records.fetch_add(1, Ordering::Relaxed);
-                ended.longest_pause = ended.longest_pause.max(start.elapsed());
-            }
-            Wait::Echo(answer) => ended.fate = Fate::Broken(format!("{} answers", answer.pod)),
-            Wait::Over(fate) => ended.fate = fate,
+    let period = PERIOD.max(PERIOD_EACH * u32::try_from(count).unwrap_or(u32::MAX));
+    let start = Instant::now();
+    for (talk, number) in talks.iter_mut().zip(0_u32..) {
+        // Spread over the period, so that they do not speak all at once.
+        talk.turn = Turn::Due(start + period * number / u32::try_from(count).unwrap_or(u32::MAX).max(1));
+    }
+    let _ = opened.send(Ok(talks.iter().map(|talk| talk.ended.pod.clone()).collect()));
+    let fds: Vec<_> = talks.iter().map(|talk| talk.stream.as_raw_fd()).collect();
+    loop {
+        let stopping = stop.load(Ordering::Acquire);
+        let limit = if stopping { *patience.lock().unwrap_or_else(PoisonError::into_inner) } else { HUNG };
+        std::thread::sleep(TICK);
+        let ready = readable(&fds, Duration::ZERO);
+        for (talk, ready) in talks.iter_mut().zip(ready) {
+            step(talk, ready, stopping, period, limit, records);
         }
-        if ended.fate != Fate::Survived {
-            break;
+        if stopping && !talks.iter().any(|talk| matches!(talk.turn, Turn::Waits(_))) {
+            return talks.into_iter().map(|talk| talk.ended).collect();
         }
     }
-    ended
+}
+
+fn step(
+    talk: &mut Talk,
+    ready: bool,
+    stopping: bool,
+    period: Duration,
+    limit: Duration,
+    records: &Mutex<BTreeMap<String, u64>>,
+) {
+    if matches!(talk.turn, Turn::Over) {
+        return;
+    }
+    let now = Instant::now();
+    if ready && talk.hear(now) {
+        talk.turn = Turn::Due(now + period);
+        *records.lock().unwrap_or_else(PoisonError::into_inner).entry(talk.ended.pod.clone()).or_default() += 1;
+    }
+    match talk.turn {
+        Turn::Due(due) if now >= due && !stopping => talk.say(now),
+        Turn::Waits(since) if now.saturating_duration_since(since) >= limit => talk.end(Fate::Hung),
+        _ => {}
+    }
 }
 
 /// Fails unless every connection to a pod that `counts` survived.

@@ -2,10 +2,11 @@
 //!
 //! One TCP port speaks two protocols: a connection whose first line begins with `GET ` is HTTP (`/healthz` and any
 //! other path answer 200, or 503 after [`Pod::fail_health`]); any other line is answered with
-//! `<pod> <client address:port> <line>`, for as long as the connection lasts. UDP answers likewise, a datagram each.
+//! `<pod> <client address:port> <line>`, for as long as the connection lasts. UDP answers likewise, a datagram each; to
+//! a load's numbered requests it adds how many microseconds they lay unread.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
@@ -15,13 +16,13 @@ use std::{
         mpsc::{Sender, channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use socket2::{Domain, Socket, Type};
 
-use crate::{poll::readable, topology::Host};
+use crate::{poll::readable, stamps::Stamped, topology::Host, traffic::Number};
 
 /// The port on which pods serve TCP and HTTP.
 pub const TCP_PORT: u16 = 8080;
@@ -32,6 +33,17 @@ pub const UDP_PORT: u16 = 5353;
 const MAX_LINE: usize = 16 * 1024;
 /// How often a server looks at its switches.
 const TICK: Duration = Duration::from_millis(20);
+
+/// Loads whose numbers a pod keeps; those of the oldest are forgotten.
+const MAX_RUNS: usize = 32;
+/// Texts without a number that a pod remembers.
+const MAX_TEXTS: usize = 100_000;
+
+/// Requests of a load that a pod counts: an hour of a thousand a second.
+const MAX_REQUESTS: usize = 4_000_000;
+
+/// How often a pod received each request of a load, by the request's number.
+type Tally = Vec<u8>;
 
 /// What a pod has seen.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +69,30 @@ struct Shared {
     deaf: AtomicBool,
     unhealthy: AtomicBool,
     counts: Mutex<Counts>,
+    tallies: Mutex<BTreeMap<u64, Tally>>,
+}
+
+/// What pods received of a load, all together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Requests that came at least once.
+    pub requests: u64,
+    /// How often a request came that had come before, to the same pod or to another.
+    pub duplicates: u64,
+}
+
+/// What `pods` received of load number `run` ([`crate::traffic::Report::run`]).
+#[must_use]
+pub fn received(pods: &[Pod], run: u64) -> Received {
+    let mut all: Vec<u64> = Vec::new();
+    for pod in pods {
+        let tallies = pod.shared.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(tally) = tallies.get(&run) else { continue };
+        all.resize(all.len().max(tally.len()), 0);
+        all.iter_mut().zip(tally).for_each(|(sum, times)| *sum += u64::from(*times));
+    }
+    let requests = all.iter().filter(|times| **times > 0).count() as u64;
+    Received { requests, duplicates: all.iter().sum::<u64>() - requests }
 }
 
 /// A running pod; it ends on Drop.
@@ -133,7 +169,7 @@ struct Server {
     name: String,
     shared: Arc<Shared>,
     listener: Option<TcpListener>,
-    udp: UdpSocket,
+    udp: Stamped,
     connections: Vec<Connection>,
     seen: HashSet<Vec<u8>>,
 }
@@ -149,10 +185,9 @@ fn listen() -> std::io::Result<TcpListener> {
 }
 
 fn serve(name: String, shared: Arc<Shared>, ready: &Sender<Result<()>>) {
-    let opened = || -> Result<(TcpListener, UdpSocket)> {
+    let opened = || -> Result<(TcpListener, Stamped)> {
         let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, UDP_PORT)).context("UDP port")?;
-        udp.set_nonblocking(true)?;
-        Ok((listen().context("TCP port")?, udp))
+        Ok((listen().context("TCP port")?, Stamped::new(udp)?))
     };
     let (listener, udp) = match opened() {
         Ok(sockets) => sockets,
@@ -182,7 +217,7 @@ impl Server {
             return;
         }
         let listener = self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        let mut fds = vec![listener, self.udp.as_raw_fd()];
+        let mut fds = vec![listener, self.udp.socket().as_raw_fd()];
         fds.extend(self.connections.iter().map(|connection| connection.stream.as_raw_fd()));
         let ready = readable(&fds, TICK);
         let mut kept = Vec::with_capacity(self.connections.len());
@@ -246,10 +281,15 @@ impl Server {
 
     fn datagrams(&mut self) {
         let mut buffer = [0_u8; 2048];
-        while let Ok((length, peer)) = self.udp.recv_from(&mut buffer) {
-            let text = &buffer[..length];
-            self.note(text, canonical(peer), |counts| counts.datagrams += 1);
-            let _ = self.udp.send_to(&self.answer(canonical(peer), text), peer);
+        while let Ok(datagram) = self.udp.receive(&mut buffer) {
+            let (text, peer) = (&buffer[..datagram.length], canonical(datagram.peer));
+            let numbered = self.note(text, peer, |counts| counts.datagrams += 1);
+            let mut answer = self.answer(peer, text);
+            if numbered {
+                let held = Instant::now().saturating_duration_since(datagram.arrived);
+                answer.extend_from_slice(format!(" {}", held.as_micros()).as_bytes());
+            }
+            let _ = self.udp.socket().send_to(&answer, datagram.peer);
         }
     }
 
@@ -259,13 +299,39 @@ impl Server {
         answer
     }
 
-    fn note(&mut self, text: &[u8], peer: SocketAddr, what: impl FnOnce(&mut Counts)) {
-        let duplicate = !self.seen.insert(text.to_vec());
+    /// Enters a line or datagram; tells whether it has a load's number.
+    fn note(&mut self, text: &[u8], peer: SocketAddr, what: impl FnOnce(&mut Counts)) -> bool {
+        let number = std::str::from_utf8(text).ok().and_then(Number::parse).map(|(number, _)| number);
+        let duplicate = if let Some(number) = number {
+            self.tally(number)
+        } else {
+            if self.seen.len() >= MAX_TEXTS {
+                self.seen.clear();
+            }
+            !self.seen.insert(text.to_vec())
+        };
         self.count(|counts| {
             what(counts);
             counts.duplicates += u64::from(duplicate);
             counts.clients.insert(peer.ip());
         });
+        number.is_some()
+    }
+
+    /// Counts a numbered request; tells whether it came before.
+    fn tally(&self, number: Number) -> bool {
+        let mut tallies = self.shared.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let tally = tallies.entry(number.run).or_default();
+        let id = (number.id as usize).min(MAX_REQUESTS);
+        if tally.len() <= id {
+            tally.resize(id + 1, 0);
+        }
+        let before = tally[id];
+        tally[id] = before.saturating_add(1);
+        if tallies.len() > MAX_RUNS {
+            tallies.pop_first();
+        }
+        before > 0
     }
 
     fn count(&self, what: impl FnOnce(&mut Counts)) {

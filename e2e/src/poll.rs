@@ -1,4 +1,4 @@
-//! ppoll(2): waiting for several sockets with microsecond deadlines, which std does not offer.
+//! ppoll(2): waiting for several sockets with microsecond deadlines, which std does not offer; and real-time priority.
 
 use std::{os::fd::RawFd, time::Duration};
 
@@ -15,4 +15,12 @@ pub(crate) fn readable(fds: &[RawFd], timeout: Duration) -> Vec<bool> {
         libc::ppoll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, &raw const deadline, std::ptr::null())
     };
     polled.iter().map(|entry| ready > 0 && entry.revents != 0).collect()
+}
+
+/// Gives the calling thread the lowest real-time priority, so that busy programs do not delay it. Without the right to
+/// (CAP_SYS_NICE) it stays as it is.
+pub(crate) fn real_time() {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameter lives until the call returns; 0 is the calling thread.
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const lowest) };
 }

@@ -1,11 +1,12 @@
 //! Clients that account for every request: what was sent, answered, lost, answered twice, by whom, and the longest gap.
 //!
-//! An outage is the longest run of requests in a row that were never answered, by the times at which they were sent:
-//! so a busy machine, on which the prober itself runs late, is not blamed on the network. What was answered late, not
-//! lost, shows in `slowest`.
+//! The times are the kernel's, the prober sends from a thread of its own with real-time priority where that is allowed,
+//! and where it ran late all the same it says so and takes that off (`ledger`). Every request has a number of its own,
+//! by which the pods count what they were given twice ([`crate::pods::received`]).
+
+mod ledger;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd,
@@ -19,7 +20,20 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::{netns::Netns, poll::readable};
+use crate::{
+    netns::Netns,
+    poll::{readable, real_time},
+    stamps::Stamped,
+};
+use ledger::Served;
+pub use ledger::{Number, Report};
+
+/// A prober that is late by up to this makes up for it at once, so that the rate holds; what it missed beyond is left out.
+const MAKE_UP: Duration = Duration::from_millis(20);
+/// How often answers are read. Their times are the kernel's.
+const READ: Duration = Duration::from_millis(5);
+/// How long answers are waited for after the last request.
+const DRAIN: Duration = Duration::from_millis(300);
 
 /// What a pod answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,74 +98,6 @@ fn udp_to(target: SocketAddr) -> std::io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// What became of a load.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// Requests sent.
-    pub sent: u64,
-    /// Requests answered.
-    pub answered: u64,
-    /// Requests never answered.
-    pub lost: u64,
-    /// Answers to a request that had been answered before.
-    pub duplicates: u64,
-    /// The longest time in which every request was lost (module documentation); zero if none was.
-    pub outage: Duration,
-    /// The longest time from a request to its answer.
-    pub slowest: Duration,
-    /// Answers by pod.
-    pub by_pod: BTreeMap<String, u64>,
-    /// The client's addresses as the pods saw them.
-    pub seen_as: BTreeSet<IpAddr>,
-}
-
-/// The books of a load: a plain function of what happened when.
-#[derive(Debug, Default)]
-struct Ledger {
-    interval: Duration,
-    sent: Vec<(Instant, bool)>,
-    report: Report,
-}
-
-impl Ledger {
-    fn new(interval: Duration) -> Self {
-        Self { interval, ..Self::default() }
-    }
-
-    /// A request goes out; its number.
-    fn send(&mut self, now: Instant) -> usize {
-        self.sent.push((now, false));
-        self.sent.len() - 1
-    }
-
-    fn answer(&mut self, answer: &Answer, now: Instant) {
-        let Some(entry) = answer.text.parse().ok().and_then(|id: usize| self.sent.get_mut(id)) else { return };
-        if std::mem::replace(&mut entry.1, true) {
-            self.report.duplicates += 1;
-            return;
-        }
-        let slow = now.saturating_duration_since(entry.0);
-        self.report.slowest = self.report.slowest.max(slow);
-        self.report.answered += 1;
-        *self.report.by_pod.entry(answer.pod.clone()).or_default() += 1;
-        self.report.seen_as.insert(answer.seen.ip());
-    }
-
-    fn finish(mut self) -> Report {
-        for run in self.sent.chunk_by(|one, next| one.1 == next.1) {
-            if let [(first, false), ..] = run
-                && let Some((last, _)) = run.last()
-            {
-                let span = last.saturating_duration_since(*first) + self.interval;
-                self.report.outage = self.report.outage.max(span);
-            }
-        }
-        self.report.sent = self.sent.len() as u64;
-        self.report.lost = self.report.sent - self.report.answered;
-        self.report
-    }
-}
-
 /// A load to start.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
@@ -195,69 +141,69 @@ impl Load {
     /// # Errors
     /// When sockets cannot be made.
     pub fn start(self, ns: &Netns) -> Result<Meter> {
+        static RUNS: AtomicU64 = AtomicU64::new(1);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, progress) = (Arc::clone(&stop), Arc::clone(&answered));
         let thread = ns.thread("load", move || match self.transport {
-            Transport::Udp => self.udp(&stopped, &progress),
-            Transport::Tcp => self.tcp(&stopped, &progress),
+            Transport::Udp => self.udp(run, &stopped, &progress),
+            Transport::Tcp => self.tcp(run, &stopped, &progress),
         })?;
-        Ok(Meter { stop, answered, thread })
+        Ok(Meter { run, stop, answered, thread })
     }
 
-    fn udp(self, stop: &AtomicBool, progress: &AtomicU64) -> Result<Report> {
+    fn udp(self, run: u64, stop: &AtomicBool, progress: &AtomicU64) -> Result<Report> {
         let sockets = (0..self.sources).map(|_| udp_to(self.target)).collect::<Result<Vec<_>, _>>()?;
-        sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
-        let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut ledger = Ledger::new(self.interval);
-        let mut due = Instant::now();
-        let mut draining = None;
-        let mut buffer = [0_u8; 2048];
-        loop {
-            let now = Instant::now();
-            match draining {
-                None if stop.load(Ordering::Relaxed) => draining = Some(now + Duration::from_millis(300)),
-                None if now >= due => {
-                    let id = ledger.send(now);
-                    // A refused or unreachable destination shows as a lost request.
-                    let _ = sockets[id % sockets.len()].send(id.to_string().as_bytes());
-                    due = next_due(due, now, self.interval);
-                }
-                Some(end) if now >= end => break,
-                _ => {}
-            }
-            let wake = draining.unwrap_or(due);
-            let ready = readable(&fds, wake.saturating_duration_since(Instant::now()));
-            for (socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
-                while let Ok(length) = socket.recv(&mut buffer) {
-                    let answer = std::str::from_utf8(&buffer[..length]).ok().and_then(Answer::parse);
-                    if let Some(answer) = answer {
-                        ledger.answer(&answer, Instant::now());
-                    }
-                }
-            }
-            progress.store(ledger.report.answered, Ordering::Relaxed);
-        }
-        Ok(ledger.finish())
+        let senders = sockets.iter().map(UdpSocket::try_clone).collect::<Result<Vec<_>, _>>()?;
+        let readers = sockets.into_iter().map(Stamped::new).collect::<Result<Vec<_>, _>>()?;
+        let sent_all = AtomicBool::new(false);
+        let mut inbox = Inbox::new(run);
+        let sent = std::thread::scope(|scope| {
+            let prober = scope.spawn(|| {
+                let sent = self.probe(run, &senders, stop);
+                sent_all.store(true, Ordering::Release);
+                sent
+            });
+            inbox.read(readers, &sent_all, progress);
+            prober.join()
+        });
+        let sent = sent.map_err(|_| anyhow!("the prober panicked"))?;
+        Ok(ledger::close(inbox.report, self.interval, false, &sent, &inbox.answers))
     }
 
-    fn tcp(self, stop: &AtomicBool, progress: &Arc<AtomicU64>) -> Result<Report> {
-        let ledger = Arc::new(Mutex::new(Ledger::new(self.interval)));
+    /// Sends a request each interval, from the sources in turn, until it is stopped: when each was sent.
+    fn probe(self, run: u64, sockets: &[UdpSocket], stop: &AtomicBool) -> Vec<Instant> {
+        real_time();
+        let mut sent = Vec::with_capacity(1 << 16);
+        let mut due = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            readable(&[], due.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            let id = u32::try_from(sent.len()).unwrap_or(u32::MAX);
+            sent.push(now);
+            // A refused or unreachable destination shows as a lost request.
+            let _ = sockets[id as usize % sockets.len()].send(Number { run, id }.to_string().as_bytes());
+            due = next_due(due, now, self.interval);
+        }
+        sent
+    }
+
+    fn tcp(self, run: u64, stop: &AtomicBool, progress: &Arc<AtomicU64>) -> Result<Report> {
+        let inbox = Arc::new(Mutex::new(Inbox::new(run)));
+        let mut sent = Vec::new();
         let mut due = Instant::now();
         let mut requests = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let now = Instant::now();
-            let id = {
-                let mut books = lock(&ledger);
-                due = next_due(due, now, self.interval);
-                books.send(now)
-            };
-            let (ledger, progress) = (Arc::clone(&ledger), Arc::clone(progress));
+            let id = u32::try_from(sent.len()).unwrap_or(u32::MAX);
+            sent.push(now);
+            due = next_due(due, now, self.interval);
+            let (inbox, progress) = (Arc::clone(&inbox), Arc::clone(progress));
             requests.push(std::thread::spawn(move || {
-                if let Ok(answer) = ask(Transport::Tcp, self.target, &id.to_string(), self.timeout) {
-                    let mut books = lock(&ledger);
-                    books.answer(&answer, Instant::now());
-                    progress.store(books.report.answered, Ordering::Relaxed);
+                if let Ok(answer) = ask(Transport::Tcp, self.target, &Number { run, id }.to_string(), self.timeout) {
+                    lock(&inbox).take(&answer, Instant::now());
+                    progress.fetch_add(1, Ordering::Relaxed);
                 }
             }));
             requests.retain(|request| !request.is_finished());
@@ -265,29 +211,88 @@ impl Load {
         for request in requests {
             let _ = request.join();
         }
-        let books = std::mem::take(&mut *lock(&ledger));
-        Ok(books.finish())
+        let inbox = lock(&inbox);
+        Ok(ledger::close(inbox.report.clone(), self.interval, true, &sent, &inbox.answers))
     }
 }
 
-fn lock(ledger: &Mutex<Ledger>) -> std::sync::MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+/// Answers as they come.
+#[derive(Debug)]
+struct Inbox {
+    report: Report,
+    answers: Vec<Served>,
 }
 
-/// The next time to send. Missed times are not made up for.
+impl Inbox {
+    fn new(run: u64) -> Self {
+        Self { report: Report { run, ..Report::default() }, answers: Vec::new() }
+    }
+
+    /// Enters an answer; others' and what is none are ignored.
+    fn take(&mut self, answer: &Answer, arrived: Instant) {
+        let Some((number, held)) = Number::parse(&answer.text).filter(|(number, _)| number.run == self.report.run)
+        else {
+            return;
+        };
+        self.answers.push(Served { id: number.id, arrived, held });
+        match self.report.by_pod.get_mut(&answer.pod) {
+            Some(count) => *count += 1,
+            None => drop(self.report.by_pod.insert(answer.pod.clone(), 1)),
+        }
+        self.report.seen_as.insert(answer.seen.ip());
+    }
+
+    /// Reads answers until a while after all was sent.
+    fn read(&mut self, mut sockets: Vec<Stamped>, sent_all: &AtomicBool, progress: &AtomicU64) {
+        let fds: Vec<_> = sockets.iter().map(|socket| socket.socket().as_raw_fd()).collect();
+        let mut end = None;
+        let mut buffer = [0_u8; 2048];
+        while end.is_none_or(|end| Instant::now() < end) {
+            if end.is_none() && sent_all.load(Ordering::Acquire) {
+                end = Some(Instant::now() + DRAIN);
+            }
+            std::thread::sleep(READ);
+            let ready = readable(&fds, Duration::ZERO);
+            for (socket, _) in sockets.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
+                // An error that is not "nothing there" is about one datagram (refused): the next call clears it.
+                while let Ok(datagram) = socket.receive(&mut buffer) {
+                    let text = std::str::from_utf8(&buffer[..datagram.length]).ok();
+                    if let Some(answer) = text.and_then(Answer::parse) {
+                        self.take(&answer, datagram.arrived);
+                    }
+                }
+            }
+            progress.store(self.answers.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+fn lock(inbox: &Mutex<Inbox>) -> std::sync::MutexGuard<'_, Inbox> {
+    inbox.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The next time to send.
 fn next_due(due: Instant, now: Instant, interval: Duration) -> Instant {
-    (due + interval).max(now)
+    let next = due + interval;
+    if now.saturating_duration_since(next) > MAKE_UP { now } else { next }
 }
 
 /// A running load.
 #[derive(Debug)]
 pub struct Meter {
+    run: u64,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     thread: JoinHandle<Result<Result<Report>>>,
 }
 
 impl Meter {
+    /// Its number, for [`crate::pods::received`].
+    #[must_use]
+    pub fn run(&self) -> u64 {
+        self.run
+    }
+
     /// Answers until now.
     #[must_use]
     pub fn answered(&self) -> u64 {
@@ -308,44 +313,29 @@ impl Meter {
 mod tests {
     use super::*;
 
-    const fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn from_pod(text: &str) -> Answer {
-        Answer { pod: "n1-p1".into(), seen: "10.77.0.9:1".parse().expect("an address"), text: text.into() }
-    }
-
-    #[test]
-    fn the_outage_is_the_longest_run_of_lost_requests() {
-        let (start, mut ledger) = (Instant::now(), Ledger::new(ms(10)));
-        for at in [0, 10, 20, 30, 120, 130, 140] {
-            ledger.send(start + ms(at));
-        }
-        for (id, at) in [("0", 1), ("2", 95), ("5", 131), ("5", 132)] {
-            ledger.answer(&from_pod(id), start + ms(at));
-        }
-        let report = ledger.finish();
-        assert_eq!(report.outage, ms(100), "requests 3 and 4, sent at 30 and 120 ms, and the interval");
-        assert_eq!(report.slowest, ms(75), "request 2 was late, not lost");
-        assert_eq!((report.sent, report.answered, report.lost, report.duplicates), (7, 3, 4, 1));
-    }
-
-    #[test]
-    fn without_a_lost_request_there_was_no_outage_however_late_the_prober_ran() {
-        let (start, mut ledger) = (Instant::now(), Ledger::new(ms(1)));
-        for (id, at) in [("0", 0), ("1", 500)] {
-            ledger.send(start + ms(at));
-            ledger.answer(&from_pod(id), start + ms(at + 1));
-        }
-        assert_eq!(ledger.finish().outage, Duration::ZERO);
-    }
-
     #[test]
     fn answers_that_are_not_answers_are_ignored() {
         assert_eq!(Answer::parse("n1-p1 10.77.0.9:77 12\n").map(|a| a.text).as_deref(), Some("12"));
         for wrong in ["", "n1-p1", "n1-p1 nowhere 12", "n1-p1 10.77.0.9:77"] {
             assert_eq!(Answer::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_answer_to_another_load_is_not_counted() {
+        let mut inbox = Inbox::new(2);
+        for text in ["#2.0 15", "#1.0", "hello", "#2.1"] {
+            let line = format!("n1-p1 10.77.0.9:77 {text}");
+            inbox.take(&Answer::parse(&line).expect("an answer"), Instant::now());
+        }
+        assert_eq!(inbox.answers.iter().map(|served| served.id).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(inbox.answers[0].held, Duration::from_micros(15));
+    }
+
+    #[test]
+    fn a_late_prober_makes_up_for_little_and_leaves_out_much() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        assert_eq!(next_due(start, start + ms(15), ms(1)), start + ms(1));
+        assert_eq!(next_due(start, start + ms(150), ms(1)), start + ms(150));
     }
 }

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use e2e::{
     longlived::{Fate, LongLived},
     netns::Netns,
     observe::{eventually, neighbour},
-    pods::{Pod, TCP_PORT, UDP_PORT},
+    pods::{Pod, Received, TCP_PORT, UDP_PORT, received},
     sniffer::{Kind, Sniffer},
     topology::Lan,
     traffic::{Load, Transport, ask},
@@ -144,7 +145,9 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
     })?;
     let report = calm.stop()?;
     assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
-    assert_eq!(report.outage, Duration::ZERO, "{report:?}");
+    assert_eq!(report.lost_run, Duration::ZERO, "{report:?}");
+    assert!(report.outage < Duration::from_millis(50), "{report:?}");
+    assert_eq!(received(std::slice::from_ref(&node), report.run), Received { requests: report.sent, duplicates: 0 });
 
     let meter = load.start(&lan.client().ns)?;
     eventually(10 * SECOND, "100 answers", || {
@@ -167,6 +170,74 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
     // Healing takes three commands, on a machine that may be busy.
     assert!(report.outage < before + Duration::from_millis(250), "{report:?} but cut for {before:?}");
     assert!(report.lost > 30, "up to a request each millisecond: {report:?}");
+    Ok(())
+}
+
+#[test]
+fn the_meter_holds_its_rate_and_sees_no_outage_on_a_busy_machine() -> Result<()> {
+    let lan = Lan::new().nodes(1).client().pods(2).build()?;
+    let pods = start_pods(&lan)?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let measured = || -> Result<()> {
+            for family in 0..2 {
+                let target = SocketAddr::new(pods[0].addresses[family], UDP_PORT);
+                let start = Instant::now();
+                let load = Load::new(Transport::Udp, target).per_second(1000).sources(64).start(&lan.client().ns)?;
+                std::thread::sleep(2 * SECOND);
+                let report = load.stop()?;
+                let rate =
+                    report.sent as f64 / start.elapsed().saturating_sub(Duration::from_millis(300)).as_secs_f64();
+                println!("{rate:.0} requests/s, {report:?}");
+                ensure!(rate > 900.0, "{rate} requests/s");
+                ensure!(report.lost == 0 && report.outage < Duration::from_millis(50), "{report:?}");
+                ensure!(received(&pods, report.run) == Received { requests: report.sent, duplicates: 0 });
+            }
+            Ok(())
+        };
+        let outcome = measured();
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })
+}
+
+#[test]
+fn a_request_that_reaches_two_pods_or_one_twice_is_a_duplicate() -> Result<()> {
+    let lan = Lan::new().nodes(1).client().pods(2).build()?;
+    let pods = start_pods(&lan)?;
+    let send = |pod: usize, transport: Transport, text: &str| {
+        let port = if transport == Transport::Tcp { TCP_PORT } else { UDP_PORT };
+        lan.client().ns.run(|| ask(transport, SocketAddr::new(pods[pod].addresses[0], port), text, SECOND))
+    };
+    for (pod, text) in [(0, "#1000000.0"), (0, "#1000000.1"), (0, "#1000000.1"), (1, "#1000000.0"), (1, "#1000001.7")] {
+        send(pod, Transport::Udp, text)?;
+    }
+    send(1, Transport::Tcp, "#1000000.2")?;
+    assert_eq!(received(&pods, 1_000_000), Received { requests: 3, duplicates: 2 });
+    assert_eq!(received(&pods, 1_000_001), Received { requests: 1, duplicates: 0 });
+    assert_eq!(pods[0].counts().duplicates, 1, "what a pod alone can know");
+    Ok(())
+}
+
+#[test]
+fn two_hundred_long_lived_connections_are_accounted_for() -> Result<()> {
+    let lan = Lan::new().nodes(1).client().pods(1).build()?;
+    let pods = start_pods(&lan)?;
+    let connections = LongLived::open(&lan.client().ns, SocketAddr::new(pods[0].addresses[1], TCP_PORT), 200)?;
+    eventually(10 * SECOND, "ten records each", || {
+        ensure!(connections.records(&pods[0].name) > 2000);
+        Ok(())
+    })?;
+    let ended = connections.finish()?;
+    assert_eq!(ended.len(), 200);
+    assert!(ended.iter().all(|end| end.fate == Fate::Survived && end.records > 5), "{ended:?}");
     Ok(())
 }
 
