@@ -141,11 +141,8 @@ mod tests {
     #[test]
     fn pods_on_a_node_that_has_lost_the_vips_segment_are_left_out_while_others_are_on_it() {
         let mut view = view(&["n1", "n2"]);
-        let interface = |prefix: &str| Interface {
-            name: "eth0".into(),
-            mac: [2; 6],
-            prefixes: vec![prefix.parse().unwrap()],
-        };
+        let interface =
+            |prefix: &str| Interface { name: "eth0".into(), mac: [2; 6], prefixes: vec![prefix.parse().unwrap()] };
         let port = port(vec![backend(1, Some("n1")), backend(2, Some("n2"))]);
         let uplink = |view: &mut View, node: &str, prefix: &str| {
             let member = view.members.get_mut(&node.parse().unwrap()).unwrap();

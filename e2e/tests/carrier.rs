@@ -1,5 +1,6 @@
 //! A node that cannot serve a VIP's segment any more says so itself, at once, and is not taken for dead; when the
 //! segment is back, it is announced there again.
+#![expect(clippy::disallowed_methods, reason = "edge: measures real networks")]
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -80,11 +80,7 @@ fn crierctl(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<String>
 }
 
 /// Does `order` to the owner of `vip` under load, and waits until all is served by another: old and new owner.
-fn moves(
-    cluster: &Cluster,
-    vip: IpAddr,
-    order: impl FnOnce(&Cluster, &str) -> Result<()>,
-) -> Result<(String, String)> {
+fn moves(cluster: &Cluster, vip: IpAddr, order: impl FnOnce(&Cluster, &str) -> Result<()>) -> Result<(String, String)> {
     let old = cluster.owner(vip)?;
     let traffic = Traffic::start(cluster, &[vip])?;
     order(cluster, &old)?;

@@ -1,4 +1,5 @@
 //! A hundred VIPs on one node: when it goes, the last is announced hardly later than the first.
+#![expect(clippy::disallowed_methods, reason = "edge: measures real networks")]
 
 use std::{
     collections::BTreeMap,
@@ -82,14 +83,16 @@ fn spread(cluster: &Cluster, fault: impl FnOnce(&Cluster) -> Result<()>) -> Resu
     }
     for agent in &cluster.agents {
         let log = agent.log();
-        let says = |text: &str| log.lines().filter(|line| line.contains(text)).map(|line| line[..30].to_owned()).collect();
+        let says =
+            |text: &str| log.lines().filter(|line| line.contains(text)).map(|line| line[..30].to_owned()).collect();
         let (took, link): (Vec<String>, Vec<String>) = (says("taking the VIP"), says("uplink changed"));
         println!("{}: took {:?} to {:?}, uplink {link:?}", agent.name, took.first(), took.last());
     }
     println!("first after {:?}, last {:?} later", begin.duration_since(at), end.duration_since(begin));
-    cluster.vips().iter().try_for_each(|vip| {
-        eventually(SETTLE, &format!("{vip} is served"), || cluster.get(*vip).map(drop))
-    })?;
+    cluster
+        .vips()
+        .iter()
+        .try_for_each(|vip| eventually(SETTLE, &format!("{vip} is served"), || cluster.get(*vip).map(drop)))?;
     Ok(end.duration_since(begin))
 }
 

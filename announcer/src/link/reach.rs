@@ -134,7 +134,10 @@ mod tests {
         let bond = device(1, Kind::Bond);
         let member = |index| port(index, Kind::Outward, 1);
         assert!(judge(&[bond.clone(), dead(member(2)), member(3)]));
-        assert!(!judge(&[bond.clone(), dead(member(2)), dead(member(3))]), "without a monitor the bond keeps its carrier");
+        assert!(
+            !judge(&[bond.clone(), dead(member(2)), dead(member(3))]),
+            "without a monitor the bond keeps its carrier"
+        );
         assert!(!judge(&[dead(bond), member(2)]), "the bond knows better");
     }
 

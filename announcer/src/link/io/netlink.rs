@@ -157,7 +157,13 @@ fn publish(sender: &watch::Sender<Arc<Links>>, links: Links) {
 
 async fn read(handle: &Handle, wanted: Option<&[String]>) -> Result<Links, rtnetlink::Error> {
     let mut snapshot = Snapshot {
-        links: handle.link().get().execute().try_filter_map(async |message| Ok(device(&message).map(|device| (device.link.index, device)))).try_collect().await?,
+        links: handle
+            .link()
+            .get()
+            .execute()
+            .try_filter_map(async |message| Ok(device(&message).map(|device| (device.link.index, device))))
+            .try_collect()
+            .await?,
         addresses: handle
             .address()
             .get()
