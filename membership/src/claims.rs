@@ -93,23 +93,6 @@ impl Ownership {
         }
     }
 
-    /// Whether this node takes VIPs over from nodes that carry too many of them; off at first.
-    pub fn set_rebalance(&mut self, on: bool) {
-        self.rebalance.set(on);
-    }
-
-    /// Take this node's share over now, one VIP after the other, even if [`Self::set_rebalance`] is off. Returns how
-    /// many VIPs come here; 0: the spread is even, or this node may not take any.
-    pub fn rebalance(&mut self, now: Instant, unix_ms: u64) -> usize {
-        if !self.may_take() {
-            return 0;
-        }
-        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
-        let coming = self.rebalance.ask(&self.me, &self.vips, &survey);
-        self.evaluate(now, unix_ms);
-        coming
-    }
-
     /// A new view, or new VIPs or candidates. `vips` must be derived from this same view. `unix_ms` is the wall clock,
     /// put into new claims for people to read.
     pub fn handle_input(&mut self, view: &Arc<View>, vips: &Candidates, now: Instant, unix_ms: u64) {
@@ -326,16 +309,6 @@ impl Ownership {
         announcements
     }
 
-    /// Claims the next VIP that this node should take over from one that carries too many.
-    fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
-        if !self.may_take() || !self.quorum.has() {
-            self.rebalance.rest();
-            return None;
-        }
-        let vip = self.rebalance.step(&self.me, &self.vips, survey, now)?;
-        Some(self.claim(vip, Reason::Rebalance, survey, unix_ms))
-    }
-
     fn claim(&mut self, vip: IpAddr, reason: Reason, survey: &Survey, unix_ms: u64) -> Action {
         let epoch = if self.quorum.has() { self.epochs.highest(vip).saturating_add(1) } else { 0 };
         let claim = Claim { epoch, since_ms: unix_ms };
@@ -390,12 +363,6 @@ impl Ownership {
                 }
             }
         }
-    }
-
-    /// Why a VIP goes from a node that could keep it to another one with a higher claim.
-    fn overtaken(&self, from: &NodeName, to: &NodeName) -> Reason {
-        let before = self.owners.values().map(|owner| &owner.node);
-        if rebalance::explains(before, from, to) { Reason::Rebalance } else { Reason::Superseded }
     }
 
     fn withdraw(&mut self, vip: IpAddr, reason: Reason) {
