@@ -44,8 +44,8 @@ impl Traffic {
 
     /// Waits for so many more answers from each VIP.
     fn go_on(&self, more: u64) -> Result<()> {
-        for (vip, meter) in &self.requests {
-            let before = meter.answered();
+        let before: Vec<_> = self.requests.iter().map(|(_, meter)| meter.answered()).collect();
+        for ((vip, meter), before) in self.requests.iter().zip(before) {
             eventually(SETTLE, &format!("the load on {vip} goes on"), || {
                 ensure!(meter.answered() >= before + more);
                 Ok(())

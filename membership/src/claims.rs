@@ -368,12 +368,6 @@ impl Ownership {
         }
     }
 
-    /// Why a VIP goes from a node that could keep it to another one with a higher claim.
-    fn overtaken(&self, from: &NodeName, to: &NodeName) -> Reason {
-        let before = self.owners.values().map(|owner| &owner.node);
-        if rebalance::explains(before, from, to) { Reason::Rebalance } else { Reason::Superseded }
-    }
-
     fn withdraw(&mut self, vip: IpAddr, reason: Reason) {
         self.held.remove(&vip);
         self.actions.push_back(Action::Withdraw { vip, reason });

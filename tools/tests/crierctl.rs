@@ -68,7 +68,8 @@ async fn obey(mut orders: mpsc::Receiver<Order>) {
     while let Some(order) = orders.recv().await {
         let outcome = match order.action {
             Action::Drain => Ok("n1 drains: 1 VIP is being handed over".to_owned()),
-            Action::Rebalance | Action::Undrain | Action::Announce(_) => Err(Refused("n1 is not draining".to_owned())),
+            Action::Rebalance => Ok("taking 2 VIPs over, one after the other".to_owned()),
+            Action::Undrain | Action::Announce(_) => Err(Refused("n1 is not draining".to_owned())),
         };
         let _ = order.reply.send(outcome);
     }

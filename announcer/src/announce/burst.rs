@@ -18,7 +18,7 @@ use std::{
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Frames sent in one go.
-const BATCH: usize = 32;
+const BATCH: usize = 128;
 /// Rest after a full batch.
 const PACE: Duration = Duration::from_millis(1);
 /// The least time between refreshes, whatever is configured.

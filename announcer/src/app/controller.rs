@@ -229,9 +229,8 @@ impl Controller {
             let plan = plan(&snapshot.desired, &self.me);
             self.outputs.plan.send_if_modified(|current| replace_if_new(current, plan));
         }
-        self.decide_ownership(&snapshot).await;
+        self.decide_ownership(&snapshot, &links).await;
         self.publish_facts(&links).await;
-        self.answer(&snapshot, &links);
         self.settle_disputes();
         self.stand_in(&links);
 
@@ -252,7 +251,7 @@ impl Controller {
         });
     }
 
-    async fn decide_ownership(&mut self, snapshot: &Arc<Snapshot>) {
+    async fn decide_ownership(&mut self, snapshot: &Arc<Snapshot>, links: &Links) {
         let candidates = ownership::eligible(&snapshot.desired, &self.view);
         let standing = self.ownership.standing();
         self.ownership.handle_input(&self.view, &candidates, Instant::now(), unix_ms());
@@ -263,7 +262,17 @@ impl Controller {
         if self.ownership.standing() != standing {
             changes::standing(self.ownership.standing());
         }
-        while let Some(action) = self.ownership.poll_action() {
+        let actions: Vec<Action> = std::iter::from_fn(|| self.ownership.poll_action()).collect();
+        for action in &actions {
+            match action {
+                Action::Announce { vip, epoch, .. } => drop(self.answering.insert(*vip, *epoch)),
+                Action::Withdraw { vip, .. } => drop(self.answering.remove(vip)),
+                Action::Publish(_) | Action::Listening(_) | Action::Reannounce { .. } => {}
+            }
+        }
+        // Clients wait for this; peers and the log can wait for a hundred VIPs to be announced.
+        self.answer(snapshot, links);
+        for action in actions {
             match action {
                 Action::Publish(claims) => self.tell(Command::SetClaims(claims)).await,
                 Action::Listening(listening) => {
@@ -272,7 +281,6 @@ impl Controller {
                 }
                 Action::Announce { vip, epoch, reason } => {
                     info!(%vip, epoch, %reason, "taking the VIP: announcing it");
-                    self.answering.insert(vip, epoch);
                 }
                 Action::Reannounce { vip, reason } => {
                     info!(%vip, %reason, "announcing the VIP again");
@@ -280,7 +288,6 @@ impl Controller {
                 }
                 Action::Withdraw { vip, reason } => {
                     info!(%vip, %reason, "giving the VIP up: silent for it");
-                    self.answering.remove(&vip);
                 }
             }
         }

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::survey::Survey;
+use super::{Action, Ownership, Reason, survey::Survey};
 use crate::{
     NodeName,
     election::{Candidates, rank},
@@ -111,6 +111,41 @@ impl Rebalance {
     }
 }
 
+impl Ownership {
+    /// Whether this node takes VIPs over from nodes that carry too many of them; off at first.
+    pub fn set_rebalance(&mut self, on: bool) {
+        self.rebalance.set(on);
+    }
+
+    /// Take this node's share over now, one VIP after the other, even if [`Self::set_rebalance`] is off. Returns how
+    /// many VIPs come here; 0: the spread is even, or this node may not take any.
+    pub fn rebalance(&mut self, now: Instant, unix_ms: u64) -> usize {
+        if !self.may_take() {
+            return 0;
+        }
+        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
+        let coming = self.rebalance.ask(&self.me, &self.vips, &survey);
+        self.evaluate(now, unix_ms);
+        coming
+    }
+
+    /// Claims the next VIP that this node should take over from one that carries too many.
+    pub(super) fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
+        if !self.may_take() || self.held_up.is_some() || !self.quorum.has() {
+            self.rebalance.rest();
+            return None;
+        }
+        let vip = self.rebalance.step(&self.me, &self.vips, survey, now)?;
+        Some(self.claim(vip, Reason::Rebalance, survey, now, unix_ms))
+    }
+
+    /// Why a VIP goes from a node that could keep it to another one with a higher claim.
+    pub(super) fn overtaken(&self, from: &NodeName, to: &NodeName) -> Reason {
+        let before = self.owners.values().map(|owner| &owner.node);
+        if explains(before, from, to) { Reason::Rebalance } else { Reason::Superseded }
+    }
+}
+
 /// A VIP to take.
 struct Taking {
     vip: IpAddr,
@@ -146,7 +181,7 @@ fn best(me: &NodeName, vips: &Candidates, owners: &Owners) -> Option<Taking> {
 }
 
 /// Whether a VIP that went from one node to another may have done so to even out what was there `before`.
-pub(super) fn explains<'a>(before: impl Iterator<Item = &'a NodeName>, from: &NodeName, to: &NodeName) -> bool {
+fn explains<'a>(before: impl Iterator<Item = &'a NodeName>, from: &NodeName, to: &NodeName) -> bool {
     let (mut giver, mut taker) = (0, 0);
     for owner in before {
         giver += usize::from(owner == from);

@@ -1,5 +1,4 @@
-//! How VIPs come to this node: because it is elected, because others carry too many, or because what it claimed in a
-//! minority counts in full again.
+//! How VIPs come to this node: because it is elected, or because what it claimed in a minority counts in full again.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
@@ -7,23 +6,6 @@ use super::{Action, Held, Ownership, Reason, Survey, rebalance, silence, standby
 use crate::{Claim, election::elect};
 
 impl Ownership {
-    /// Whether this node takes VIPs over from nodes that carry too many of them; off at first.
-    pub fn set_rebalance(&mut self, on: bool) {
-        self.rebalance.set(on);
-    }
-
-    /// Take this node's share over now, one VIP after the other, even if [`Self::set_rebalance`] is off. Returns how
-    /// many VIPs come here; 0: the spread is even, or this node may not take any.
-    pub fn rebalance(&mut self, now: Instant, unix_ms: u64) -> usize {
-        if !self.may_take() {
-            return 0;
-        }
-        let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
-        let coming = self.rebalance.ask(&self.me, &self.vips, &survey);
-        self.evaluate(now, unix_ms);
-        coming
-    }
-
     /// Makes full claims of what was claimed in a minority and is still this node's.
     pub(super) fn confirm(&mut self, now: Instant) -> Vec<Action> {
         if !self.quorum.has() || self.held_up.is_some() {
@@ -70,16 +52,6 @@ impl Ownership {
             .map(|(vip, _)| vip)
             .filter(|vip| self.quorum.has() || self.serving.contains(vip))
             .collect()
-    }
-
-    /// Claims the next VIP that this node should take over from one that carries too many.
-    pub(super) fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
-        if !self.may_take() || self.held_up.is_some() || !self.quorum.has() {
-            self.rebalance.rest();
-            return None;
-        }
-        let vip = self.rebalance.step(&self.me, &self.vips, survey, now)?;
-        Some(self.claim(vip, Reason::Rebalance, survey, now, unix_ms))
     }
 
     /// Claims a VIP, in full or as a minority may.
