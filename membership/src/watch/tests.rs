@@ -1,0 +1,1 @@
+//! Whole clusters with the watch in them.
