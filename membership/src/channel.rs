@@ -240,9 +240,7 @@ impl Channel {
             | Frame::Cells(_)
             | Frame::Digest(_)
             | Frame::Goodbye(_)
-            | Frame::Death(_) => {
-                Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes))
-            }
+            | Frame::Death(_) => Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes)),
         }
     }
 

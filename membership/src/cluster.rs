@@ -40,6 +40,8 @@ use crate::{
 /// A node that shares its name with another would chase that one's generation; this is the pace.
 const JUMP_PAUSE: Duration = Duration::from_secs(1);
 
+/// Lives found over of which it is remembered, to count those that come back.
+const FOUND_DEAD: usize = 1024;
 /// How often a member that others take for dead is told so.
 const WARN_EVERY: Duration = Duration::from_millis(200);
 
@@ -69,6 +71,8 @@ pub struct Cluster {
     discovery: Discovery,
     lookout: Lookout,
     rumours: Rumours,
+    /// The lives that this node's watch found over: id and generation.
+    found_dead: BTreeMap<u64, u64>,
     /// When those who are believed dead elsewhere, and heard here, are told again.
     next_warning: Instant,
     stats: Stats,
@@ -99,6 +103,7 @@ impl Cluster {
             discovery,
             lookout: Lookout::new(now),
             rumours: Rumours::default(),
+            found_dead: BTreeMap::new(),
             next_warning: now,
             stats: Stats::default(),
             rng,
@@ -250,6 +255,10 @@ impl Cluster {
             let Some(life) = self.roster.life(id, generation).cloned() else { continue };
             tracing::info!(node = %life.name, address = %life.address, "down: its watchers hear nothing of it");
             self.handle_death(&life, now);
+            self.found_dead.insert(id, generation);
+            if self.found_dead.len() > FOUND_DEAD {
+                self.found_dead.pop_first();
+            }
         }
         self.swim.note_report();
         self.settle(now);
@@ -363,6 +372,9 @@ impl Cluster {
         self.view_is_stale = true;
         let peers = self.roster.up();
         for peer in arrived {
+            if let Some(generation) = self.found_dead.remove(&peer.id) {
+                self.stats.retractions += u64::from(self.roster.life(peer.id, generation).is_some());
+            }
             if !self.discovery.remember(peer.address, now) {
                 self.stats.hit(Limit::RememberedPeers, 1);
             }
@@ -390,7 +402,8 @@ impl Cluster {
 
     fn replan(&mut self) {
         if !self.left {
-            self.lookout.replan(self.channel.own(), self.roster.up(), self.roster.down(), |id| self.channel.session_of(id));
+            self.lookout
+                .replan(self.channel.own(), self.roster.up(), self.roster.down(), |id| self.channel.session_of(id));
         }
     }
 }

@@ -86,7 +86,13 @@ mod tests {
             renewal: 1,
         };
         let hello = Hello { identity: identity.clone(), echo_generation: 7, echo_counter: 9, outrun_by: Some(8) };
-        for frame in [Frame::Greet, Frame::Hello(hello), Frame::Swim(b"ping"), Frame::Goodbye(identity.clone()), Frame::Death(identity)] {
+        for frame in [
+            Frame::Greet,
+            Frame::Hello(hello),
+            Frame::Swim(b"ping"),
+            Frame::Goodbye(identity.clone()),
+            Frame::Death(identity),
+        ] {
             let bytes = frame.encode().unwrap();
             assert_eq!(Frame::decode(&bytes), Some(frame));
         }

@@ -9,8 +9,14 @@ use std::{
 };
 
 use crate::{
-    Member, MemberState, NodeName, View, channel::Peer, documents::Documents, identity::Identity, rumours::Rumours,
-    spread::Peers, stats::Stats, watch::{Sight, lookout::Lookout},
+    Member, MemberState, NodeName, View,
+    channel::Peer,
+    documents::Documents,
+    identity::Identity,
+    rumours::Rumours,
+    spread::Peers,
+    stats::Stats,
+    watch::{Sight, lookout::Lookout},
 };
 
 /// What else is known of members' lives and deaths.
@@ -81,7 +87,9 @@ impl Roster {
         match state {
             _ if left => MemberState::Left,
             // Of who is not up nothing is taken back: that it is heard again is for SWIM to say.
-            MemberState::Down if self.is_up(identity) && evidence.rumours.doubts(identity, sight) => MemberState::Suspect,
+            MemberState::Down if self.is_up(identity) && evidence.rumours.doubts(identity, sight) => {
+                MemberState::Suspect
+            }
             MemberState::Alive if matches!(sight, Some(Sight::Suspect | Sight::Silent)) => MemberState::Suspect,
             _ => state,
         }

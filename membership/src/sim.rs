@@ -14,7 +14,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    Cluster, Command, Config, Identity, KeyRing, Member, NodeName, Nonces, View, Watch, header::WATCH_VERSION, watch::Watcher,
+    Cluster, Command, Config, Identity, KeyRing, Member, NodeName, Nonces, View, Watch, header::WATCH_VERSION,
+    watch::Watcher,
 };
 
 pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

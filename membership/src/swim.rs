@@ -294,9 +294,7 @@ impl Swim {
 
 /// The library's settings for a cluster of `size` nodes; see [`Watch`].
 fn settings(watch: Watch, size: usize) -> Config {
-    let every = |frequency: Duration, members: NonZeroUsize| {
-        Some(PeriodicParams { frequency, num_members: members })
-    };
+    let every = |frequency: Duration, members: NonZeroUsize| Some(PeriodicParams { frequency, num_members: members });
     // SWIM section 4.1: a rumour has reached all after a multiple of log(size) transmissions.
     let digits = u8::try_from(size.max(1).ilog2()).unwrap_or(u8::MAX);
     Config {

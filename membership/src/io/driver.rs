@@ -174,8 +174,17 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
     let (stats_out, stats) = watch::channel(Arc::default());
     let (commands, commands_in) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
-    let driver =
-        Driver { cluster, socket, bind: address, watch, seen: 0, watching: true, view: view_out, stats: stats_out, remembered };
+    let driver = Driver {
+        cluster,
+        socket,
+        bind: address,
+        watch,
+        seen: 0,
+        watching: true,
+        view: view_out,
+        stats: stats_out,
+        remembered,
+    };
     let task = tokio::spawn(driver.run(commands_in, stopped));
     Ok(Handle { commands, view, stats, stop, task })
 }

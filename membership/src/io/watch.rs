@@ -277,8 +277,7 @@ type Arrived = (usize, SocketAddr, Option<SystemTime>);
 
 fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut Vec<u8>) -> nix::Result<Arrived> {
     let mut slices = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(control), MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(control), MsgFlags::MSG_DONTWAIT)?;
     let from = message.address.as_ref().and_then(|address| {
         let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4(SocketAddrV4::from(*address)));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6(SocketAddrV6::from(*address))))

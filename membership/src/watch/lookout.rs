@@ -48,7 +48,10 @@ impl Lookout {
     pub(crate) fn take_report(&mut self, report: Report) -> Vec<(u64, u64)> {
         let before = std::mem::replace(&mut self.report, report);
         let silent = self.report.iter().filter(|(_, (_, sight))| *sight == Sight::Silent);
-        silent.filter(|(id, seen)| before.get(id) != Some(seen)).map(|(id, (generation, _))| (*id, *generation)).collect()
+        silent
+            .filter(|(id, seen)| before.get(id) != Some(seen))
+            .map(|(id, (generation, _))| (*id, *generation))
+            .collect()
     }
 
     /// What the watch sees of exactly this life, if it watches it.

@@ -70,7 +70,7 @@ impl Target {
         }
     }
 
-    /// Something came from it. True if it was suspected.
+    /// Something came from it. True if it was suspected, and nobody had heard it yet.
     pub(super) fn hear(&mut self, arrival: Instant, interval: Option<Duration>, timing: Timing) -> bool {
         if let Some(interval) = interval {
             self.interval = interval.clamp(timing.interval, Timing::LONGEST);
@@ -79,7 +79,7 @@ impl Target {
         self.next_ping = self.last + self.interval * 3 / 2;
         self.pings = 0;
         self.graces = 0;
-        let suspected = self.inquiry.take().is_some();
+        let suspected = self.inquiry.take().is_some_and(|inquiry| !inquiry.refuted);
         self.sight = Sight::Heard;
         suspected
     }
