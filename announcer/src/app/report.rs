@@ -268,7 +268,7 @@ fn health(desired: &Desired, view: &View) -> Vec<metrics::BackendHealth> {
 }
 
 /// Datagrams refused by gossip and watch, by reason.
-fn rejected(gossip: &membership::Stats) -> BTreeMap<&'static str, u64> {
+fn rejected(gossip: &Stats) -> BTreeMap<&'static str, u64> {
     let mut all = BTreeMap::new();
     for (reason, count) in gossip.rejected.iter().chain(&gossip.watch.rejected) {
         *all.entry(reason.label()).or_default() += count;
