@@ -275,7 +275,7 @@ impl Keeper {
 
 type Arrived = (usize, SocketAddr, Option<SystemTime>);
 
-fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut Vec<u8>) -> nix::Result<Arrived> {
+fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> nix::Result<Arrived> {
     let mut slices = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(control), MsgFlags::MSG_DONTWAIT)?;
     let from = message.address.as_ref().and_then(|address| {
