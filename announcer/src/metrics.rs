@@ -9,6 +9,7 @@ use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncode
 
 use crate::health::ProbeMetrics;
 
+mod detection;
 mod snapshot;
 
 pub use snapshot::{

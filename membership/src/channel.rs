@@ -10,14 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{Rng as _, rngs::StdRng};
-
 use crate::{
     KeyRing,
     frame::{FRAME_MAX, Frame, Hello},
-    header::{HEADER_LEN, Header},
+    header::{GOSSIP_VERSION, HEADER_LEN, Header},
     identity::Identity,
-    seal::{NONCE_LEN, TAG_LEN},
+    seal::{NONCE_LEN, Nonces, TAG_LEN},
     session::Sessions,
     stats::{Limit, RejectReason, Stats},
 };
@@ -89,7 +87,7 @@ impl Waiting {
 pub(crate) struct Channel {
     keys: KeyRing,
     sessions: Sessions,
-    rng: StdRng,
+    nonces: Nonces,
     waiting: BTreeMap<u64, Waiting>,
     greeted: Greeted,
     /// Apart from each other: who replays datagrams for old sessions must not keep out newcomers.
@@ -99,12 +97,12 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(keys: KeyRing, identity: &Identity, mut rng: StdRng, now: Instant) -> Self {
-        let sessions = Sessions::new(identity.id(), identity.generation, rng.next_u64());
+    pub(crate) fn new(keys: KeyRing, identity: &Identity, session: u64, nonces: Nonces, now: Instant) -> Self {
+        let sessions = Sessions::new(identity.id(), identity.generation, session);
         Self {
             keys,
             sessions,
-            rng,
+            nonces,
             waiting: BTreeMap::new(),
             greeted: Greeted::default(),
             greet_hellos: RateLimit { second: now, used: 0 },
@@ -115,6 +113,21 @@ impl Channel {
 
     pub(crate) fn set_keys(&mut self, keys: KeyRing) {
         self.keys = keys;
+    }
+
+    /// Generation and session of a node that was heard.
+    pub(crate) fn session_of(&self, id: u64) -> Option<(u64, u64)> {
+        self.sessions.session_of(id)
+    }
+
+    /// This node's id, generation and session.
+    pub(crate) fn own(&self) -> (u64, u64, u64) {
+        self.sessions.own()
+    }
+
+    /// Whether sessions became known, or changed, since the last call.
+    pub(crate) fn take_met(&mut self) -> bool {
+        self.sessions.take_met()
     }
 
     /// Goes on under a generation above `other`, and returns it.
@@ -190,7 +203,7 @@ impl Channel {
         if datagram.len() > DATAGRAM_MAX {
             return Err(RejectReason::Malformed);
         }
-        let (header, head, sealed) = Header::decode(datagram)?;
+        let (header, head, sealed) = Header::decode(GOSSIP_VERSION, datagram)?;
         let bytes = self.keys.open(head, sealed).ok_or(RejectReason::WrongKey)?;
         let frame = Frame::decode(&bytes).ok_or(RejectReason::Malformed)?;
         if header.recipient == 0 && frame == Frame::Greet && header.sender != me.id() {
@@ -222,9 +235,12 @@ impl Channel {
                 }
                 Ok(Received::Met { identity: hello.identity, outrun_by: hello.outrun_by })
             }
-            Frame::Swim(_) | Frame::Suspicion(_) | Frame::Cells(_) | Frame::Digest(_) | Frame::Goodbye(_) => {
-                Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes))
-            }
+            Frame::Swim(_)
+            | Frame::Suspicion(_)
+            | Frame::Cells(_)
+            | Frame::Digest(_)
+            | Frame::Goodbye(_)
+            | Frame::Death(_) => Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes)),
         }
     }
 
@@ -257,10 +273,8 @@ impl Channel {
     }
 
     fn seal(&mut self, to: SocketAddr, header: &Header, frame: &[u8]) {
-        let mut nonce = [0; NONCE_LEN];
-        self.rng.fill_bytes(&mut nonce);
-        let mut datagram = header.encode();
-        self.keys.seal(nonce, &mut datagram, frame);
+        let mut datagram = header.encode(GOSSIP_VERSION);
+        self.keys.seal(self.nonces.next(), &mut datagram, frame);
         self.out.push_back((to, datagram));
     }
 }

@@ -5,6 +5,8 @@
 //!                   ^               spread  -->   ^
 //!   datagrams <-----+----frames---- (both), discovery (greetings)
 //! ```
+//! The fast watch ([`crate::watch`]) runs beside it: its plans come from here, its reports are handed in here.
+//!
 //! Feed it with [`Cluster::handle_datagram`], [`Cluster::handle_command`] and [`Cluster::handle_timeout`]; after each
 //! of them drain [`Cluster::poll_transmit`] and [`Cluster::poll_view`], then sleep until [`Cluster::poll_timeout`] or
 //! the next event. Datagrams that are waiting should be fed before time is let pass, or peers are suspected for what
@@ -24,17 +26,24 @@ use crate::{
     channel::{Channel, Peer, Received},
     discovery::Discovery,
     documents::Documents,
-    earshot::Earshot,
     frame::Frame,
     identity::Identity,
-    roster::Roster,
+    roster::{Evidence, Roster},
+    rumours::Rumours,
+    seal::Nonces,
     spread::Spread,
     stats::{Limit, RejectReason, Stats},
     swim::{Output, Swim},
+    watch::{Plan, Report, Sight, lookout::Lookout},
 };
 
 /// A node that shares its name with another would chase that one's generation; this is the pace.
 const JUMP_PAUSE: Duration = Duration::from_secs(1);
+
+/// Lives found over of which it is remembered, to count those that come back.
+const FOUND_DEAD: usize = 1024;
+/// How often a member that others take for dead is told so.
+const WARN_EVERY: Duration = Duration::from_millis(200);
 
 /// What the agent tells its gossip.
 #[derive(Debug, Clone)]
@@ -60,7 +69,12 @@ pub struct Cluster {
     spread: Spread,
     roster: Roster,
     discovery: Discovery,
-    earshot: Earshot,
+    lookout: Lookout,
+    rumours: Rumours,
+    /// The lives that this node's watch found over: id and generation.
+    found_dead: BTreeMap<u64, u64>,
+    /// When those who are believed dead elsewhere, and heard here, are told again.
+    next_warning: Instant,
     stats: Stats,
     rng: StdRng,
     view_is_stale: bool,
@@ -69,9 +83,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A node that begins to look for its cluster. `seed` must be unpredictable: nonces and the session come from it.
+    /// A node that begins to look for its cluster. `seed` must be unpredictable: the session comes from it.
     #[must_use]
-    pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
+    pub fn new(config: Config, seed: [u8; 32], nonces: Nonces, now: Instant) -> Self {
         let Config { identity, keys, seeds, remembered, watch } = config;
         let watch = watch.clamped();
         let mut rng = StdRng::from_seed(seed);
@@ -82,12 +96,15 @@ impl Cluster {
         discovery.set_seeds(&seeds, now);
         let documents = Documents::new(identity.name.clone(), identity.generation);
         Self {
-            channel: Channel::new(keys, &identity, fork(&mut rng), now),
-            spread: Spread::new(documents, watch, fork(&mut rng), now),
+            channel: Channel::new(keys, &identity, rng.next_u64(), nonces, now),
+            spread: Spread::new(documents, fork(&mut rng), now),
             swim: Swim::new(identity, watch, fork(&mut rng)),
             roster: Roster::default(),
             discovery,
-            earshot: Earshot::new(watch.earshot()),
+            lookout: Lookout::new(now),
+            rumours: Rumours::default(),
+            found_dead: BTreeMap::new(),
+            next_warning: now,
             stats: Stats::default(),
             rng,
             view_is_stale: true,
@@ -119,9 +136,9 @@ impl Cluster {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         let (spread, peers, stats) = (&mut self.spread, self.roster.up(), &mut self.stats);
         match command {
-            Command::SetFacts(facts) => spread.write(|documents| documents.write_facts(&facts), peers, stats),
-            Command::SetClaims(claims) => spread.write(|documents| documents.write_claims(&claims), peers, stats),
-            Command::SetHealth(health) => spread.write(|documents| documents.write_health(&health), peers, stats),
+            Command::SetFacts(facts) => spread.write(|documents| documents.write_facts(&facts), peers, now, stats),
+            Command::SetClaims(claims) => spread.write(|documents| documents.write_claims(&claims), peers, now, stats),
+            Command::SetHealth(health) => spread.write(|documents| documents.write_health(&health), peers, now, stats),
             Command::SetKeys(keys) => self.channel.set_keys(keys),
             Command::SetSeeds(seeds) => self.discovery.set_seeds(&seeds, now),
             Command::Leave => self.leave(now),
@@ -135,8 +152,11 @@ impl Cluster {
             return;
         }
         self.swim.handle_timeout(now);
-        if self.earshot.poll_timeout().is_some_and(|at| at <= now) {
+        if self.rumours.poll_timeout().is_some_and(|at| at <= now) {
             self.take_members(now);
+        }
+        for stranger in self.lookout.greetings_due(now) {
+            self.channel.greet(stranger.address);
         }
         self.spread.handle_timeout(self.roster.up(), || self.roster.known(), now);
         for address in self.discovery.due(now, || self.rng.random()) {
@@ -162,7 +182,8 @@ impl Cluster {
         let own = [
             self.swim.poll_timeout(),
             self.discovery.poll_timeout(),
-            self.earshot.poll_timeout(),
+            self.rumours.poll_timeout(),
+            self.lookout.poll_timeout(),
             Some(self.spread.poll_timeout()),
         ];
         own.into_iter().flatten().min()
@@ -196,7 +217,6 @@ impl Cluster {
     }
 
     fn handle_frame(&mut self, from: Peer, bytes: &[u8], now: Instant) {
-        self.earshot.note(from.id, now);
         let peers = self.roster.up();
         match Frame::decode(bytes) {
             Some(Frame::Swim(packet)) => self.swim.handle_packet(packet, now),
@@ -215,7 +235,52 @@ impl Cluster {
                 self.roster.note_leaver(leaver.clone());
                 self.swim.handle_goodbye(leaver, now);
             }
+            Some(Frame::Death(life)) => self.handle_death(&life, now),
             Some(Frame::Greet | Frame::Hello(_)) | None => self.stats.reject(RejectReason::Malformed),
+        }
+    }
+
+    /// What this node's watch is to do, if that changed since the last call.
+    #[must_use]
+    pub fn poll_plan(&mut self) -> Option<Plan> {
+        self.lookout.poll_plan()
+    }
+
+    /// Takes in what this node's watch sees.
+    pub fn handle_report(&mut self, report: Report, now: Instant) {
+        if self.left {
+            return;
+        }
+        for (id, generation) in self.lookout.take_report(report) {
+            let Some(life) = self.roster.life(id, generation).cloned() else { continue };
+            tracing::info!(node = %life.name, address = %life.address, "down: its watchers hear nothing of it");
+            self.handle_death(&life, now);
+            self.found_dead.insert(id, generation);
+            if self.found_dead.len() > FOUND_DEAD {
+                self.found_dead.pop_first();
+            }
+        }
+        self.swim.note_report();
+        self.settle(now);
+    }
+
+    /// A life is over, its watchers agree; or others believe so of this node.
+    fn handle_death(&mut self, life: &Identity, now: Instant) {
+        if life.name == self.swim.identity().name {
+            self.swim.handle_death(life, now);
+        } else if self.swim.knows(life) && !self.rumours.is_agreed(life) {
+            self.swim.handle_death(life, now);
+            self.rumours.agree(life, now);
+            self.tell_death(life, now);
+        }
+    }
+
+    /// Tells all in a small cluster, some, who pass it on, in a large one; and the dead, should it live.
+    fn tell_death(&mut self, life: &Identity, now: Instant) {
+        let frame = Frame::Death(life.clone());
+        let told = self.spread.audience(self.roster.up());
+        for peer in told.into_iter().filter(|peer| peer.id != life.id()).chain([Peer::from(life)]) {
+            self.channel.send(peer, &frame, now, &mut self.stats);
         }
     }
 
@@ -257,6 +322,7 @@ impl Cluster {
             self.send_swim(now);
             self.left = true;
             self.view_is_stale = true;
+            self.lookout.close(self.channel.own());
         }
     }
 
@@ -268,6 +334,9 @@ impl Cluster {
         self.send_swim(now);
         if self.swim.take_changed() {
             self.take_members(now);
+        }
+        if self.channel.take_met() {
+            self.replan();
         }
         self.send_documents(now);
         self.view_is_stale |= self.spread.take_changed();
@@ -295,18 +364,47 @@ impl Cluster {
 
     fn take_members(&mut self, now: Instant) {
         self.stats.renewals = self.swim.renewals();
-        self.earshot.begin(now);
-        let arrived = self.roster.refresh(|| self.swim.members(), &mut self.earshot, &mut self.stats);
+        self.rumours.begin(now);
+        let mut evidence = Evidence { lookout: &self.lookout, rumours: &mut self.rumours };
+        let arrived = self.roster.refresh(|| self.swim.members(), &mut evidence, &mut self.stats);
+        self.warn_slandered(now);
         let Some(arrived) = arrived else { return };
         self.view_is_stale = true;
         let peers = self.roster.up();
         for peer in arrived {
+            if let Some(generation) = self.found_dead.remove(&peer.id) {
+                self.stats.retractions += u64::from(self.roster.life(peer.id, generation).is_some());
+            }
             if !self.discovery.remember(peer.address, now) {
                 self.stats.hit(Limit::RememberedPeers, 1);
             }
             self.spread.meet(peer, peers, now);
         }
         self.discovery.set_up(peers.values().map(|peer| peer.address).collect(), now);
+        self.replan();
+    }
+
+    /// Tells those whom SWIM takes for dead, and whom this node hears, to renew themselves.
+    fn warn_slandered(&mut self, now: Instant) {
+        self.rumours.sweep(|life| self.swim.members().any(|(id, state)| id == life && state == MemberState::Down));
+        if now < self.next_warning {
+            return;
+        }
+        let heard = |life: &Identity| self.lookout.sight(life) == Some(Sight::Heard);
+        let slandered: Vec<Identity> = self.rumours.lives().filter(|life| heard(life)).cloned().collect();
+        if !slandered.is_empty() {
+            self.next_warning = now + WARN_EVERY;
+        }
+        for life in slandered {
+            self.channel.send(Peer::from(&life), &Frame::Death(life), now, &mut self.stats);
+        }
+    }
+
+    fn replan(&mut self) {
+        if !self.left {
+            self.lookout
+                .replan(self.channel.own(), self.roster.up(), self.roster.down(), |id| self.channel.session_of(id));
+        }
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) enum Frame<'a> {
     Digest(Page),
     /// The sender leaves the cluster.
     Goodbye(Identity),
+    /// "This life is over, and its watchers agree": goes to all. To the node itself it means that others believe so, and
+    /// that it should renew itself.
+    Death(Identity),
 }
 
 /// See [`Frame::Hello`].
@@ -83,7 +86,13 @@ mod tests {
             renewal: 1,
         };
         let hello = Hello { identity: identity.clone(), echo_generation: 7, echo_counter: 9, outrun_by: Some(8) };
-        for frame in [Frame::Greet, Frame::Hello(hello), Frame::Swim(b"ping"), Frame::Goodbye(identity)] {
+        for frame in [
+            Frame::Greet,
+            Frame::Hello(hello),
+            Frame::Swim(b"ping"),
+            Frame::Goodbye(identity.clone()),
+            Frame::Death(identity),
+        ] {
             let bytes = frame.encode().unwrap();
             assert_eq!(Frame::decode(&bytes), Some(frame));
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  byte 0      1           9              17               25                  33
-//!  | version=1 | sender id | generation   | sender session | recipient session | counter | nonce 24 | sealed | tag 16 |
+//!  | version   | sender id | generation   | sender session | recipient session | counter | nonce 24 | sealed | tag 16 |
 //! ```
 //! All numbers are 8 bytes, big-endian. The sender id is xxh3 of the sender's name. The recipient session is 0 while
 //! the sender does not know it, and then the sealed content is a greeting. The header is what the cipher calls
@@ -10,8 +10,10 @@
 
 use crate::stats::RejectReason;
 
-/// The version of header and frames.
-const VERSION: u8 = 1;
+/// The version of header and frames of gossip.
+pub(crate) const GOSSIP_VERSION: u8 = 1;
+/// The version of header and signals of the watch. Both share a port: the first byte tells which a datagram is for.
+pub(crate) const WATCH_VERSION: u8 = 0x81;
 /// Bytes of a header.
 pub(crate) const HEADER_LEN: usize = 41;
 
@@ -31,9 +33,9 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(1400);
-        out.push(VERSION);
+    pub(crate) fn encode(&self, version: u8) -> Vec<u8> {
+        let mut out = Vec::with_capacity(if version == WATCH_VERSION { 128 } else { 1400 });
+        out.push(version);
         for number in [self.sender, self.generation, self.session, self.recipient, self.counter] {
             out.extend_from_slice(&number.to_be_bytes());
         }
@@ -41,10 +43,10 @@ impl Header {
     }
 
     /// Splits a datagram into its header, the header's bytes and the rest.
-    pub(crate) fn decode(datagram: &[u8]) -> Result<(Self, &[u8], &[u8]), RejectReason> {
+    pub(crate) fn decode(expected: u8, datagram: &[u8]) -> Result<(Self, &[u8], &[u8]), RejectReason> {
         let (head, rest) = datagram.split_at_checked(HEADER_LEN).ok_or(RejectReason::Malformed)?;
         let (version, mut numbers) = head.split_first().ok_or(RejectReason::Malformed)?;
-        if *version != VERSION {
+        if *version != expected {
             return Err(RejectReason::WrongVersion);
         }
         let mut next = || {
@@ -69,14 +71,14 @@ mod tests {
         for number in 1..=5u8 {
             expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, number]);
         }
-        assert_eq!(header.encode(), expected);
-        let (decoded, head, rest) = Header::decode(&expected).unwrap();
+        assert_eq!(header.encode(GOSSIP_VERSION), expected);
+        let (decoded, head, rest) = Header::decode(GOSSIP_VERSION, &expected).unwrap();
         assert_eq!((decoded, head.len(), rest.len()), (header, HEADER_LEN, 0));
     }
 
     #[test]
     fn short_and_foreign_headers_are_refused() {
-        assert_eq!(Header::decode(&[1; HEADER_LEN - 1]).unwrap_err(), RejectReason::Malformed);
-        assert_eq!(Header::decode(&[2; HEADER_LEN]).unwrap_err(), RejectReason::WrongVersion);
+        assert_eq!(Header::decode(GOSSIP_VERSION, &[1; HEADER_LEN - 1]).unwrap_err(), RejectReason::Malformed);
+        assert_eq!(Header::decode(GOSSIP_VERSION, &[2; HEADER_LEN]).unwrap_err(), RejectReason::WrongVersion);
     }
 }

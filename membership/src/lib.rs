@@ -19,7 +19,6 @@ mod digest;
 mod discovery;
 pub mod document;
 mod documents;
-mod earshot;
 pub mod election;
 mod frame;
 mod header;
@@ -29,6 +28,7 @@ pub mod io;
 pub mod node;
 mod replay;
 mod roster;
+mod rumours;
 pub mod seal;
 mod session;
 #[cfg(test)]
@@ -38,6 +38,7 @@ pub mod stats;
 mod swim;
 mod timers;
 pub mod view;
+pub mod watch;
 
 pub use claims::{Action, Listen, Owner, Ownership, Reason, Standing, Voice};
 pub use cluster::{Cluster, Command};
@@ -46,6 +47,6 @@ pub use document::{Claim, Facts, Findings, Interface, NodeDocument, Target, Verd
 pub use election::Candidates;
 pub use identity::Identity;
 pub use node::NodeName;
-pub use seal::{KeyError, KeyRing};
-pub use stats::{Limit, RejectReason, Stats};
+pub use seal::{KeyError, KeyRing, Nonces};
+pub use stats::{Detections, Limit, RejectReason, Stats, WatchStats};
 pub use view::{Member, MemberState, View};

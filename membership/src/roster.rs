@@ -9,9 +9,23 @@ use std::{
 };
 
 use crate::{
-    Member, MemberState, NodeName, View, channel::Peer, documents::Documents, earshot::Earshot, identity::Identity,
-    spread::Peers, stats::Stats,
+    Member, MemberState, NodeName, View,
+    channel::Peer,
+    documents::Documents,
+    identity::Identity,
+    rumours::Rumours,
+    spread::Peers,
+    stats::Stats,
+    watch::{Sight, lookout::Lookout},
 };
+
+/// What else is known of members' lives and deaths.
+pub(crate) struct Evidence<'a> {
+    /// What the watch sees.
+    pub(crate) lookout: &'a Lookout,
+    /// What is believed of what is said.
+    pub(crate) rumours: &'a mut Rumours,
+}
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -52,13 +66,31 @@ impl Roster {
         }
     }
 
-    /// What SWIM says of a node; or that it left; or that it may be down, if it was heard a moment ago.
-    fn state_of(&self, identity: &Identity, state: MemberState, earshot: &mut Earshot) -> MemberState {
+    /// Some of those that are down, as far as they are remembered.
+    pub(crate) fn down(&self) -> impl Iterator<Item = Peer> {
+        self.members.values().filter(|(_, state)| *state == MemberState::Down).map(|(identity, _)| Peer::from(identity))
+    }
+
+    /// The member of this id and generation, unless it is down already.
+    pub(crate) fn life(&self, id: u64, generation: u64) -> Option<&Identity> {
+        self.members
+            .values()
+            .filter(|(_, state)| state.is_up())
+            .map(|(identity, _)| identity)
+            .find(|identity| identity.id() == id && identity.generation == generation)
+    }
+
+    /// What SWIM says of a node; or that it left; or that there is doubt about its death, or about its life.
+    fn state_of(&self, identity: &Identity, state: MemberState, evidence: &mut Evidence<'_>) -> MemberState {
         let left = !state.is_up() && self.leavers.get(&identity.name) == Some(identity);
+        let sight = evidence.lookout.sight(identity);
         match state {
             _ if left => MemberState::Left,
             // Of who is not up nothing is taken back: that it is heard again is for SWIM to say.
-            MemberState::Down if self.is_up(identity) && earshot.doubts(identity.id()) => MemberState::Suspect,
+            MemberState::Down if self.is_up(identity) && evidence.rumours.doubts(identity, sight) => {
+                MemberState::Suspect
+            }
+            MemberState::Alive if matches!(sight, Some(Sight::Suspect | Sight::Silent)) => MemberState::Suspect,
             _ => state,
         }
     }
@@ -67,13 +99,13 @@ impl Roster {
     pub(crate) fn refresh<'a, I: Iterator<Item = (&'a Identity, MemberState)>>(
         &mut self,
         members: impl Fn() -> I,
-        earshot: &mut Earshot,
+        evidence: &mut Evidence<'_>,
         stats: &mut Stats,
     ) -> Option<Vec<Peer>> {
         let mut count = 0;
         let unchanged = members().all(|(identity, state)| {
             count += 1;
-            let state = self.state_of(identity, state, earshot);
+            let state = self.state_of(identity, state, evidence);
             self.members.get(&identity.name).is_some_and(|(known, before)| known == identity && *before == state)
         });
         // SWIM tells of this node, too, only by events.
@@ -83,7 +115,7 @@ impl Roster {
         let mut arrived = Vec::new();
         let mut refreshed = BTreeMap::new();
         for (identity, state) in members() {
-            let state = self.state_of(identity, state, earshot);
+            let state = self.state_of(identity, state, evidence);
             let before = self.members.get(&identity.name);
             if before.is_none_or(|(_, before)| *before != state) {
                 *stats.transitions.entry(state).or_default() += 1;

@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chacha20poly1305::{AeadInPlace as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
 
 /// Bytes of a nonce.
-pub(crate) const NONCE_LEN: usize = 24;
+pub const NONCE_LEN: usize = 24;
 /// Bytes of the authentication tag.
 pub(crate) const TAG_LEN: usize = 16;
 /// Bytes of a key.
@@ -108,6 +108,37 @@ impl KeyRing {
                 .ok()?;
             Some(payload)
         })
+    }
+}
+
+/// Where nonces come from. At the edge this is the system's generator: one of this process's own would repeat itself when
+/// a snapshot of its machine is started twice, and two datagrams under one key and nonce are as good as open.
+pub struct Nonces(Box<dyn FnMut() -> [u8; NONCE_LEN] + Send>);
+
+impl Nonces {
+    /// Nonces drawn by `draw`, which must not repeat itself.
+    pub fn new(draw: impl FnMut() -> [u8; NONCE_LEN] + Send + 'static) -> Self {
+        Self(Box::new(draw))
+    }
+
+    /// Nonces from a seeded generator, for simulations.
+    #[cfg(test)]
+    pub(crate) fn seeded(mut rng: rand::rngs::StdRng) -> Self {
+        Self::new(move || {
+            let mut nonce = [0; NONCE_LEN];
+            rand::Rng::fill_bytes(&mut rng, &mut nonce);
+            nonce
+        })
+    }
+
+    pub(crate) fn next(&mut self) -> [u8; NONCE_LEN] {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Nonces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonces")
     }
 }
 

@@ -48,16 +48,32 @@ pub(crate) struct Sessions {
     session: u64,
     counter: u64,
     senders: BTreeMap<u64, Sender>,
+    met: bool,
 }
 
 impl Sessions {
     /// `session` is drawn at random at each start and must not be 0.
     pub(crate) fn new(id: u64, generation: u64, session: u64) -> Self {
-        Self { id, generation, session: session.max(1), counter: 0, senders: BTreeMap::new() }
+        Self { id, generation, session: session.max(1), counter: 0, senders: BTreeMap::new(), met: false }
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// This node's id, generation and session.
+    pub(crate) fn own(&self) -> (u64, u64, u64) {
+        (self.id, self.generation, self.session)
+    }
+
+    /// Generation and session of a node that was heard.
+    pub(crate) fn session_of(&self, id: u64) -> Option<(u64, u64)> {
+        self.senders.get(&id).map(|sender| (sender.generation, sender.session))
+    }
+
+    /// Whether sessions became known, or changed, since the last call.
+    pub(crate) fn take_met(&mut self) -> bool {
+        std::mem::take(&mut self.met)
     }
 
     /// Whether frames can be sent to this node without a greeting.
@@ -98,10 +114,12 @@ impl Sessions {
                 return Err(RejectReason::TooManySenders);
             }
             self.senders.insert(header.sender, fresh);
+            self.met = true;
             return Ok(());
         };
         if header.generation > known.generation {
             *known = fresh;
+            self.met = true;
             return Ok(());
         }
         if outruns(known, header) {

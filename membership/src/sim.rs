@@ -13,7 +13,10 @@ use std::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{Cluster, Command, Config, Identity, KeyRing, Member, NodeName, View, Watch};
+use crate::{
+    Cluster, Command, Config, Identity, KeyRing, Member, NodeName, Nonces, View, Watch, header::WATCH_VERSION,
+    watch::Watcher,
+};
 
 pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub(crate) const OTHER_KEY: &str = "//79/Pv6+fj39vX08/Lx8O/u7ezr6uno5+bl5OPi4eA=";
@@ -70,14 +73,28 @@ enum Event {
     Arrival { to: usize, from: usize, bytes: Vec<u8> },
     /// A node's deadline, if it is still its next.
     Wake(usize),
+    /// A frozen node goes on, if it was not frozen for longer since.
+    Thaw(usize),
 }
+
+/// One agent: its gossip and its watch.
+struct Agent {
+    cluster: Cluster,
+    watcher: Watcher,
+    /// Until then it stands still; what comes meanwhile waits, with the time of its arrival.
+    frozen: Option<Instant>,
+    backlog: Vec<(Instant, usize, Vec<u8>)>,
+}
+
+/// Bytes of the headers of Ethernet, IPv4 and UDP.
+pub(crate) const WIRE_OVERHEAD: usize = 14 + 20 + 8;
 
 /// See the module's documentation.
 pub(crate) struct Sim {
     pub(crate) now: Instant,
     pub(crate) weather: Weather,
     pub(crate) start: Instant,
-    nodes: BTreeMap<usize, Cluster>,
+    nodes: BTreeMap<usize, Agent>,
     views: BTreeMap<usize, Arc<View>>,
     queue: BTreeMap<(Instant, u64), Event>,
     wakes: BTreeMap<usize, Instant>,
@@ -85,6 +102,8 @@ pub(crate) struct Sim {
     cut: BTreeSet<(usize, usize)>,
     rng: StdRng,
     trace: Xxh3,
+    /// Bytes on the wire by sender, of gossip and of watch.
+    pub(crate) wire: BTreeMap<usize, [usize; 2]>,
     /// Every datagram that was sent, if a test records.
     pub(crate) recording: Option<Vec<(usize, usize, Vec<u8>)>>,
 }
@@ -104,6 +123,7 @@ impl Sim {
             cut: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed),
             trace: Xxh3::new(),
+            wire: BTreeMap::new(),
             recording: None,
         }
     }
@@ -118,10 +138,35 @@ impl Sim {
     }
 
     pub(crate) fn boot(&mut self, index: usize, config: Config) {
-        let cluster = Cluster::new(config, self.rng.random(), self.now);
-        self.nodes.insert(index, cluster);
+        let watch = config.watch.clamped();
+        let phase = self.rng.random_range(Duration::ZERO..watch.interval);
+        let watcher = Watcher::new(watch.into(), config.keys.clone(), self.nonces(), phase, self.now);
+        let cluster = Cluster::new(config, self.rng.random(), self.nonces(), self.now);
+        self.nodes.insert(index, Agent { cluster, watcher, frozen: None, backlog: Vec::new() });
         self.views.remove(&index);
         self.flush(index);
+    }
+
+    fn nonces(&mut self) -> Nonces {
+        Nonces::seeded(StdRng::from_seed(self.rng.random()))
+    }
+
+    /// The node stands still for a while, as on SIGSTOP: datagrams wait in its sockets.
+    pub(crate) fn freeze(&mut self, index: usize, time: Duration) {
+        let until = self.now + time;
+        if let Some(node) = self.nodes.get_mut(&index) {
+            node.frozen = Some(until);
+            self.schedule(until, Event::Thaw(index));
+        }
+    }
+
+    fn thaw(&mut self, index: usize) {
+        let Some(node) = self.nodes.get_mut(&index).filter(|node| node.frozen == Some(self.now)) else { return };
+        node.frozen = None;
+        for (arrival, from, bytes) in std::mem::take(&mut node.backlog) {
+            self.deliver(index, from, &bytes, arrival);
+        }
+        self.wake(index);
     }
 
     /// The node is gone without a word; what is under way to it falls on deaf ears.
@@ -132,13 +177,27 @@ impl Sim {
 
     pub(crate) fn command(&mut self, index: usize, command: Command) {
         if let Some(node) = self.nodes.get_mut(&index) {
-            node.handle_command(command, self.now);
+            if let Command::SetKeys(keys) = &command {
+                node.watcher.set_keys(keys.clone());
+            }
+            node.cluster.handle_command(command, self.now);
         }
         self.flush(index);
     }
 
     pub(crate) fn node(&self, index: usize) -> &Cluster {
-        &self.nodes[&index]
+        &self.nodes[&index].cluster
+    }
+
+    /// Datagrams that a node refused, by gossip or watch.
+    pub(crate) fn refused(&self, index: usize) -> u64 {
+        let node = &self.nodes[&index];
+        let both = [&node.cluster.stats().rejected, &node.watcher.stats().rejected];
+        both.into_iter().flat_map(BTreeMap::values).sum()
+    }
+
+    pub(crate) fn watcher(&self, index: usize) -> &Watcher {
+        &self.nodes[&index].watcher
     }
 
     pub(crate) fn living(&self) -> Vec<usize> {
@@ -147,10 +206,33 @@ impl Sim {
 
     /// Hands a datagram to a node, past the network.
     pub(crate) fn inject(&mut self, to: usize, from: usize, bytes: &[u8]) {
-        if let Some(node) = self.nodes.get_mut(&to) {
-            node.handle_datagram(bytes, address(from), self.now);
+        self.deliver(to, from, bytes, self.now);
+    }
+
+    fn deliver(&mut self, to: usize, from: usize, bytes: &[u8], arrival: Instant) {
+        let Some(node) = self.nodes.get_mut(&to) else { return };
+        if node.frozen.is_some() {
+            node.backlog.push((arrival, from, bytes.to_vec()));
+            return;
+        }
+        if bytes.first() == Some(&WATCH_VERSION) {
+            node.watcher.handle_datagram(bytes, address(from), arrival, self.now);
+        } else {
+            node.cluster.handle_datagram(bytes, address(from), self.now);
         }
         self.flush(to);
+    }
+
+    fn wake(&mut self, index: usize) {
+        let Some(node) = self.nodes.get_mut(&index).filter(|node| node.frozen.is_none()) else { return };
+        if node.cluster.poll_timeout().is_some_and(|due| due <= self.now) {
+            node.cluster.handle_timeout(self.now);
+        }
+        node.watcher.note_gossip(self.now);
+        if node.watcher.poll_timeout().is_some_and(|due| due <= self.now) {
+            node.watcher.handle_timeout(self.now);
+        }
+        self.flush(index);
     }
 
     /// Nothing passes from one to the other.
@@ -182,12 +264,10 @@ impl Sim {
                 Event::Arrival { to, from, bytes } => self.inject(to, from, &bytes),
                 Event::Wake(index) if self.wakes.get(&index) == Some(&key.0) => {
                     self.wakes.remove(&index);
-                    if let Some(node) = self.nodes.get_mut(&index) {
-                        node.handle_timeout(key.0);
-                    }
-                    self.flush(index);
+                    self.wake(index);
                 }
                 Event::Wake(_) => {}
+                Event::Thaw(index) => self.thaw(index),
             }
         }
         self.now = end;
@@ -216,10 +296,20 @@ impl Sim {
     fn flush(&mut self, index: usize) {
         let Some(node) = self.nodes.get_mut(&index) else { return };
         let mut out = Vec::new();
-        while let Some(transmit) = node.poll_transmit() {
+        if let Some(report) = node.watcher.poll_report() {
+            node.cluster.handle_report(report, self.now);
+        }
+        if let Some(plan) = node.cluster.poll_plan() {
+            node.watcher.set_plan(plan, self.now);
+            if let Some(report) = node.watcher.poll_report() {
+                node.cluster.handle_report(report, self.now);
+            }
+        }
+        while let Some(transmit) = node.cluster.poll_transmit().or_else(|| node.watcher.poll_transmit()) {
             out.push(transmit);
         }
-        if let Some(due) = node.poll_timeout() {
+        let due = [node.cluster.poll_timeout(), node.watcher.poll_timeout()];
+        if let Some(due) = due.into_iter().flatten().min() {
             let due = due.max(self.now);
             if self.wakes.get(&index).is_none_or(|wake| *wake != due) {
                 self.wakes.insert(index, due);
@@ -235,6 +325,8 @@ impl Sim {
         let elapsed = self.now - self.start;
         self.trace.update(&elapsed.as_nanos().to_be_bytes());
         self.trace.update(&bytes);
+        let kind = usize::from(bytes.first() == Some(&WATCH_VERSION));
+        self.wire.entry(from).or_default()[kind] += bytes.len() + WIRE_OVERHEAD;
         if let Some(recording) = &mut self.recording {
             recording.push((from, to, bytes.clone()));
         }
@@ -261,7 +353,7 @@ impl Sim {
 
     /// What a living node knows of all.
     pub(crate) fn view(&mut self, index: usize) -> Arc<View> {
-        if let Some(view) = self.nodes.get_mut(&index).and_then(Cluster::poll_view) {
+        if let Some(view) = self.nodes.get_mut(&index).and_then(|node| node.cluster.poll_view()) {
             self.views.insert(index, view);
         }
         self.views.get(&index).cloned().unwrap_or_default()

@@ -15,7 +15,6 @@ use crate::{
     catch_up::CatchUp,
     cells::Batch,
     channel::Peer,
-    config::Watch,
     digest::Page,
     documents::{Applied, Documents},
     frame::Frame,
@@ -27,6 +26,16 @@ use crate::{
 const FLOOD_ALL: usize = 32;
 /// In larger clusters each tells so many: e^-6 of the members hear nothing and are left to the digests.
 const FAN_OUT: usize = 6;
+/// How often a random member's digest is compared with one's own after something was new,
+const BRISK: Duration = Duration::from_millis(200);
+/// for so long,
+const BRISK_FOR: Duration = Duration::from_secs(2);
+/// and otherwise.
+const CALM: Duration = Duration::from_secs(2);
+/// How often one who is catching up asks.
+const CATCH_UP: Duration = Duration::from_millis(50);
+/// Between two questions about gaps in floods.
+const GAP_REQUEST: Duration = Duration::from_millis(10);
 /// Documents of owners that are no members are dropped after one to two of these.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -38,7 +47,8 @@ pub(crate) struct Spread {
     documents: Documents,
     catch_up: CatchUp,
     rng: StdRng,
-    watch: Watch,
+    /// Until then digests are exchanged at [`BRISK`]'s pace.
+    brisk_until: Instant,
     next_digest: Instant,
     /// Where the next periodic page begins.
     cursor: u64,
@@ -50,13 +60,13 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    pub(crate) fn new(documents: Documents, watch: Watch, rng: StdRng, now: Instant) -> Self {
+    pub(crate) fn new(documents: Documents, rng: StdRng, now: Instant) -> Self {
         Self {
             documents,
             catch_up: CatchUp::new(now),
             rng,
-            watch,
-            next_digest: now + watch.digest_period(),
+            brisk_until: now,
+            next_digest: now + BRISK,
             cursor: 0,
             next_gap_request: now,
             next_sweep: now + SWEEP,
@@ -89,11 +99,14 @@ impl Spread {
         &mut self,
         write: impl FnOnce(&mut Documents) -> (Vec<Batch>, usize),
         peers: &Peers,
+        now: Instant,
         stats: &mut Stats,
     ) {
         let (batches, left_out) = write(&mut self.documents);
         stats.hit(Limit::CellFull, left_out);
-        self.changed |= !batches.is_empty();
+        if !batches.is_empty() {
+            self.note_news(now);
+        }
         for batch in batches {
             self.flood(&batch, peers);
         }
@@ -105,6 +118,15 @@ impl Spread {
         self.flood_own(peers);
     }
 
+    /// Something was new: as floods may be lost, notes are compared soon, and often for a while.
+    fn note_news(&mut self, now: Instant) {
+        self.changed = true;
+        self.brisk_until = now + BRISK_FOR;
+        if self.catch_up.is_done() {
+            self.next_digest = self.next_digest.min(now + BRISK.mul_f64(0.75 + self.rng.random::<f64>() / 2.0));
+        }
+    }
+
     fn flood_own(&mut self, peers: &Peers) {
         for batch in self.documents.own_batches() {
             self.flood(&batch, peers);
@@ -113,11 +135,12 @@ impl Spread {
 
     /// A member has come up: compares notes with it at once.
     pub(crate) fn meet(&mut self, peer: Peer, peers: &Peers, now: Instant) {
+        self.brisk_until = now + BRISK_FOR;
         if peers.len() <= FLOOD_ALL {
             self.ask(peer, 0, peers, now);
         }
         if !self.catch_up.is_done() {
-            self.next_digest = self.next_digest.min(now + self.watch.interval);
+            self.next_digest = self.next_digest.min(now + CATCH_UP);
         }
     }
 
@@ -129,12 +152,12 @@ impl Spread {
             Applied::Known => {}
             Applied::NoRoom => stats.hit(Limit::TooManyNodes, 1),
             Applied::News { gap } => {
-                self.changed = true;
+                self.note_news(now);
                 if let Some(batch) = relay {
                     self.flood(&batch, peers);
                 }
                 if gap && now >= self.next_gap_request {
-                    self.next_gap_request = now + self.watch.interval / 5;
+                    self.next_gap_request = now + GAP_REQUEST;
                     let page = self.documents.page_of(owner, owner, |_| true);
                     self.out.push_back((from, Frame::Digest(page)));
                 }
@@ -190,12 +213,13 @@ impl Spread {
             return;
         }
         if self.catch_up.is_done() {
-            self.next_digest = now + self.watch.digest_period().mul_f64(0.75 + self.rng.random::<f64>() / 2.0);
+            let period = if now < self.brisk_until { BRISK } else { CALM };
+            self.next_digest = now + period.mul_f64(0.75 + self.rng.random::<f64>() / 2.0);
             if let Some(peer) = peers.values().choose(&mut self.rng).copied() {
                 self.cursor = self.ask(peer, self.cursor, peers, now);
             }
         } else {
-            self.next_digest = now + self.watch.interval;
+            self.next_digest = now + CATCH_UP;
             let open = peers.values().filter_map(|peer| Some((*peer, self.catch_up.next_page(peer.id)?)));
             if let Some((peer, first)) = open.choose(&mut self.rng) {
                 self.ask(peer, first, peers, now);
@@ -220,13 +244,16 @@ impl Spread {
     }
 
     fn flood(&mut self, batch: &Batch, peers: &Peers) {
-        let send = |peer: &Peer| (*peer, Frame::Cells(batch.clone()));
+        let audience = self.audience(peers);
+        self.out.extend(audience.into_iter().map(|peer| (peer, Frame::Cells(batch.clone()))));
+    }
+
+    /// Whom to tell something that all should know; beyond a certain size of the cluster they pass it on.
+    pub(crate) fn audience(&mut self, peers: &Peers) -> Vec<Peer> {
         if peers.len() <= FLOOD_ALL {
-            self.out.extend(peers.values().map(send));
-        } else {
-            let some = peers.values().sample(&mut self.rng, FAN_OUT);
-            self.out.extend(some.into_iter().map(send));
+            return peers.values().copied().collect();
         }
+        peers.values().copied().sample(&mut self.rng, FAN_OUT)
     }
 
     /// Drops documents of owners that were no members at this and the last sweep.

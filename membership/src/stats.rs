@@ -1,6 +1,6 @@
 //! Plain counters of what a node's gossip did. The agent turns them into metrics; nothing is decided by them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::MemberState;
 
@@ -115,6 +115,68 @@ pub struct Stats {
     pub limits: BTreeMap<Limit, u64>,
     /// Times this node was declared dead while it lived, and renewed its identity.
     pub renewals: u64,
+    /// Times another node was found dead by its watchers, and came back in the same life.
+    pub retractions: u64,
+    /// The fast watch. Its datagrams are counted here alone.
+    pub watch: WatchStats,
+}
+
+/// Counters of the fast watch since the agent started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatchStats {
+    /// Beats sent.
+    pub beats_out: u64,
+    /// Beats received.
+    pub beats_in: u64,
+    /// Pings sent: somebody was late.
+    pub pings_out: u64,
+    /// Pings received.
+    pub pings_in: u64,
+    /// Questions sent to other watchers.
+    pub questions_out: u64,
+    /// Bytes received, headers of UDP and below not counted.
+    pub bytes_in: u64,
+    /// Bytes sent, headers of UDP and below not counted.
+    pub bytes_out: u64,
+    /// Times a node was overdue here.
+    pub suspicions: u64,
+    /// Times one was heard after all, by this node or another watcher.
+    pub false_alarms: u64,
+    /// Nodes found dead, by the time from when they were last heard.
+    pub verdicts: Detections,
+    /// Times this node was held up itself, which is not counted against others.
+    pub holdups: u64,
+    /// For how long, in all.
+    pub held_up: Duration,
+    /// Datagrams dropped, by reason.
+    pub rejected: BTreeMap<RejectReason, u64>,
+    /// Datagrams that came to the wrong one of the two sockets, and were handed over.
+    pub misrouted: u64,
+}
+
+/// A histogram of detection times.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Detections {
+    /// How many lie within each of [`Self::BOUNDS_MS`], those beyond the last left out; not cumulative.
+    pub buckets: [u64; Self::BOUNDS_MS.len()],
+    /// How many there were.
+    pub count: u64,
+    /// All of them together.
+    pub sum: Duration,
+}
+
+impl Detections {
+    /// Upper bounds of the buckets, milliseconds.
+    pub const BOUNDS_MS: [u64; 13] = [10, 20, 30, 40, 60, 100, 125, 150, 200, 300, 500, 1000, 5000];
+
+    pub(crate) fn observe(&mut self, took: Duration) {
+        self.count += 1;
+        self.sum += took;
+        let fitting = Self::BOUNDS_MS.iter().position(|bound| took <= Duration::from_millis(*bound));
+        if let Some(bucket) = fitting.and_then(|index| self.buckets.get_mut(index)) {
+            *bucket += 1;
+        }
+    }
 }
 
 impl Stats {

@@ -1,4 +1,7 @@
-//! SWIM (Das, Gupta, Motivala, 2002) by foca: who is alive. The only file that names the library.
+//! SWIM (Das, Gupta, Motivala, 2002) by foca: who is a member. The only file that names the library.
+//!
+//! Deaths are found by the fast watch ([`crate::watch`]) and told to the library; its own probes, once a second, are the
+//! backup for what the watch cannot see.
 //!
 //! [`Swim`] feeds foca and collects what it wants done. Three things are added to the library's behaviour, all by its
 //! public interface: rumours of a death or a return are passed on at once instead of with the next period, suspects
@@ -25,6 +28,12 @@ const PACKET_MAX: NonZeroUsize = NonZeroUsize::new(1190).unwrap();
 const HELPERS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 /// For how long the dead are remembered.
 pub(crate) const REMEMBER_DOWN: Duration = Duration::from_secs(60);
+/// How often a random member is asked for those it knows: costs a full datagram each time.
+const ANNOUNCE: Duration = Duration::from_secs(10);
+/// How often some of the dead are told that they are, so that those who live come back.
+const ANNOUNCE_TO_DOWN: Duration = Duration::from_millis(500);
+/// How often rumours that have not been told often enough are passed on; nothing is sent without any.
+const GOSSIP: Duration = Duration::from_millis(100);
 /// Suspects told in one probe period.
 const SUSPECTS_TOLD: usize = 4;
 
@@ -129,6 +138,21 @@ impl Swim {
         self.run(now, |foca, runtime| foca.apply_many(std::iter::once(Member::down(leaver)), true, runtime));
     }
 
+    /// Whether this life is a member, or one of the remembered dead.
+    pub(crate) fn knows(&self, life: &Identity) -> bool {
+        self.foca.iter_membership_state().any(|member| member.id() == life)
+    }
+
+    /// The watchers of a life agree that it is over; of this node's own: others believe so, and it must renew itself.
+    pub(crate) fn handle_death(&mut self, life: &Identity, now: Instant) {
+        if life.name == self.foca.identity().name && life != self.foca.identity() {
+            return;
+        }
+        self.changed = true;
+        let over = Member::down(life.clone());
+        self.run(now, |foca, runtime| foca.apply_many(std::iter::once(over), true, runtime));
+    }
+
     /// Goes on under a higher generation.
     pub(crate) fn set_generation(&mut self, generation: u64, now: Instant) {
         let renewed = Identity { generation, renewal: 0, ..self.foca.identity().clone() };
@@ -175,6 +199,11 @@ impl Swim {
             }
         }
         self.suspicions.pop().map(Output::Suspicion)
+    }
+
+    /// The watch has seen something: what is made of the members may be something else.
+    pub(crate) fn note_report(&mut self) {
+        self.changed = true;
     }
 
     /// Whether members or their states may have changed since the last call.
@@ -265,9 +294,7 @@ impl Swim {
 
 /// The library's settings for a cluster of `size` nodes; see [`Watch`].
 fn settings(watch: Watch, size: usize) -> Config {
-    let every = |intervals: u32, members: NonZeroUsize| {
-        Some(PeriodicParams { frequency: watch.interval * intervals, num_members: members })
-    };
+    let every = |frequency: Duration, members: NonZeroUsize| Some(PeriodicParams { frequency, num_members: members });
     // SWIM section 4.1: a rumour has reached all after a multiple of log(size) transmissions.
     let digits = u8::try_from(size.max(1).ilog2()).unwrap_or(u8::MAX);
     Config {
@@ -279,9 +306,9 @@ fn settings(watch: Watch, size: usize) -> Config {
         remove_down_after: Some(REMEMBER_DOWN),
         max_packet_size: PACKET_MAX,
         notify_down_members: true,
-        periodic_announce: every(40, NonZeroUsize::MIN),
-        periodic_announce_to_down_members: every(10, HELPERS),
-        periodic_gossip: every(2, HELPERS),
+        periodic_announce: every(ANNOUNCE, NonZeroUsize::MIN),
+        periodic_announce_to_down_members: every(ANNOUNCE_TO_DOWN, HELPERS),
+        periodic_gossip: every(GOSSIP, HELPERS),
     }
 }
 

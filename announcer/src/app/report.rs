@@ -140,7 +140,9 @@ impl StatusSource for Reporter {
             gossip: metrics::GossipCounts {
                 sent: gossip.packets_out,
                 received: gossip.packets_in - gossip.rejected.values().sum::<u64>().min(gossip.packets_in),
-                rejected: gossip.rejected.iter().map(|(reason, count)| (reason.label(), *count)).collect(),
+                rejected: rejected(&gossip),
+                retractions: gossip.retractions,
+                watch: gossip.watch.clone(),
             },
             announcements: BTreeMap::from([
                 ("garp", announced.garp),
@@ -315,6 +317,15 @@ fn health(desired: &Desired, view: &View) -> Vec<metrics::BackendHealth> {
         healthy,
     };
     healths.into_iter().map(one).collect()
+}
+
+/// Datagrams refused by gossip and watch, by reason.
+fn rejected(gossip: &Stats) -> BTreeMap<&'static str, u64> {
+    let mut all = BTreeMap::new();
+    for (reason, count) in gossip.rejected.iter().chain(&gossip.watch.rejected) {
+        *all.entry(reason.label()).or_default() += count;
+    }
+    all
 }
 
 fn forwarded(report: &Report) -> (Vec<metrics::ForwardCount>, BTreeMap<&'static str, u64>) {

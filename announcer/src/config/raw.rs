@@ -46,7 +46,8 @@ pub struct RawGossip {
     pub join: Option<Vec<String>>,
     /// The cluster's keys, one base64 key of 32 bytes a line. Default: `/etc/crier/gossip.key`.
     pub key_file: Option<PathBuf>,
-    /// The fast watch.
+    /// The fast watch: its keys, or the name of a preset.
+    #[serde(deserialize_with = "preset_or_keys")]
     pub watch: RawWatch,
 }
 
@@ -58,6 +59,34 @@ pub struct RawWatch {
     pub interval: Option<String>,
     /// Heartbeats missed until a node is suspected, 2 to 20. Default: 3.
     pub misses: Option<u32>,
+    /// The name of a preset, given instead of the keys.
+    #[serde(skip)]
+    pub preset: Option<String>,
+}
+
+/// `watch: fast`, or `watch: {interval: ..., misses: ...}`.
+fn preset_or_keys<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<RawWatch, D::Error> {
+    struct Either;
+    impl<'de> serde::de::Visitor<'de> for Either {
+        type Value = RawWatch;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("\"fast\", or interval and misses")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<RawWatch, E> {
+            Ok(RawWatch { preset: Some(name.to_owned()), ..RawWatch::default() })
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<RawWatch, E> {
+            Ok(RawWatch::default())
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RawWatch, A::Error> {
+            RawWatch::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(Either)
 }
 
 /// `source`: one of the two.

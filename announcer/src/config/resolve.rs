@@ -336,6 +336,15 @@ fn gossip(raw: &Raw, overrides: &Overrides) -> Result<GossipSettings, Fault> {
 
 fn watch(raw: &Raw) -> Result<WatchSettings, Fault> {
     let file = &raw.gossip.watch;
+    let given = Given::new("gossip.watch", "", file.preset.as_ref(), None);
+    match given.value.map(String::as_str) {
+        None => {}
+        Some("fast") => return Ok(WatchSettings { interval: Duration::from_millis(10), misses: 3 }),
+        Some(other) => {
+            let message = format_args!("{other:?} is no preset; give \"fast\", or {{interval: 50ms, misses: 3}}");
+            return Err(given.fault(None, message));
+        }
+    }
     let given = Given::new("gossip.watch.interval", "", file.interval.as_ref(), None);
     let interval = match given.value {
         None => Duration::from_millis(50),

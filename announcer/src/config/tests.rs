@@ -70,6 +70,13 @@ fn flags_override_the_file() {
     assert!(error.ends_with("did you mean \"info\"?"), "{error}");
 }
 
+#[test]
+fn the_fast_preset_is_a_word() {
+    let settings = read("gossip: {watch: fast}\n", &Overrides::default()).unwrap();
+    let expected = WatchSettings { interval: std::time::Duration::from_millis(10), misses: 3 };
+    assert_eq!(settings.gossip.watch, expected);
+}
+
 /// A file, and the message it gets.
 const MISTAKES: &[(&str, &str)] = &[
     ("nod: n1\n", "crier.yaml:1:1: nod: unknown key; did you mean \"node\"?"),
@@ -81,6 +88,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("node: N_1\n", "crier.yaml:1: node: \"N_1\" is not a node name"),
     ("node: n1\ngossip:\n  watch: {interval: 1ms}\n", "crier.yaml:3: gossip.watch.interval: must be 10ms to 10s"),
     ("gossip:\n  watch:\n    interval: soon\n", "crier.yaml:3: gossip.watch.interval: \"soon\" is not a duration"),
+    ("gossip:\n  watch: slow\n", "crier.yaml:2: gossip.watch: \"slow\" is no preset; give \"fast\""),
     ("gossip: {watch: {misses: 1}}\n", "crier.yaml:1: gossip.watch.misses: must be 2 to 20"),
     (
         "gossip: {watch: {misses: many}}\n",

@@ -5,10 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use membership::{MemberState, NodeName};
+use membership::{MemberState, NodeName, WatchStats};
 use prometheus::{Registry, proto::MetricFamily};
 
-use super::{counter, gauge};
+use super::{counter, detection, gauge};
 use crate::{
     model::{Protocol, ServiceName},
     shadow,
@@ -72,8 +72,12 @@ pub struct GossipCounts {
     pub sent: u64,
     /// Received and accepted.
     pub received: u64,
-    /// Received and refused, by reason.
+    /// Received and refused, by reason; the watch's too.
     pub rejected: BTreeMap<&'static str, u64>,
+    /// Times a node found dead came back in the same life.
+    pub retractions: u64,
+    /// The fast watch.
+    pub watch: WatchStats,
 }
 
 /// What the forwarder carried for a service port on this node.
@@ -166,7 +170,10 @@ impl Snapshot {
         self.services(&registry)?;
         self.selftest(&registry)?;
         self.forwarder(&registry)?;
-        Ok(registry.gather())
+        detection::register(&registry, &self.gossip.watch, self.gossip.retractions)?;
+        let mut families = registry.gather();
+        families.push(detection::detections(&self.gossip.watch.verdicts));
+        Ok(families)
     }
 
     fn cluster(&self, registry: &Registry) -> prometheus::Result<()> {

@@ -16,7 +16,7 @@ fn full_snapshot() -> Snapshot {
         members: [(MemberState::Alive, 3), (MemberState::Down, 1)].into(),
         vips: vec![VipOwned { vip: [10, 77, 0, 100].into(), service: web(), owned: true }],
         backends: vec![BackendHealth { service: web(), backend: "[fd00::1]:8080".parse().unwrap(), healthy: false }],
-        gossip: GossipCounts { sent: 1, received: 2, rejected: [("wrong_key", 3)].into() },
+        gossip: GossipCounts { sent: 1, received: 2, rejected: [("wrong_key", 3)].into(), ..GossipCounts::default() },
         announcements: [("garp", 4)].into(),
         forwarded: vec![ForwardCount {
             service: web(),
@@ -76,6 +76,7 @@ fn every_metric_follows_the_naming_rules() {
         "crier_announcements_total",
         "crier_backend_healthy",
         "crier_build_info",
+        "crier_failure_detection_seconds",
         "crier_flows_total",
         "crier_forward_bytes_total",
         "crier_forward_drops_total",
@@ -100,6 +101,12 @@ fn every_metric_follows_the_naming_rules() {
         "crier_vip_selftest_total",
         "crier_vip_selftest_vips",
         "crier_vip_transitions_total",
+        "crier_watch_false_alarms_total",
+        "crier_watch_holdups_total",
+        "crier_watch_misrouted_total",
+        "crier_watch_retractions_total",
+        "crier_watch_signals_total",
+        "crier_watch_suspicions_total",
     ];
     assert_eq!(names, promised.map(str::to_owned).into());
 }
@@ -137,6 +144,9 @@ fn the_text_has_the_promised_labels() {
         r#"crier_gossip_packets_total{direction="rx"} 2"#,
         r#"crier_gossip_packets_total{direction="tx"} 1"#,
         r#"crier_gossip_rejected_total{reason="wrong_key"} 3"#,
+        r#"crier_failure_detection_seconds_bucket{le="0.01"} 0"#,
+        r#"crier_failure_detection_seconds_count 0"#,
+        r#"crier_watch_signals_total{direction="tx",kind="beat"} 0"#,
         r#"crier_backend_healthy{backend="[fd00::1]:8080",namespace="default",service="web"} 0"#,
         r#"crier_probe_results_total{result="success",type="tcp"} 1"#,
         r#"crier_probe_duration_seconds_count{type="tcp"} 1"#,

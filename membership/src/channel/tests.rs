@@ -13,8 +13,8 @@ struct End {
 
 fn end(index: usize, generation: u64, seed: u64) -> End {
     let config = config(index, generation);
-    let rng = StdRng::seed_from_u64(seed);
-    let channel = Channel::new(config.keys, &config.identity, rng, origin());
+    let nonces = Nonces::seeded(rand::rngs::StdRng::seed_from_u64(seed));
+    let channel = Channel::new(config.keys, &config.identity, seed, nonces, origin());
     End { channel, me: config.identity, stats: Stats::default() }
 }
 

@@ -5,10 +5,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::sim::{address, config, origin};
 
+fn nonces(seed: u8) -> Nonces {
+    Nonces::seeded(StdRng::from_seed([seed; 32]))
+}
+
 #[test]
 fn a_cluster_without_peers_shows_itself_and_greets_its_seeds() {
     let now = origin();
-    let mut cluster = Cluster::new(config(1, 7), [1; 32], now);
+    let mut cluster = Cluster::new(config(1, 7), [1; 32], nonces(1), now);
     let view = cluster.poll_view().unwrap();
     assert_eq!(view.members.len(), 1);
     assert_eq!(cluster.poll_view(), None, "nothing has changed since");
@@ -20,7 +24,7 @@ fn a_cluster_without_peers_shows_itself_and_greets_its_seeds() {
 #[test]
 fn after_a_goodbye_nothing_is_taken_in() {
     let now = origin();
-    let mut cluster = Cluster::new(config(1, 7), [1; 32], now);
+    let mut cluster = Cluster::new(config(1, 7), [1; 32], nonces(1), now);
     cluster.handle_command(Command::Leave, now);
     while cluster.poll_transmit().is_some() {}
     cluster.handle_datagram(&[0; 100], address(0), now);
@@ -32,7 +36,7 @@ fn after_a_goodbye_nothing_is_taken_in() {
 #[test]
 fn nothing_is_sent_to_an_earlier_life_of_this_node() {
     let now = origin();
-    let mut cluster = Cluster::new(config(1, 7), [1; 32], now);
+    let mut cluster = Cluster::new(config(1, 7), [1; 32], nonces(1), now);
     cluster.swim.announce(config(1, 6).identity, now);
     assert_eq!(cluster.swim.poll_output(), None);
     cluster.swim.announce(config(2, 6).identity, now);
@@ -42,7 +46,7 @@ fn nothing_is_sent_to_an_earlier_life_of_this_node() {
 /// Two that have met, and the time.
 fn pair() -> ([Cluster; 2], Instant) {
     let mut now = origin();
-    let mut pair = [0, 1].map(|index| Cluster::new(config(index, 7), [index as u8; 32], now));
+    let mut pair = [0, 1].map(|index| Cluster::new(config(index, 7), [index as u8; 32], nonces(index as u8), now));
     for _ in 0..300 {
         now += Duration::from_millis(10);
         for from in [0, 1] {
@@ -92,7 +96,7 @@ proptest! {
     #[test]
     fn arbitrary_datagrams_never_panic(datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..1400), 1..8)) {
         let now = origin();
-        let mut cluster = Cluster::new(config(1, 7), [1; 32], now);
+        let mut cluster = Cluster::new(config(1, 7), [1; 32], nonces(1), now);
         for datagram in &datagrams {
             cluster.handle_datagram(datagram, address(0), now);
         }

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{TryRng as _, rngs::SysRng};
+use rand::{
+    Rng as _, SeedableRng as _, TryRng as _,
+    rngs::{StdRng, SysRng},
+};
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
@@ -21,8 +24,15 @@ use super::{
     generation,
     peers::Remembered,
     udp::{bind, canonical, sendable},
+    watch as watcher,
 };
-use crate::{Cluster, Command, Config, Identity, KeyRing, NodeName, Stats, View, Watch, channel::DATAGRAM_MAX};
+use crate::{
+    Cluster, Command, Config, Identity, KeyRing, NodeName, Nonces, Stats, View, Watch,
+    channel::DATAGRAM_MAX,
+    header::WATCH_VERSION,
+    seal::NONCE_LEN,
+    watch::{Plan, Watcher},
+};
 
 /// Datagrams read before others have their turn.
 const BATCH: usize = 64;
@@ -77,6 +87,9 @@ pub enum StartError {
         /// The address given.
         address: SocketAddr,
     },
+    /// The watch's thread could not be started.
+    #[error("cannot start the watch: {0}")]
+    Watch(#[source] io::Error),
     /// The system has no randomness.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -138,33 +151,73 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
     if advertise.ip().is_unspecified() || advertise.port() == 0 || link_local {
         return Err(StartError::Advertise { address: advertise });
     }
-    let socket = bind(address).map_err(|error| match error.kind() {
+    let sockets = bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
         _ => StartError::Bind { address, error },
     })?;
-    let mut seed = [0; 32];
-    SysRng.try_fill_bytes(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
+    let seed = random()?;
     // Before anything runs, so blocking a little is fine.
     let remembered = Remembered::load(&state_dir);
     let identity =
         Identity { name: node, address: canonical(advertise), generation: generation::next(&state_dir), renewal: 0 };
     let seeds = seeds.into_iter().map(canonical).collect();
+    let orders = watcher::Orders { plan: Plan::default(), keys: keys.clone(), at: Instant::now() };
+    let watch = watch.clamped();
+    let phase = watch.interval.mul_f64(f64::from(seed[0]) / 256.0);
+    let watching = Watcher::new(watch.into(), keys.clone(), system_nonces(random()?), phase, Instant::now());
     let config = Config { identity, keys, seeds, remembered: remembered.peers(), watch };
-    let mut cluster = Cluster::new(config, seed, Instant::now());
+    let mut cluster = Cluster::new(config, seed, system_nonces(random()?), Instant::now());
+    let socket = UdpSocket::from_std(sockets.gossip.into()).map_err(|error| StartError::Bind { address, error })?;
+    let watch = watcher::start(watching, sockets.watch, address, orders).map_err(StartError::Watch)?;
 
     let (view_out, view) = watch::channel(cluster.poll_view().unwrap_or_default());
     let (stats_out, stats) = watch::channel(Arc::default());
     let (commands, commands_in) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
-    let driver = Driver { cluster, socket, bind: address, view: view_out, stats: stats_out, remembered };
+    let driver = Driver {
+        cluster,
+        socket,
+        bind: address,
+        watch,
+        seen: 0,
+        watching: true,
+        view: view_out,
+        stats: stats_out,
+        remembered,
+    };
     let task = tokio::spawn(driver.run(commands_in, stopped));
     Ok(Handle { commands, view, stats, stop, task })
+}
+
+/// Nonces from the system's generator. It answered at the start, and does not stop doing so; should it, one seeded by it
+/// is better than repeating a nonce.
+fn system_nonces(seed: [u8; 32]) -> Nonces {
+    let mut fallback = StdRng::from_seed(seed);
+    Nonces::new(move || {
+        let mut nonce = [0; NONCE_LEN];
+        if SysRng.try_fill_bytes(&mut nonce).is_err() {
+            fallback.fill_bytes(&mut nonce);
+        }
+        nonce
+    })
+}
+
+/// Numbers nobody can guess.
+fn random() -> Result<[u8; 32], StartError> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
+    Ok(seed)
 }
 
 struct Driver {
     cluster: Cluster,
     socket: UdpSocket,
     bind: SocketAddr,
+    watch: watcher::Link,
+    /// The version of the watch's report that was taken in last.
+    seen: u64,
+    /// The watch's thread runs.
+    watching: bool,
     view: watch::Sender<Arc<View>>,
     stats: watch::Sender<Arc<Stats>>,
     remembered: Remembered,
@@ -189,16 +242,22 @@ impl Driver {
                     }
                 }
                 command = commands.recv() => match command {
-                    Some(command) => self.cluster.handle_command(command, Instant::now()),
+                    Some(command) => self.command(command),
                     None => break false,
                 },
                 stop = &mut stopped => break stop.is_ok(),
                 () = timer => {}
+                // An error would mean that the thread has ended; then it cannot be missed in the log.
+                changed = self.watch.returns.changed(), if self.watching => self.watching = changed.is_ok(),
+                Some((datagram, from)) = self.watch.returned.recv() => {
+                    self.cluster.handle_datagram(&datagram, canonical(from), Instant::now());
+                }
                 _ = housekeeping.tick() => self.keep(),
             }
             // What peers have said comes before what they have failed to say.
             self.receive(&mut buffer);
             let now = Instant::now();
+            self.look(now);
             if self.cluster.poll_timeout().is_some_and(|due| due <= now) {
                 self.cluster.handle_timeout(now);
             }
@@ -206,11 +265,12 @@ impl Driver {
         };
         if politely {
             while let Ok(command) = commands.try_recv() {
-                self.cluster.handle_command(command, Instant::now());
+                self.command(command);
             }
             self.say_goodbye().await;
         }
-        self.stats.send_replace(Arc::new(self.cluster.stats().clone()));
+        self.publish();
+        self.watch.finish().await;
         self.remembered.finish(self.cluster.peers()).await;
     }
 
@@ -222,9 +282,36 @@ impl Driver {
         }
     }
 
+    fn command(&mut self, command: Command) {
+        if let Command::SetKeys(keys) = &command {
+            self.watch.order(|orders| orders.keys.clone_from(keys));
+        }
+        self.cluster.handle_command(command, Instant::now());
+    }
+
+    /// Takes in what the watch has seen.
+    fn look(&mut self, now: Instant) {
+        let report = {
+            let returns = self.watch.returns.borrow_and_update();
+            (returns.version != self.seen).then(|| {
+                self.seen = returns.version;
+                returns.report.clone()
+            })
+        };
+        if let Some(report) = report {
+            self.cluster.handle_report(report, now);
+        }
+    }
+
     /// Sends what is to be sent, and shows what is to be seen.
     fn put_out(&mut self) {
         self.transmit();
+        if let Some(plan) = self.cluster.poll_plan() {
+            self.watch.order(|orders| {
+                orders.plan = plan;
+                orders.at = Instant::now();
+            });
+        }
         if let Some(view) = self.cluster.poll_view() {
             self.view.send_replace(view);
         }
@@ -235,6 +322,10 @@ impl Driver {
             match self.socket.try_recv_from(buffer) {
                 Ok((len, from)) => {
                     let datagram = buffer.get(..len).unwrap_or_default();
+                    if datagram.first() == Some(&WATCH_VERSION) {
+                        self.watch.hand_over(datagram, from);
+                        continue;
+                    }
                     self.cluster.handle_datagram(datagram, canonical(from), Instant::now());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -254,8 +345,15 @@ impl Driver {
     }
 
     fn keep(&mut self) {
-        self.stats.send_replace(Arc::new(self.cluster.stats().clone()));
+        self.watch.alive(Instant::now());
+        self.publish();
         self.remembered.store(self.cluster.peers());
+    }
+
+    fn publish(&self) {
+        let mut stats = self.cluster.stats().clone();
+        stats.watch.clone_from(&self.watch.returns.borrow().stats);
+        self.stats.send_replace(Arc::new(stats));
     }
 }
 

@@ -1,4 +1,5 @@
-//! The edges: the task that owns a [`crate::Cluster`], its socket and its files.
+//! The edges: the task that owns a [`crate::Cluster`], its socket and its files;
+//! and the thread of its watch.
 //!
 //! An agent calls [`start`] and keeps the [`Handle`].
 
@@ -6,5 +7,6 @@ mod driver;
 mod generation;
 mod peers;
 mod udp;
+mod watch;
 
 pub use driver::{Handle, Options, StartError, start};

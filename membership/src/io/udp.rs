@@ -1,15 +1,53 @@
-//! The gossip's UDP socket.
+//! The UDP sockets of gossip and watch, on one port.
+//!
+//! The kernel hands each datagram to one of the two by its first byte, the version: a classic BPF program on the port's
+//! reuse group (`SO_ATTACH_REUSEPORT_CBPF`). Where that cannot be had, the kernel picks by a hash of the sender's
+//! address, and each thread hands over to the other what came to the wrong socket.
 
 use std::{io, net::SocketAddr};
 
+use nix::{
+    libc::{BPF_ABS, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, sock_filter, sock_fprog},
+    sys::socket::{setsockopt, sockopt},
+};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
+
+use crate::header::WATCH_VERSION;
 
 /// Bytes of the kernel's buffers asked for: a restart of a large cluster comes in bursts. The kernel may grant less.
 const BUFFER: usize = 2 << 20;
 
-/// Binds the socket. An IPv6 wildcard address hears IPv4 as well.
-pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+/// Two sockets bound to one address.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    /// Gets what is not for the watch.
+    pub(super) gossip: Socket,
+    /// Gets the watch's datagrams, stamped by the kernel with their times of arrival.
+    pub(super) watch: Socket,
+}
+
+/// Binds both sockets, which do not block. An IPv6 wildcard address hears IPv4 as well.
+///
+/// # Errors
+/// Also if another socket has the port, whatever its options.
+pub(super) fn bind(address: SocketAddr) -> io::Result<Sockets> {
+    let gossip = unbound(address)?;
+    gossip.bind(&address.into())?;
+    // The first socket is bound without leave to share, or a second agent could join in; from here on it shares.
+    gossip.set_reuse_port(true)?;
+    let watch = unbound(address)?;
+    watch.set_reuse_port(true)?;
+    if let Err(error) = setsockopt(&watch, sockopt::ReceiveTimestampns, &true) {
+        tracing::warn!(%error, "the kernel does not stamp datagrams: how long they waited counts as silence");
+    }
+    watch.bind(&gossip.local_addr()?)?;
+    if let Err(error) = steer(&watch) {
+        tracing::warn!(%error, "datagrams cannot be steered to the watch's socket; they are handed over");
+    }
+    Ok(Sockets { gossip, watch })
+}
+
+fn unbound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -20,8 +58,24 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
         }
     }
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket)
+}
+
+/// Makes the kernel choose by the first byte. The program's result is the socket's place in the group, in the order in
+/// which they were bound; an empty datagram ends it with 0.
+fn steer(socket: &Socket) -> nix::Result<()> {
+    let op = |code: u32, jt: u8, jf: u8, k: u32| {
+        // The kernel's operation codes fit 16 bits.
+        sock_filter { code: code as u16, jt, jf, k }
+    };
+    let mut program = [
+        op(BPF_LD | BPF_B | BPF_ABS, 0, 0, 0),
+        op(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, u32::from(WATCH_VERSION)),
+        op(BPF_RET | BPF_K, 0, 0, 1),
+        op(BPF_RET | BPF_K, 0, 0, 0),
+    ];
+    let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    setsockopt(socket, sockopt::AttachReusePortCbpf, &program)
 }
 
 /// The same address as seen on the socket and in gossip: a dual-stack socket shows IPv4 peers as mapped IPv6.
@@ -39,6 +93,8 @@ pub(super) fn sendable(to: SocketAddr, bind: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     #[test]
@@ -49,5 +105,56 @@ mod tests {
         assert_eq!(mapped.to_string(), "[::ffff:10.0.0.1]:9651");
         assert_eq!(canonical(mapped), v4);
         assert_eq!(sendable(v4, v4), v4);
+    }
+
+    /// What waits on a socket.
+    fn waiting(socket: Socket) -> Vec<Vec<u8>> {
+        let socket = UdpSocket::from(socket);
+        let mut buffer = [0; 100];
+        let next = |socket: &UdpSocket| socket.recv(&mut buffer).map(|len| buffer[..len].to_vec());
+        std::iter::repeat_with({
+            let mut next = next;
+            move || next(&socket).ok()
+        })
+        .map_while(|datagram| datagram)
+        .collect()
+    }
+
+    #[test]
+    fn the_first_byte_picks_the_socket_in_both_families() {
+        for (bind_to, senders) in [
+            ("127.0.0.1:0", vec!["127.0.0.1"]),
+            ("0.0.0.0:0", vec!["127.0.0.1"]),
+            ("[::1]:0", vec!["::1"]),
+            ("[::]:0", vec!["::1", "127.0.0.1"]),
+        ] {
+            let sockets = bind(bind_to.parse().unwrap()).unwrap();
+            let port = sockets.gossip.local_addr().unwrap().as_socket().unwrap().port();
+            let mut sent = 0;
+            for sender in &senders {
+                for _ in 0..20 {
+                    // Another port each time: a hash of it must not decide.
+                    let from = UdpSocket::bind((*sender, 0)).unwrap();
+                    from.send_to(&[WATCH_VERSION, 7], (*sender, port)).unwrap();
+                    from.send_to(&[1, 7], (*sender, port)).unwrap();
+                    from.send_to(&[], (*sender, port)).unwrap();
+                    sent += 1;
+                }
+            }
+            let (watch, gossip) = (waiting(sockets.watch), waiting(sockets.gossip));
+            assert_eq!(watch, vec![vec![WATCH_VERSION, 7]; sent], "{bind_to}");
+            assert_eq!(gossip, vec![[vec![1, 7], vec![]]; sent].concat(), "{bind_to}");
+        }
+    }
+
+    #[test]
+    fn a_second_agent_does_not_get_the_port() {
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            let sockets = bind(address.parse().unwrap()).unwrap();
+            let taken = sockets.gossip.local_addr().unwrap().as_socket().unwrap();
+            assert_eq!(bind(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            drop(sockets);
+            bind(taken).unwrap();
+        }
     }
 }

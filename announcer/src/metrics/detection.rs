@@ -1,0 +1,58 @@
+//! The metrics of the fast watch, made from what its state machine counted in plain fields.
+
+use membership::{Detections, WatchStats};
+use prometheus::{
+    Registry,
+    proto::{Bucket, Histogram, Metric, MetricFamily, MetricType},
+};
+
+use super::counter;
+
+/// Registers the watch's counters with their values.
+pub(super) fn register(registry: &Registry, watch: &WatchStats, retractions: u64) -> prometheus::Result<()> {
+    let signals = counter(registry, "crier_watch_signals_total", "Signals of the fast watch", &["kind", "direction"])?;
+    for (kind, direction, count) in [
+        ("beat", "tx", watch.beats_out),
+        ("beat", "rx", watch.beats_in),
+        ("ping", "tx", watch.pings_out),
+        ("ping", "rx", watch.pings_in),
+        ("question", "tx", watch.questions_out),
+    ] {
+        signals.with_label_values(&[kind, direction]).inc_by(count);
+    }
+    for (name, help, count) in [
+        ("crier_watch_suspicions_total", "Times a node that this one watches was overdue", watch.suspicions),
+        ("crier_watch_false_alarms_total", "Times an overdue node was heard after all", watch.false_alarms),
+        ("crier_watch_retractions_total", "Times a node found dead came back in the same life", retractions),
+        ("crier_watch_holdups_total", "Times this node's watch was held up itself", watch.holdups),
+        ("crier_watch_misrouted_total", "Datagrams that came to the wrong socket", watch.misrouted),
+    ] {
+        counter(registry, name, help, &[])?.with_label_values::<&str>(&[]).inc_by(count);
+    }
+    Ok(())
+}
+
+/// `crier_failure_detection_seconds`.
+pub(super) fn detections(found: &Detections) -> MetricFamily {
+    let mut cumulative = 0;
+    let mut buckets = Vec::new();
+    for (bound, count) in Detections::BOUNDS_MS.iter().zip(found.buckets) {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(std::time::Duration::from_millis(*bound).as_secs_f64());
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(found.count);
+    histogram.set_sample_sum(found.sum.as_secs_f64());
+    let mut metric = Metric::default();
+    metric.set_histogram(histogram);
+    let mut family = MetricFamily::default();
+    family.set_name("crier_failure_detection_seconds".to_owned());
+    family.set_help("From when a node was last heard until this node found it down".to_owned());
+    family.set_field_type(MetricType::HISTOGRAM);
+    family.set_metric(vec![metric]);
+    family
+}

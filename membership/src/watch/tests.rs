@@ -1,0 +1,215 @@
+//! Whole clusters with the watch in them: who is found dead, how soon, and who is not.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    Command, MemberState, Watch,
+    sim::{FAIR, Sim, Weather, config},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn started(seed: u64, size: usize, watch: Watch) -> Sim {
+    let mut sim = Sim::new(seed);
+    for index in 0..size {
+        sim.boot(index, crate::Config { watch, ..config(index, 1000) });
+    }
+    sim.converge(20 * SECOND);
+    sim.run(2 * SECOND);
+    sim
+}
+
+fn state(sim: &mut Sim, viewer: usize, of: usize) -> Option<MemberState> {
+    sim.member(viewer, of).map(|member| member.state)
+}
+
+/// Runs until all `viewers` take all of `dead` for down; returns how long that took.
+fn found(sim: &mut Sim, dead: &[usize], viewers: &[usize], limit: Duration) -> Duration {
+    let began = sim.now;
+    loop {
+        let known =
+            viewers.iter().all(|viewer| dead.iter().all(|dead| state(sim, *viewer, *dead) == Some(MemberState::Down)));
+        if known {
+            return sim.now - began;
+        }
+        assert!(sim.now - began < limit, "{dead:?} not found dead by {viewers:?} within {limit:?}");
+        sim.run(MS);
+    }
+}
+
+/// How often members were shown as down, over all nodes.
+fn deaths(sim: &Sim) -> u64 {
+    let of = |index| sim.node(index).stats().transitions.get(&MemberState::Down).copied().unwrap_or(0);
+    sim.living().into_iter().map(of).sum()
+}
+
+#[test]
+fn a_vanished_node_is_down_within_the_promised_time() {
+    for (watch, least, most) in [(Watch::default(), 104, 158), (Watch::FAST, 20, 34)] {
+        let mut times: Vec<Duration> = (0..40)
+            .map(|seed| {
+                let mut sim = started(seed, 3, watch);
+                sim.run(MS * (seed as u32 * 13));
+                sim.crash(2);
+                found(&mut sim, &[2], &[0, 1], SECOND)
+            })
+            .collect();
+        times.sort();
+        println!("{watch:?}: {:?} to {:?}, median {:?}", times[0], times[39], times[20]);
+        assert!(times[0] >= MS * least && times[39] <= MS * most, "{times:?}");
+    }
+}
+
+#[test]
+fn loss_is_not_taken_for_death() {
+    for loss in [0.01, 0.05, 0.2] {
+        let mut sim = started(7, 4, Watch::default());
+        sim.weather = Weather { loss, ..FAIR };
+        sim.run(60 * SECOND);
+        let alarms: u64 = (0..4).map(|node| sim.watcher(node).stats().false_alarms).sum();
+        println!("loss {loss}: {alarms} false alarms");
+        assert_eq!(deaths(&sim), 0, "loss {loss}");
+    }
+}
+
+#[test]
+fn who_is_heard_by_anybody_is_not_down() {
+    let mut sim = started(8, 3, Watch::default());
+    sim.cut(2, 0);
+    sim.run(10 * SECOND);
+    assert_eq!(state(&mut sim, 0, 2), Some(MemberState::Suspect), "n0 does not hear it, but n1 does");
+    assert_eq!(state(&mut sim, 1, 2), Some(MemberState::Alive));
+    assert_eq!(deaths(&sim), 0);
+    sim.crash(2);
+    found(&mut sim, &[2], &[0, 1], MS * 260);
+}
+
+#[test]
+fn two_nodes_decide_alone() {
+    let mut sim = started(9, 2, Watch::default());
+    sim.crash(1);
+    let took = found(&mut sim, &[1], &[0], SECOND);
+    assert!(took <= MS * 158, "{took:?}");
+}
+
+#[test]
+fn two_of_three_that_die_at_once_are_found_an_interval_later_at_most() {
+    for seed in 10..20 {
+        let mut sim = started(seed, 3, Watch::default());
+        sim.run(MS * (seed as u32 * 7));
+        sim.crash(1);
+        sim.crash(2);
+        let took = found(&mut sim, &[1, 2], &[0], SECOND);
+        assert!(took <= MS * 210, "{took:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_finds_all_dead_at_once_and_slanders_nobody_on_its_return() {
+    for (seed, size) in [(21, 3), (22, 5), (23, 9)] {
+        let mut sim = started(seed, size, Watch::default());
+        let others: Vec<_> = (1..size).collect();
+        sim.partition(&[0], &others);
+        found(&mut sim, &[0], &others, MS * 215);
+        found(&mut sim, &others, &[0], SECOND);
+        sim.run(5 * SECOND);
+        let before = deaths(&sim);
+        sim.heal();
+        let took = sim.converge(3 * SECOND);
+        println!("{size} nodes together again after {took:?}");
+        sim.run(2 * SECOND);
+        assert_eq!(deaths(&sim), before, "nobody believes what it says of the others");
+    }
+}
+
+#[test]
+fn a_watcher_that_was_held_up_blames_nobody() {
+    for held in [120, 700, 5000] {
+        let mut sim = started(24, 3, Watch::default());
+        let before = sim.watcher(0).stats().holdups;
+        sim.freeze(0, MS * held);
+        sim.run(MS * held + 3 * SECOND);
+        assert!(sim.watcher(0).stats().holdups > before, "held up for {held} ms and did not notice");
+        let down = sim.node(0).stats().transitions.get(&MemberState::Down);
+        assert_eq!(down, None, "held up for {held} ms, it blames others");
+        assert_eq!(sim.disagreement(), None);
+    }
+}
+
+#[test]
+fn a_node_whose_watchers_die_with_it_is_found_by_the_next() {
+    for seed in 30..34 {
+        let mut sim = started(seed, 16, Watch::default());
+        let id = |index: usize| config(index, 0).identity.id();
+        let ring: BTreeMap<u64, usize> = (0..16).map(|index| (id(index), index)).collect();
+        let mut dead = vec![0];
+        dead.extend(ring::successors(&ring, id(0), ring::WATCHERS).map(|id| ring[&id]));
+        for index in &dead {
+            sim.crash(*index);
+        }
+        let living = sim.living();
+        let took = found(&mut sim, &dead, &living, 2 * SECOND);
+        println!("a node and its watchers found dead in {took:?}");
+        assert!(took <= MS * 600, "{took:?}");
+    }
+}
+
+#[test]
+fn different_intervals_raise_no_alarm() {
+    let mut sim = started(40, 3, Watch::default());
+    let slow = Watch { interval: SECOND, misses: 3 };
+    sim.boot(2, crate::Config { watch: slow, ..config(2, 1001) });
+    sim.converge(5 * SECOND);
+    let before: u64 = (0..3).map(|node| sim.watcher(node).stats().suspicions).sum();
+    sim.run(10 * SECOND);
+    let after: u64 = (0..3).map(|node| sim.watcher(node).stats().suspicions).sum();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_restart_and_a_goodbye_raise_no_alarm() {
+    let mut sim = started(41, 4, Watch::default());
+    sim.command(3, Command::Leave);
+    sim.run(MS * 20);
+    sim.crash(3);
+    sim.run(SECOND);
+    assert_eq!(deaths(&sim), 0);
+    sim.boot(3, config(3, 1001));
+    sim.converge(2 * SECOND);
+    assert_eq!((0..3).map(|node| sim.watcher(node).stats().suspicions).sum::<u64>(), 0);
+}
+
+/// Bytes a second and node that an idle cluster sends, headers included: gossip and watch.
+fn idle_traffic(size: usize) -> [usize; 2] {
+    let mut sim = Sim::new(50);
+    for index in 0..size {
+        sim.boot(index, config(index, 1000));
+        sim.run(MS * 5);
+    }
+    sim.converge(120 * SECOND);
+    sim.run(10 * SECOND);
+    sim.wire.clear();
+    sim.run(5 * SECOND);
+    let sum = |kind: usize| sim.wire.values().map(|bytes| bytes[kind]).sum::<usize>() / (5 * size);
+    let most = sim.wire.values().map(|bytes| bytes[0] + bytes[1]).max().unwrap_or(0) / 5;
+    println!("{size} nodes: gossip {} B/s, watch {} B/s a node; the busiest {most} B/s", sum(0), sum(1));
+    [sum(0), sum(1)]
+}
+
+#[test]
+fn idle_traffic_does_not_grow_with_the_cluster() {
+    for size in [10, 60] {
+        let [gossip, watch] = idle_traffic(size);
+        assert!(gossip + watch <= 20 * 1024, "{gossip} + {watch}");
+    }
+}
+
+/// Minutes unless optimised: `cargo test --release -p crier-membership idle_traffic_of_a_thousand -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes unless optimised"]
+fn idle_traffic_of_a_thousand_nodes_is_that_of_ten() {
+    let all = [10, 100, 1000].map(idle_traffic);
+    assert!(all.iter().all(|[gossip, watch]| gossip + watch <= 20 * 1024), "{all:?}");
+}
