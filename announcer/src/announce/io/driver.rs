@@ -21,7 +21,7 @@ use crate::{
         Announcement, Conflict, Inquiry, Kind,
         speaker::{Action, Port, Speaker, Verdict},
     },
-    holdup::HoldUp,
+    holdup::{HoldUp, TOLERANCE},
     link::Links,
     wire::MacAddr,
 };
@@ -123,7 +123,8 @@ impl Driver {
                 Woken::Time => {}
             }
             self.turn();
-            hold_up.sleep(Instant::now());
+            // From when it woke: it may be held up in the middle of a turn as well.
+            hold_up.sleep(now);
         }
     }
 
@@ -138,6 +139,8 @@ impl Driver {
         self.speaker.handle_timeout(now);
         while let Some(action) = self.speaker.poll_action() {
             match action {
+                // Held up since this was decided: the next turn finds out whether it is still true.
+                Action::Send { .. } if now.elapsed() > TOLERANCE => {}
                 Action::Send { interface, kind, frame } => self.send(&interface, kind, &frame),
                 Action::Report(conflict) => self.report(conflict),
             }
