@@ -107,11 +107,16 @@ impl Driver {
                 () = sleep_until(due) => Woken::Time,
             };
             let now = Instant::now();
-            if let Some(late) = hold_up.woken(now).filter(|_| tick.is_some()) {
+            let late = hold_up.woken(now).filter(|_| tick.is_some());
+            if let Some(late) = late {
                 tracing::warn!(?late, "the announcer was held up; asking whether the VIPs are still this node's");
+                // What was wished and asked for before is as old.
+                while again.try_recv().is_ok() {}
+                self.speaker.handle_wishes(wished.borrow_and_update().clone(), now);
                 self.speaker.handle_hold_up(now);
             }
             match woken {
+                Woken::Again(_) | Woken::Wished if late.is_some() => {}
                 Woken::Frame(name, result) => self.heard(&name, result, &buffer),
                 Woken::Wished => self.speaker.handle_wishes(wished.borrow_and_update().clone(), now),
                 Woken::Inquiry => self.speaker.handle_inquiry(inquiry.borrow_and_update().clone(), now),
