@@ -323,7 +323,8 @@ fn a_foreign_machine_that_insists_is_answered_now_and_then() -> Result<()> {
     let frames = announced_by(&sniffer, mac, vip);
     let counted = cluster.agent(&owner)?.metrics()?.metric("crier_vip_conflicts_total").label("vip", &address).sum();
     println!("{frames} frames in defence, {counted} conflicts counted");
-    assert!((1..=10).contains(&frames), "one burst in ten seconds, not {frames} frames");
+    let most = 10 * (1 + usize::try_from(start.elapsed().as_secs() / 10)?);
+    assert!((1..=most).contains(&frames), "one burst in ten seconds, not {frames} frames");
     assert!(counted >= 3.0, "{counted}");
     ensure!(cluster.owner(vip)? == owner);
     Ok(())

@@ -155,7 +155,6 @@ impl Controller {
                 break;
             }
             let wake = [self.ownership.poll_timeout(), self.next_defence(), deadline].into_iter().flatten().min();
-            hold_up.sleep(Instant::now());
             let woken = tokio::select! {
                 Ok(()) = self.inputs.view.changed() => Woken::Changed,
                 Ok(()) = self.inputs.links.changed() => Woken::Changed,
@@ -169,10 +168,13 @@ impl Controller {
                 () = until(wake) => Woken::Changed,
                 () = until(Some(hold_up.wake())) => Woken::Tick,
             };
-            let late = hold_up.woken(Instant::now());
+            let now = Instant::now();
+            let late = hold_up.woken(now);
+            // From when it woke: it may be held up in the middle of a decision as well.
+            hold_up.sleep(now);
             if let Some(late) = late {
                 warn!(?late, "this agent was held up; listening before it claims anything");
-                self.ownership.handle_hold_up(Instant::now());
+                self.ownership.handle_hold_up(now);
             }
             let objects_changed = matches!(woken, Woken::Objects);
             match woken {

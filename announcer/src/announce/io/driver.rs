@@ -21,7 +21,7 @@ use crate::{
         Announcement, Conflict, Inquiry, Kind,
         speaker::{Action, Port, Speaker, Verdict},
     },
-    holdup::HoldUp,
+    holdup::{HoldUp, TOLERANCE},
     link::Links,
     wire::MacAddr,
 };
@@ -107,11 +107,16 @@ impl Driver {
                 () = sleep_until(due) => Woken::Time,
             };
             let now = Instant::now();
-            if let Some(late) = hold_up.woken(now).filter(|_| tick.is_some()) {
+            let late = hold_up.woken(now).filter(|_| tick.is_some());
+            if let Some(late) = late {
                 tracing::warn!(?late, "the announcer was held up; asking whether the VIPs are still this node's");
+                // What was wished and asked for before is as old.
+                while again.try_recv().is_ok() {}
+                self.speaker.handle_wishes(wished.borrow_and_update().clone(), now);
                 self.speaker.handle_hold_up(now);
             }
             match woken {
+                Woken::Again(_) | Woken::Wished if late.is_some() => {}
                 Woken::Frame(name, result) => self.heard(&name, result, &buffer),
                 Woken::Wished => self.speaker.handle_wishes(wished.borrow_and_update().clone(), now),
                 Woken::Inquiry => self.speaker.handle_inquiry(inquiry.borrow_and_update().clone(), now),
@@ -123,7 +128,8 @@ impl Driver {
                 Woken::Time => {}
             }
             self.turn();
-            hold_up.sleep(Instant::now());
+            // From when it woke: it may be held up in the middle of a turn as well.
+            hold_up.sleep(now);
         }
     }
 
@@ -138,6 +144,8 @@ impl Driver {
         self.speaker.handle_timeout(now);
         while let Some(action) = self.speaker.poll_action() {
             match action {
+                // Held up since this was decided: the next turn finds out whether it is still true.
+                Action::Send { .. } if now.elapsed() > TOLERANCE => {}
                 Action::Send { interface, kind, frame } => self.send(&interface, kind, &frame),
                 Action::Report(conflict) => self.report(conflict),
             }
