@@ -283,6 +283,10 @@ impl Ownership {
     fn defend(&mut self, survey: &Survey, returned: bool, now: Instant) -> Vec<Action> {
         let mut announcements = Vec::new();
         let whole = self.quorum.standing() == Standing::Whole;
+        let regained = self.quorum.has_regained();
+        // Of what it is to keep quiet about a node reminds nobody before it sees most of its cluster again.
+        let voiced: BTreeSet<IpAddr> =
+            self.held.keys().filter(|vip| self.voice(**vip) == Voice::Full).copied().collect();
         let lost_one = whole && self.quorum.up() <= FEW_MEMBERS && self.quorum.lost_one_at(now);
         for (vip, held) in &mut self.held {
             let candidates = self.vips.get(vip);
@@ -295,7 +299,7 @@ impl Ownership {
             let echo = held.echo.is_some_and(|at| at <= now);
             if conflict {
                 held.echo = now.checked_add(ECHO);
-            } else if returned && whole {
+            } else if returned && voiced.contains(vip) {
                 held.echo = now.checked_add(HEARSAY);
             } else if echo {
                 held.echo = None;
@@ -304,7 +308,8 @@ impl Ownership {
             }
             held.rivals = rivals;
 
-            if conflict || echo || silenced == Some(true) && !planned {
+            let kept = regained && held.claim.epoch > 0;
+            if conflict || echo || kept || silenced == Some(true) && !planned {
                 announcements.push(Action::Reannounce { vip: *vip, reason: Reason::ConflictWon });
             } else if silenced.is_some() {
                 announcements.push(Action::Reannounce { vip: *vip, reason: Reason::Handover });

@@ -38,6 +38,8 @@ pub struct Facts {
     pub listening: bool,
     /// The node's forwarder carries traffic. False on announce-only nodes and when eBPF failed: no steering to it.
     pub forwarding: bool,
+    /// The node has lost most of its cluster, or has only just found it again: it hesitates to take what others could.
+    pub isolated: bool,
     /// What the node found when it asked for other nodes' VIPs on the wire.
     pub findings: Findings,
 }

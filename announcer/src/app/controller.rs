@@ -307,6 +307,7 @@ impl Controller {
     async fn publish_facts(&mut self, links: &Links) {
         self.facts.forwarding = *self.inputs.forwarding.borrow_and_update();
         self.facts.draining = self.ownership.is_draining();
+        self.facts.isolated = self.ownership.standing() == Standing::Minority;
         self.facts.interfaces = links.usable().map(interface).collect();
         let changed = self.outputs.facts.send_if_modified(|current| {
             let changed = *current != self.facts;

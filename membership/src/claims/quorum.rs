@@ -49,6 +49,8 @@ pub(super) struct Quorum {
     of: usize,
     /// Since when enough are here for a better standing.
     better: Option<Instant>,
+    /// The last step made it whole again.
+    regained: bool,
     up: BTreeSet<NodeName>,
     lost: BTreeMap<NodeName, Instant>,
 }
@@ -71,13 +73,21 @@ impl Quorum {
             std::cmp::Ordering::Equal if self.of > 0 => Standing::Half,
             _ => Standing::Whole,
         };
+        self.regained = false;
         if standing < self.standing {
             (self.standing, self.since, self.better) = (standing, Some(now), None);
         } else if standing == self.standing {
             self.better = None;
         } else if now.saturating_duration_since(*self.better.get_or_insert(now)) >= REGAIN {
             (self.standing, self.better) = (standing, None);
+            self.regained = standing == Standing::Whole;
         }
+    }
+
+    /// Whether this node has just come to see most of its cluster again. What it owned it has kept quiet about, and others
+    /// may have announced meanwhile.
+    pub(super) fn has_regained(&self) -> bool {
+        self.regained
     }
 
     /// What this node counts for.

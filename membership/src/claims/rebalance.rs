@@ -131,7 +131,8 @@ impl Ownership {
 
     /// Claims the next VIP that this node should take over from one that carries too many.
     pub(super) fn take_share(&mut self, survey: &Survey, now: Instant, unix_ms: u64) -> Option<Action> {
-        if !self.may_take() || self.held_up.is_some() || !self.quorum.has() {
+        let avoided = super::avoided(&self.view).contains(&self.me);
+        if !self.may_take() || avoided || self.held_up.is_some() || !self.quorum.has() {
             self.rebalance.rest();
             return None;
         }

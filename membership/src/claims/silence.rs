@@ -24,13 +24,15 @@ pub fn avoided(view: &View) -> BTreeSet<&NodeName> {
     view.members.values().flat_map(|member| &member.document.facts.findings.silent).collect()
 }
 
-/// The candidates to elect from: without those to be avoided, unless they own the VIP already or are all there is.
+/// The candidates to elect from: without those to be avoided and those that would hesitate, unless they own the VIP already
+/// or are all there is.
 pub(super) fn trusted<'a>(
     vips: &'a Candidates,
     current: &BTreeMap<IpAddr, NodeName>,
     view: &View,
 ) -> Cow<'a, Candidates> {
-    let avoided = avoided(view);
+    let mut avoided = avoided(view);
+    avoided.extend(view.up().filter(|(_, member)| member.document.facts.isolated).map(|(name, _)| name));
     if avoided.is_empty() {
         return Cow::Borrowed(vips);
     }

@@ -91,15 +91,17 @@ proptest! {
         world.check_settled();
     }
 
+    /// Whoever wakes while others still listen may take more than its share; that is evened out.
     #[test]
     fn a_cold_cluster_spreads_its_vips_within_the_bound(seed: u64, nodes in 1usize..7, vips in 1u8..20) {
-        let world = settled(seed, nodes, vips);
+        let mut world = rebalancing(seed, nodes, vips);
+        world.run(SETTLE);
         let bound = usize::from(vips).div_ceil(nodes);
         for node in &world.nodes {
             let held = node.ownership.as_ref().unwrap().claims();
             prop_assert!(held.len() <= bound, "{} holds {} of {vips}", node.name, held.len());
-            prop_assert!(held.values().all(|claim| claim.epoch == 1), "a conflict during the start: {held:?}");
         }
+        world.check_settled();
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use super::silence::trusted;
 use crate::{
     Claim, NodeName, View,
     election::{Candidates, elect},
@@ -47,7 +48,8 @@ pub(super) fn choose(
     };
     let left = owners.iter().filter(|(vip, node)| *node != me && !mine.contains_key(*vip));
     let left = left.map(|(vip, node)| (*vip, node.clone())).collect();
-    let mut elected = elect(&without(vips, able), &left);
+    let able = without(vips, able);
+    let mut elected = elect(&trusted(&able, &left, view), &left);
     elected.retain(|vip, _| mine.contains_key(vip));
     elected
 }

@@ -210,7 +210,7 @@ impl Keeper {
         let _ = self.wake.read();
     }
 
-    fn receive(&mut self, buffer: &mut [u8], control: &mut Vec<u8>) {
+    fn receive(&mut self, buffer: &mut [u8], control: &mut [u8]) {
         for _ in 0..BATCH {
             match next_datagram(&self.socket, buffer, control) {
                 Ok((length, from, stamp)) => {

@@ -255,6 +255,11 @@ impl World {
             claims.map(|claim| claim.epoch).max().unwrap_or(0)
         };
         assert!(ownership.poll_timeout().is_none_or(|at| at > self.now), "n{n} asks to be woken in the past");
+        let isolated = ownership.standing() == Standing::Minority;
+        if self.nodes[n].document.facts.isolated != isolated {
+            self.nodes[n].document.facts.isolated = isolated;
+            self.nodes[n].version += 1;
+        }
         self.act(n, seen);
         self.speak_up(n);
     }

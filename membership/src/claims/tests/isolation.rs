@@ -75,7 +75,7 @@ fn the_majority_defends_its_vips_against_a_lost_member_and_takes_no_notice_of_ot
 #[test]
 fn of_two_majorities_that_insist_the_higher_rank_stays() {
     for (peer, stays) in [(b(), true), (a(), false)] {
-        let mut bench = cut_off(&[peer.clone()]);
+        let mut bench = cut_off(std::slice::from_ref(&peer));
         bench.wait(2000);
         heard(&mut bench, &peer);
         bench.wait(4000);

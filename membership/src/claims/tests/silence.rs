@@ -55,10 +55,12 @@ fn who_may_not_own_the_vip_does_not_take_it() {
 #[test]
 fn a_minority_replaces_nobody() {
     let mut bench = owned_by_a();
-    for name in ["p", "q", "r", "s"].map(name) {
-        bench.peer(&name, MemberState::Down, None);
+    for state in [MemberState::Alive, MemberState::Down] {
+        for name in ["p", "q", "r", "s"].map(name) {
+            bench.peer(&name, state, None);
+        }
+        bench.input();
     }
-    bench.input();
     assert_eq!(replace(&mut bench, &a(), 4), []);
 }
 
@@ -104,4 +106,14 @@ fn a_node_that_was_silent_once_keeps_what_it_owns() {
     let mut bench = owned_by_a();
     bench.view.members.insert(b(), blames(&a()));
     assert_eq!(bench.input(), [], "nor is it taken from another");
+}
+
+#[test]
+fn a_node_that_has_just_found_its_cluster_again_is_not_elected_where_another_would_not_hesitate() {
+    let mut bench = Bench::awake();
+    let mut returned = member(MemberState::Alive, None);
+    returned.document.facts.isolated = true;
+    bench.view.members.insert(a(), returned);
+    bench.eligible(&[me(), a()]);
+    assert_eq!(bench.input(), claimed(1, Reason::FirstClaim), "though `a` outranks us");
 }
