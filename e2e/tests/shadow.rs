@@ -1,5 +1,6 @@
 //! A standby carries what a switch floods when the owner's link is lost, before anybody has noticed; and carries nothing
 //! twice where frames are flooded though the owner lives.
+#![expect(clippy::disallowed_methods, reason = "edge: measures real networks")]
 
 use std::{
     net::IpAddr,

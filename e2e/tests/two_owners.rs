@@ -1,4 +1,5 @@
 //! Two nodes may both believe that a VIP is theirs. Whatever cut them apart, the client sees one, and goes on being served.
+#![expect(clippy::disallowed_methods, reason = "edge: measures real networks")]
 
 use std::{
     net::IpAddr,
@@ -262,7 +263,7 @@ fn two_clusters_with_different_keys_that_share_a_vip_report_each_other_and_wage_
         cluster.agent(node)?.configure(&config)?;
     }
     let sniffer = Sniffer::start(&cluster.client().ns, "eth0")?;
-    cluster.agents.iter().try_for_each(|agent| agent.start())?;
+    cluster.agents.iter().try_for_each(e2e::agent::Agent::start)?;
     let owner_of =
         |nodes: [&str; 2]| eventually(SETTLE, "each cluster has an owner", || cluster.agreed_owner(vip, &nodes));
     let owners = [owner_of(["n1", "n2"])?, owner_of(["n3", "n4"])?];

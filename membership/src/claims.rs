@@ -325,9 +325,9 @@ impl Ownership {
             let held = self.held.get(vip).map(|held| (self.me.clone(), held.claim));
             let others = || survey.winner(*vip).filter(|(node, _)| *node != self.me).cloned();
             let Some((node, claim)) = held.or_else(others) else {
-                if let Some((holder, since_ms)) = self.wire.holder(*vip) {
+                if let Some((holder, since_ms, reason)) = self.wire.holder(*vip) {
                     let (node, epoch) = (holder.clone(), self.epochs.highest(*vip));
-                    owners.insert(*vip, Owner { node, epoch, since_ms, reason: Reason::WireClaim });
+                    owners.insert(*vip, Owner { node, epoch, since_ms, reason });
                 }
                 continue;
             };

@@ -50,7 +50,9 @@ impl Doubts {
 
     /// Those that nobody else has claimed.
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<Spot> {
-        let over = |_: &Spot, until: &mut Instant| *until <= now;
-        self.until.extract_if(.., over).map(|(spot, _)| spot).collect()
+        let over = |(_, until): &(&Spot, &Instant)| **until <= now;
+        let spots: Vec<Spot> = self.until.iter().filter(over).map(|(spot, _)| spot.clone()).collect();
+        self.until.retain(|_, until| *until > now);
+        spots
     }
 }

@@ -189,20 +189,32 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         events: metrics.events.clone(),
     };
     count_bounds(&metrics.limits, gossip, &reporter);
+    let controller = Controller::new(settings.node.clone(), ownership, inputs, outputs);
+    until_stopped(controller, &settings, reload, signals, gossip).await;
+
+    gossiping.shutdown().await;
+    info!(
+        "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
+    );
+    Ok(())
+}
+
+/// Runs the controller, and beside it what follows signals and seeds, until a signal stops the agent.
+async fn until_stopped(
+    controller: Controller,
+    settings: &Settings,
+    reload: Reload,
+    signals: Signals,
+    gossip: &membership::io::Handle,
+) {
     let (stop, stopped) = watch::channel(false);
     let (seeds_out, seeds) = watch::channel(settings.gossip.join.clone());
     let helpers = [
         tokio::spawn(keep_seeds(seeds, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
     ];
-    Controller::new(settings.node.clone(), ownership, inputs, outputs).run(stopped, HANDOVER_PATIENCE).await;
-
+    controller.run(stopped, HANDOVER_PATIENCE).await;
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
-    gossiping.shutdown().await;
-    info!(
-        "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
-    );
-    Ok(())
 }
 
 /// Counts the bounds that parts reach, for as long as these parts live.

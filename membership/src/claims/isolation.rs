@@ -34,6 +34,7 @@ impl Ownership {
         }
         let held = self.held.contains_key(&vip);
         let member = node.and_then(|node| self.view.members.get(node)).filter(|member| member.state.is_up());
+        let up = member.is_some();
         if let Some(member) = member {
             // A hand-over ends when its claim is here. Of claims that have just crossed each other the ranks decide.
             let handing_over = held && !self.may_own(vip);
@@ -50,11 +51,16 @@ impl Ownership {
         {
             return;
         }
+        // A member that is up has claimed it by gossip as well; its frame was faster.
+        let reason = match node {
+            Some(node) if held && up => self.overtaken(&self.me, node),
+            _ => Reason::WireClaim,
+        };
         if !held || node.is_some() {
-            self.wire.hear(vip, node, now, unix_ms);
+            self.wire.hear(vip, node, reason, now, unix_ms);
         }
         if held && node.is_some() {
-            self.withdraw(vip, Reason::WireClaim);
+            self.withdraw(vip, reason);
             self.actions.push_back(Action::Publish(self.claims()));
         }
         self.evaluate(now, unix_ms);

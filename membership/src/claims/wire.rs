@@ -20,6 +20,7 @@ use std::{
 };
 
 use super::{
+    Reason,
     quorum::{GRACE, Standing},
     survey::Survey,
 };
@@ -52,6 +53,8 @@ struct Doubt {
     /// Who announces it. None: nobody was heard, or nobody known.
     holder: Option<NodeName>,
     since_ms: u64,
+    /// Why it went there.
+    reason: Reason,
     heard: Instant,
     /// When this node began to ask.
     asked: Option<Instant>,
@@ -76,14 +79,14 @@ pub(super) struct Wire {
 
 impl Wire {
     /// Another machine, `holder` if it is a member, says that the VIP is its own. Strangers only keep a doubt alive.
-    pub(super) fn hear(&mut self, vip: IpAddr, holder: Option<&NodeName>, now: Instant, unix_ms: u64) {
+    pub(super) fn hear(&mut self, vip: IpAddr, holder: Option<&NodeName>, reason: Reason, now: Instant, unix_ms: u64) {
         if let Some(doubt) = self.doubts.get_mut(&vip) {
             doubt.heard = now;
             if holder.is_some() && doubt.holder.as_ref() != holder {
-                (doubt.holder, doubt.since_ms) = (holder.cloned(), unix_ms);
+                (doubt.holder, doubt.since_ms, doubt.reason) = (holder.cloned(), unix_ms, reason);
             }
         } else if holder.is_some() {
-            let doubt = Doubt { holder: holder.cloned(), since_ms: unix_ms, heard: now, asked: None };
+            let doubt = Doubt { holder: holder.cloned(), since_ms: unix_ms, reason, heard: now, asked: None };
             self.doubts.insert(vip, doubt);
         }
     }
@@ -107,7 +110,13 @@ impl Wire {
         now: Instant,
     ) -> Doubtful {
         if standing == Standing::Minority {
-            self.doubts.entry(vip).or_insert(Doubt { holder: None, since_ms: 0, heard: now, asked: None });
+            self.doubts.entry(vip).or_insert(Doubt {
+                holder: None,
+                since_ms: 0,
+                reason: Reason::WireClaim,
+                heard: now,
+                asked: None,
+            });
         }
         let Some(doubt) = self.doubts.get_mut(&vip) else { return Doubtful::No };
         doubt.asked.get_or_insert(now);
@@ -140,10 +149,10 @@ impl Wire {
         self.doubts.iter().filter(|(_, doubt)| doubt.asked.is_some()).map(|(vip, _)| *vip).collect()
     }
 
-    /// Who holds the VIP by the word of the wire, and since when (milliseconds since the Unix epoch).
-    pub(super) fn holder(&self, vip: IpAddr) -> Option<(&NodeName, u64)> {
+    /// Who holds the VIP by the word of the wire, since when (milliseconds since the Unix epoch), and why.
+    pub(super) fn holder(&self, vip: IpAddr) -> Option<(&NodeName, u64, Reason)> {
         let doubt = self.doubts.get(&vip)?;
-        Some((doubt.holder.as_ref()?, doubt.since_ms))
+        Some((doubt.holder.as_ref()?, doubt.since_ms, doubt.reason))
     }
 
     /// When a doubt ends unless something is heard.

@@ -1,7 +1,7 @@
 //! The fast watch: who has fallen silent, within a few intervals, agreed among those who listen.
 //!
-//! SWIM ([`crate::swim`]) needs seconds to be sure of a death. So each node is also watched by a few ring neighbours
-//! ([`ring`]), whom it sends a short sealed beat every interval. Who misses its beats asks the node's other watchers, and
+//! SWIM (`swim.rs`) needs seconds to be sure of a death. So each node is also watched by a few ring neighbours
+//! (`ring`), whom it sends a short sealed beat every interval. Who misses its beats asks the node's other watchers, and
 //! if none of them hears it either, it is down, at once, everywhere (a multi-observer cut as in Rapid, Suresh et al. 2018).
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //!        ^------ Report: who is heard or silent ----     ^---- datagrams, with the kernel's arrival times
 //! ```
 //! [`watcher::Watcher`] is pure, like [`crate::Cluster`]; [`crate::io`] runs it on a thread that waits for nothing else.
-//! [`lookout::Lookout`] is the cluster's side.
+//! `Lookout` is the cluster's side.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

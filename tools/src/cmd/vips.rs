@@ -19,7 +19,7 @@ pub(crate) fn render(status: &Status, style: Style) -> String {
             cell(vip.address.to_string(), Tone::Strong),
             cell(format!("{}/{}", vip.namespace, vip.service), Tone::Plain),
             owner,
-            cell(vip.standby.as_ref().map(|standby| standby.as_str()).unwrap_or_default(), Tone::Plain),
+            cell(vip.standby.as_ref().map(ToString::to_string).unwrap_or_default(), Tone::Plain),
             cell(vip.epoch.to_string(), Tone::Plain),
             cell(vip.since.map(|since| ago(since, status.now)).unwrap_or_default(), Tone::Plain),
             cell(&vip.reason, Tone::Plain),

@@ -4,10 +4,41 @@ use std::time::Duration;
 
 use super::*;
 
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600 + seconds)
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+fn vips() -> Vec<Vip> {
+    vec![
+        Vip {
+            address: [10, 77, 0, 100].into(),
+            namespace: "default".into(),
+            service: "web".into(),
+            owner: Some(node("n1")),
+            standby: Some(node("n3")),
+            epoch: 4,
+            since: Some(at(3300) + Duration::from_millis(250)),
+            reason: "highest rank after n2 went down".into(),
+        },
+        Vip {
+            address: "fd00:77::100".parse().unwrap(),
+            namespace: "default".into(),
+            service: "web".into(),
+            owner: None,
+            standby: None,
+            epoch: 0,
+            since: None,
+            reason: "no L2Advertisement covers it".into(),
+        },
+    ]
+}
+
 /// A status in which every field has a value that shows.
 pub(crate) fn example() -> Status {
-    let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600 + seconds);
-    let node = |name: &str| name.parse::<NodeName>().unwrap();
     let member = |name, last, state| Member {
         name: node(name),
         address: SocketAddr::new([10, 77, 0, last].into(), 9651),
@@ -33,28 +64,7 @@ pub(crate) fn example() -> Status {
         awaiting: vec!["forwarder: not attached to eth0 yet".into()],
         draining: false,
         members: vec![member("n1", 1, MemberState::Alive), member("n2", 2, MemberState::Down)],
-        vips: vec![
-            Vip {
-                address: [10, 77, 0, 100].into(),
-                namespace: "default".into(),
-                service: "web".into(),
-                owner: Some(node("n1")),
-                standby: Some(node("n3")),
-                epoch: 4,
-                since: Some(at(3300) + Duration::from_millis(250)),
-                reason: "highest rank after n2 went down".into(),
-            },
-            Vip {
-                address: "fd00:77::100".parse().unwrap(),
-                namespace: "default".into(),
-                service: "web".into(),
-                owner: None,
-                standby: None,
-                epoch: 0,
-                since: None,
-                reason: "no L2Advertisement covers it".into(),
-            },
-        ],
+        vips: vips(),
         backends: vec![
             backend(1, "n1", Some(true), "HTTP 200"),
             backend(2, "n2", Some(false), "connection refused"),

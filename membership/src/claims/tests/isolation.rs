@@ -106,7 +106,7 @@ fn a_member_that_is_up_is_believed_until_its_claim_shows_or_it_does_not_answer()
     let mut bench = Bench::owning();
     assert_eq!(heard(&mut bench, &b()), [], "their claims may have crossed each other");
     bench.wait(500);
-    assert_eq!(heard(&mut bench, &b()), gone(Reason::WireClaim), "its claim is on its way");
+    assert_eq!(heard(&mut bench, &b()), gone(Reason::Superseded), "its claim is on its way");
     bench.peer(&b(), MemberState::Alive, Some(2));
     assert_eq!(bench.input(), []);
     assert!(bench.ownership.questions().is_empty());
