@@ -135,6 +135,19 @@ impl Documents {
         self.copies.get(&id).filter(|copy| copy.generation >= generation).map(|copy| &copy.document)
     }
 
+    /// What an owner's last document says of its machine, for as long as that of `generation` is not here: a restarted
+    /// agent has the interfaces and the program of the one before, and its pods are where they were. It claims nothing.
+    pub(crate) fn former(&self, id: u64, generation: u64) -> Option<NodeDocument> {
+        let document = &self.copies.get(&id).filter(|copy| copy.generation < generation)?.document;
+        let facts = Facts {
+            interfaces: document.facts.interfaces.clone(),
+            forwarding: document.facts.forwarding,
+            listening: true,
+            ..Facts::default()
+        };
+        Some(NodeDocument { facts, claims: BTreeMap::new(), health: document.health.clone() })
+    }
+
     /// Writes the own facts. Batches to flood, and entries left out for lack of room in a cell.
     pub(crate) fn write_facts(&mut self, facts: &Facts) -> (Vec<Batch>, usize) {
         let (body, left_out) = encode_facts(facts);

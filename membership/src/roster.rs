@@ -146,7 +146,9 @@ impl Roster {
     ) -> Option<Arc<View>> {
         let others = self.members.values().map(|(identity, state)| (identity, *state));
         let members = others.chain(std::iter::once(me)).map(|(identity, state)| {
-            let document = documents.get(identity.id(), identity.generation).cloned().unwrap_or_default();
+            let (id, generation) = (identity.id(), identity.generation);
+            let document = documents.get(id, generation).cloned().or_else(|| documents.former(id, generation));
+            let document = document.unwrap_or_default();
             let member = Member { address: identity.address, generation: identity.generation, state, document };
             (identity.name.clone(), member)
         });

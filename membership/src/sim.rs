@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    Cluster, Command, Config, Identity, KeyRing, Member, NodeName, Nonces, View, Watch, header::WATCH_VERSION,
+    Cluster, Command, Config, Facts, Identity, KeyRing, Member, NodeName, Nonces, View, Watch, header::WATCH_VERSION,
     watch::Watcher,
 };
 
@@ -141,7 +141,9 @@ impl Sim {
         let watch = config.watch.clamped();
         let phase = self.rng.random_range(Duration::ZERO..watch.interval);
         let watcher = Watcher::new(watch.into(), config.keys.clone(), self.nonces(), phase, self.now);
-        let cluster = Cluster::new(config, self.rng.random(), self.nonces(), self.now);
+        let mut cluster = Cluster::new(config, self.rng.random(), self.nonces(), self.now);
+        // As agents do; until this is here, others show what the node's earlier life said of the machine.
+        cluster.handle_command(Command::SetFacts(Facts::default()), self.now);
         self.nodes.insert(index, Agent { cluster, watcher, frozen: None, backlog: Vec::new() });
         self.views.remove(&index);
         self.flush(index);
