@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// From the fault to the first answer by the new owner, when the owner vanishes: detection by the watch at its
 /// default of 50 ms x 3, agreement, claim, gratuitous ARP.
-pub const TAKEOVER: Duration = Duration::from_millis(500);
+pub const TAKEOVER: Duration = Duration::from_millis(250);
 /// What a client may notice of a move that needs no detection, since what forwards outlives the agent.
 pub const BLINK: Duration = Duration::from_millis(50);
 /// The last of many VIPs is served at most so long after the first.

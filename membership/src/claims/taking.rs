@@ -30,7 +30,11 @@ impl Ownership {
         self.wire.ask_only(&elected, now);
         let mut announcements = Vec::new();
         for vip in elected {
-            if self.wire.doubtful(vip, &self.me, self.quorum.standing(), &self.view, now) == Doubtful::Yes {
+            // Of what is claimed by who may not own it, and is up, there is no doubt: it is handed over.
+            let standing = self.quorum.standing();
+            if survey.winner(vip).is_none()
+                && self.wire.doubtful(vip, &self.me, standing, &self.view, now) == Doubtful::Yes
+            {
                 continue;
             }
             self.wire.taken(vip);

@@ -91,10 +91,12 @@ impl Wire {
         }
     }
 
-    /// Forgets what has been resolved by gossip, because the holder's claim is known, and what is not desired.
+    /// Forgets what has been resolved by gossip, because the holder's claim is known (somebody's, if nobody was
+    /// heard), and what is not desired.
     pub(super) fn step(&mut self, survey: &Survey, vips: &Candidates, now: Instant) {
         self.doubts.retain(|vip, doubt| {
-            let resolved = survey.claimants(*vip).any(|claimant| Some(claimant) == doubt.holder.as_ref());
+            let known = |claimant: &NodeName| doubt.holder.as_ref().is_none_or(|holder| holder == claimant);
+            let resolved = survey.claimants(*vip).any(known);
             let forgotten = doubt.asked.is_none() && now.saturating_duration_since(doubt.heard) >= PASSIVE;
             vips.contains_key(vip) && !resolved && !forgotten
         });

@@ -74,3 +74,18 @@ fn owners_are_bounded() {
     reader.retain(|_| false);
     assert_eq!(reader.copies.len(), 1, "its own stays");
 }
+
+#[test]
+fn a_newer_life_is_known_by_what_the_former_said_of_the_machine_and_nothing_else() {
+    let (mut writer, mut reader) = pair();
+    let uplink = crate::Interface { name: "eth0".into(), mac: [2; 6], prefixes: vec![] };
+    let facts = Facts { interfaces: vec![uplink.clone()], forwarding: true, draining: true, ..Facts::default() };
+    for batch in writer.write_facts(&facts).0.into_iter().chain(writer.write_claims(&claims(0..3, 1)).0) {
+        reader.apply(batch);
+    }
+    assert_eq!(reader.former(writer.own(), 1), None, "this is its document");
+    let former = reader.former(writer.own(), 2).unwrap();
+    assert_eq!(former.facts.interfaces, [uplink]);
+    assert!(former.facts.forwarding && former.facts.listening && !former.facts.draining);
+    assert!(former.claims.is_empty(), "the new agent owns nothing yet");
+}

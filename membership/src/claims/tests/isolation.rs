@@ -242,3 +242,22 @@ fn the_wall_clock_decides_nothing() {
     assert!(calm.len() >= 2, "{calm:?}");
     assert_eq!(actions([1_000_000, 3, u64::MAX, 0]), calm, "hours back, and far ahead");
 }
+
+#[test]
+fn what_a_minority_was_in_doubt_of_is_no_doubt_when_it_has_found_the_others() {
+    let mut bench = Bench::awake();
+    let peers = ["p", "q", "r", "s", "t"].map(name);
+    let (both, alone) = ([me(), name("p")], [me()]);
+    let all = |bench: &mut Bench, state| {
+        for peer in &peers {
+            bench.peer(peer, state, (*peer == name("p")).then_some(4));
+        }
+        bench.eligible(if state == MemberState::Alive { &both } else { &alone }).input()
+    };
+    for state in [MemberState::Alive, MemberState::Down, MemberState::Alive] {
+        assert_eq!(all(&mut bench, state), [], "{state:?}: another's, or in doubt");
+    }
+    bench.wait(3000);
+    bench.peer(&name("p"), MemberState::Down, Some(4));
+    assert_eq!(bench.eligible(&alone).input(), claimed(5, Reason::OwnerDown), "at once");
+}
