@@ -135,6 +135,23 @@ impl Cluster {
         eventually(SETTLE, &format!("one owner of {vip}"), || self.agreed_owner(vip, &running))
     }
 
+    /// Waits until the standby that `vip`'s owner names would carry what is flooded; that node.
+    ///
+    /// # Errors
+    /// When none is in time: on a segment that floods, or where frames were flooded a moment ago.
+    pub fn armed_standby(&self, vip: IpAddr) -> Result<String> {
+        eventually(SETTLE, &format!("an armed standby for {vip}"), || {
+            let owner = self.agreed_owner(vip, &self.running())?;
+            let status = self.agent(&owner)?.status()?;
+            let standby = status.vips.into_iter().find(|entry| entry.address == vip).and_then(|entry| entry.standby);
+            let standby = standby.context("no standby is named")?;
+            let metrics = self.agent(&standby)?.metrics()?;
+            let armed = metrics.metric("crier_shadow_state").label("owner", &owner).label("state", "armed");
+            ensure!(armed.sum() > 0.0, "{standby} is not armed for {owner}");
+            Ok(standby)
+        })
+    }
+
     /// Waits until all running agents but `old`'s agree on another owner of `vip`.
     ///
     /// # Errors

@@ -74,17 +74,6 @@ fn stand_downs(cluster: &Cluster, node: &str) -> Result<f64> {
     Ok(cluster.agent(node)?.metrics()?.metric("crier_shadow_stand_downs_total").sum())
 }
 
-/// The standby that `vip`'s owner has named, once it is armed.
-fn armed_standby(cluster: &Cluster, vip: IpAddr, owner: &str) -> Result<String> {
-    eventually(SETTLE, &format!("an armed standby of {owner}"), || {
-        let status = cluster.agent(owner)?.status()?;
-        let standby = status.vips.into_iter().find(|entry| entry.address == vip).and_then(|entry| entry.standby);
-        let standby = standby.context("no standby is named")?;
-        ensure!(stands_in(cluster, &standby, owner, "armed")?, "{standby} is not armed");
-        Ok(standby)
-    })
-}
-
 fn load(cluster: &Cluster, vip: IpAddr) -> Result<Meter> {
     let load = cluster.udp_load(vip).sources(64).start(&cluster.client().ns)?;
     more_answers(&load, 300)?;
@@ -103,7 +92,7 @@ fn more_answers(load: &Meter, count: u64) -> Result<()> {
 fn lose_link(cluster: &mut Cluster, vip: IpAddr) -> Result<Report> {
     let owner = cluster.owner(vip)?;
     serve_away_from(cluster, &owner, vip)?;
-    let standby = armed_standby(cluster, vip, &owner)?;
+    let standby = cluster.armed_standby(vip)?;
     let carried = packets(cluster, &standby, "carried")?;
     let connections = cluster.long_lived(vip, 10)?;
     let load = load(cluster, vip)?;
@@ -206,7 +195,7 @@ fn a_switch_that_forgets_addresses_while_the_owner_lives_makes_the_standby_stand
     for vip in [cluster.vip4(), cluster.vip6()] {
         let owner = cluster.owner(vip)?;
         serve_away_from(&mut cluster, &owner, vip)?;
-        let standby = armed_standby(&cluster, vip, &owner)?;
+        let standby = cluster.armed_standby(vip)?;
         let before = stand_downs(&cluster, &standby)?;
         let load = load(&cluster, vip)?;
         let begin = Instant::now();
@@ -223,7 +212,7 @@ fn a_switch_that_forgets_addresses_while_the_owner_lives_makes_the_standby_stand
         // At 1,000 requests a second: for so many milliseconds at most.
         assert!(report.duplicates <= 25, "{report:?}");
         assert_eq!(report.lost, 0, "{report:?}");
-        assert_eq!(armed_standby(&cluster, vip, &owner)?, standby, "it arms again");
+        assert_eq!(cluster.armed_standby(vip)?, standby, "it arms again");
     }
     Ok(())
 }
@@ -235,7 +224,7 @@ fn a_standby_without_an_agent_does_not_stand_in_for_ever() -> Result<()> {
         let vip = cluster.vips()[family];
         let owner = cluster.owner(vip)?;
         serve_away_from(&mut cluster, &owner, vip)?;
-        let standby = armed_standby(&cluster, vip, &owner)?;
+        let standby = cluster.armed_standby(vip)?;
         let load = load(&cluster, vip)?;
         cluster.agent(&standby)?.kill()?;
         cluster.lan.link_down(&owner)?;

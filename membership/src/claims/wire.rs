@@ -9,7 +9,8 @@
 //! |---|---|---|
 //! | up, but without a claim | | [`UP`]: its frame was older than its claims |
 //! | not up | most or half of its cluster | [`LOST`] (and a second if the other outranks this node: two may be waiting) |
-//! | not up | less | [`super::quorum::GRACE`] |
+//! | nobody was heard | less | [`super::quorum::GRACE`] |
+//! | not up, and was heard | less | [`HEARD`]: the other lives |
 //!
 //! A minority treats every VIP that it is about to take as one that has been heard ("presumed").
 
@@ -31,6 +32,9 @@ use crate::{
 
 const UP: Duration = Duration::from_millis(500);
 const LOST: Duration = Duration::from_secs(3);
+/// A member that was heard although it is not up lives; that it answers no question then means that it does not hear them.
+/// Longer than from one of its refreshing announcements to the next.
+const HEARD: Duration = Duration::from_secs(75);
 const OUTRANKED: Duration = Duration::from_secs(1);
 /// How long a node that would not be the one to claim remembers what it heard.
 const PASSIVE: Duration = Duration::from_secs(10);
@@ -172,7 +176,8 @@ impl Doubt {
         let up = |holder: &NodeName| view.members.get(holder).is_some_and(|member| member.state.is_up());
         let silence = match (standing, &self.holder) {
             (_, Some(holder)) if up(holder) => UP,
-            (Standing::Minority, _) => GRACE,
+            (Standing::Minority, Some(_)) => HEARD,
+            (Standing::Minority, None) => GRACE,
             (_, Some(holder)) if outranks(vip, holder, me) => LOST + OUTRANKED,
             (_, _) => LOST,
         };
