@@ -108,7 +108,8 @@ fn bound(index: u32, protocol: u16, filter: &[SockFilter]) -> io::Result<Socket>
     Ok(socket)
 }
 
-fn link_address(index: u32, protocol: u16) -> io::Result<SockAddr> {
+/// An interface and a protocol as an address to bind to.
+pub(crate) fn link_address(index: u32, protocol: u16) -> io::Result<SockAddr> {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: `sockaddr_ll` is an address type of the kernel's that fits the storage, and zeroes are a valid one.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };

@@ -8,10 +8,10 @@ use std::{
 };
 
 use membership::document::Mac;
-use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use crate::shadow::frame::ETHERTYPE;
+use crate::{announce::io::packet::link_address, shadow::frame::ETHERTYPE};
 
 /// An uplink's sockets.
 #[derive(Debug)]
@@ -68,16 +68,4 @@ impl Port {
         }
         Ok(())
     }
-}
-
-fn link_address(index: u32, protocol: u16) -> io::Result<SockAddr> {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: `sockaddr_ll` is an address type of the kernel's that fits the storage, and zeroes are a valid one.
-    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-    address.sll_protocol = protocol.to_be();
-    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
-    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
-    // SAFETY: the storage was initialised as a `sockaddr_ll` of that length just above.
-    Ok(unsafe { SockAddr::new(storage, length) })
 }
