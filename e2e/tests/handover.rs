@@ -144,7 +144,11 @@ fn uneven(name: &str, config: &str) -> Result<Cluster> {
         builder = builder.service(service(name).tcp(WEB).udp(DNS).dual_stack());
     }
     let cluster = builder.start()?;
-    assert_eq!(carried(&cluster)?.values().copied().collect::<Vec<_>>(), [2, 2, 2]);
+    // On a busy machine the first to be ready may have taken more than its share.
+    for node in ["n1", "n2", "n3"] {
+        crierctl(&cluster, node, &["rebalance"])?;
+    }
+    is_even(&cluster)?;
     cluster.agent("n1")?.terminate()?;
     cluster.settle()?;
     cluster.agent("n1")?.start()?;
@@ -174,19 +178,22 @@ fn is_even(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// How many VIPs the node that was away counts as moved to make the spread even.
+fn rebalanced(cluster: &Cluster) -> Result<f64> {
+    let counted = cluster.agent("n1")?.metrics()?;
+    Ok(counted.metric("crier_vip_transitions_total").label("reason", "rebalance").sum())
+}
+
 #[test]
-#[ignore = "known fault: in about one run of three a few connections opened just after a node's return hang"]
 fn an_uneven_spread_is_evened_out_without_loss_after_a_return() -> Result<()> {
     let cluster = uneven("rebalance", "")?;
+    let before = rebalanced(&cluster)?;
     let traffic = Traffic::start(&cluster, &cluster.vips())?;
     is_even(&cluster)?;
     traffic.go_on(500)?;
     traffic.lost_nothing()?;
-    for node in cluster.running() {
-        let moves = cluster.agent(node)?.metrics()?;
-        let moves = moves.metric("crier_vip_transitions_total").label("reason", "rebalance").sum();
-        assert!((moves - 2.0).abs() < 0.5, "{node} counts {moves} moves; two VIPs had to");
-    }
+    let moves = rebalanced(&cluster)? - before;
+    assert!((moves - 2.0).abs() < 0.5, "{moves} moves; two VIPs had to");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! Whoever changes [`Flow`], [`Reply`] or [`Tuple`] raises [`LAYOUT_VERSION`]: those maps outlive the agent.
 
 /// Version of the layouts that outlive an agent (flows). Part of the pins' names.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// An address: IPv6, or IPv4-mapped.
 pub type Address = [u8; 16];
@@ -138,8 +138,12 @@ pub struct Flow {
     pub address: Address,
     /// The pod's port, network order.
     pub port: [u8; 2],
+    /// The client's port as the pod sees it, network order: its own, unless the pod has that from the same client already.
+    pub client_port: [u8; 2],
     /// Who has closed a TCP connection: not 0 at [`Flow::BY_CLIENT`], [`Flow::BY_POD`].
     pub closed: [u8; 2],
+    /// Zero.
+    pub pad: [u8; 2],
     /// The pod's index among the backends when it was chosen.
     pub backend: u32,
     /// The pod's [`BackendEntry::tag`].
@@ -165,8 +169,8 @@ pub struct Reply {
     pub vip: Address,
     /// The service's port, network order.
     pub port: [u8; 2],
-    /// Zero.
-    pub pad: [u8; 2],
+    /// The client's own port, network order.
+    pub client_port: [u8; 2],
     /// Which counters the service has.
     pub counted: u32,
     /// Seconds of the kernel's monotonic clock when the client was last heard.
@@ -255,7 +259,7 @@ const _: () = assert!(size_of::<ServiceEntry>() == 20);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 28);
 const _: () = assert!(size_of::<Tuple>() == 40);
-const _: () = assert!(size_of::<Flow>() == 36);
+const _: () = assert!(size_of::<Flow>() == 40);
 const _: () = assert!(size_of::<Reply>() == 28);
 const _: () = assert!(size_of::<Counter>() == 24);
 

@@ -22,11 +22,13 @@ pub enum DropReason {
     Rewrite = 7,
     /// The flow could not be remembered.
     FlowTable = 8,
+    /// The pod knows other live connections of the client's by each of the ports that were tried.
+    ClientPort = 9,
 }
 
 impl DropReason {
     /// How many there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 10;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Malformed,
@@ -38,6 +40,7 @@ impl DropReason {
         Self::TtlExpired,
         Self::Rewrite,
         Self::FlowTable,
+        Self::ClientPort,
     ];
 
     /// Its name in metrics.
@@ -53,6 +56,7 @@ impl DropReason {
             Self::TtlExpired => "ttl_expired",
             Self::Rewrite => "rewrite",
             Self::FlowTable => "flow_table",
+            Self::ClientPort => "client_port",
         }
     }
 }

@@ -30,6 +30,15 @@ pub fn slot(hash: u32, slots: u32) -> u32 {
     hash % slots
 }
 
+/// The port by which a pod shall know a client whose own it has already: another for each `attempt`, above the
+/// privileged ones. Network order. No contract between nodes: only the pod's node asks.
+#[inline(always)]
+#[must_use]
+pub fn substitute_port(hash: u32, attempt: u32) -> [u8; 2] {
+    let port = 1024 + finish(hash ^ attempt.wrapping_mul(0x9e37_79b9)) % (65_536 - 1024);
+    (port as u16).to_be_bytes()
+}
+
 #[inline(always)]
 fn mix_address(hash: u32, address: &Address) -> u32 {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
@@ -75,6 +84,13 @@ mod tests {
     #[test]
     fn the_hash_is_a_contract_between_nodes() {
         assert_eq!(flow_hash(&tuple(40_000)), 0xd3ef_b1e6);
+    }
+
+    #[test]
+    fn substitute_ports_differ_and_are_not_privileged() {
+        let ports: [u16; 4] = [0, 1, 2, 3].map(|attempt| u16::from_be_bytes(substitute_port(0xd3ef_b1e6, attempt)));
+        assert!(ports.iter().all(|port| *port >= 1024), "{ports:?}");
+        assert!((1..4).all(|at| !ports[..at].contains(&ports[at])), "{ports:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Ports that clients use again: what was remembered of an earlier connection must not touch a later one.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use announcer::model::Protocol;
-use forwarder_ebpf::{Direction, Flow};
+use forwarder_ebpf::{Direction, DropReason, Flow};
 use nix::sys::{
     socket::{self as sys, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
     time::{TimeVal, TimeValLike},
@@ -128,6 +129,46 @@ fn a_pod_behind_two_vips_answers_as_the_one_that_was_asked() {
         assert!(visit(&rig, socket(vip, 80)).starts_with("one"));
         rig.agents[0].edit_flows(unclosed);
     }
+}
+
+#[test]
+fn connections_from_one_port_through_several_vips_to_one_pod_live_side_by_side() {
+    let mut rig = Rig::new();
+    let vips: Vec<IpAddr> = (0..4).map(|n| IpAddr::from([10, 77, 0, 100 + n])).collect();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        rig.change(|n, wanted| {
+            let pods = [socket(pod_v4(1), 8080)];
+            for vip in &vips {
+                serve(wanted, *vip, protocol, &[0], if n == 0 { &pods } else { &[] });
+            }
+        });
+    }
+    vips.iter().for_each(|vip| rig.lan.announce(*vip, 0));
+    let open = |vip: &IpAddr| {
+        let mut stream = connect_from(&rig.lan.client, PORT, socket(*vip, 80)).unwrap();
+        assert_eq!(greeting(&mut stream), "one 10.77.0.9");
+        stream
+    };
+    let mut streams: Vec<_> = vips.iter().map(open).collect();
+    // Each packet more than a second after the one before makes sure of its flow's replies.
+    for _ in 0..2 {
+        rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(2));
+        streams.iter_mut().for_each(|stream| echo(stream, 1 << 12));
+    }
+    let udp = rig.lan.client.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
+    for vip in vips.iter().chain(&vips) {
+        assert_eq!(ask(&udp, socket(*vip, 80)), "one 10.77.0.9");
+    }
+    assert_eq!(rig.drops(0, DropReason::ClientPort), 0);
+    let ports: BTreeSet<_> = rig.agents[0].flows().iter().map(|flow| flow.client_port).collect();
+    assert_eq!((rig.agents[0].flows().len(), ports.contains(&PORT.to_be_bytes())), (8, true));
+    assert!(ports.len() >= 4, "{ports:?}");
+    // A port is the client's own again once the connection that had it is over.
+    streams.into_iter().for_each(reset);
+    rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(61));
+    echo(&mut open(&vips[3]), 1 << 12);
+    let own = rig.agents[0].flows().iter().filter(|flow| flow.client_port == PORT.to_be_bytes()).count();
+    assert!(own >= 2, "that of the VIP asked first, which is over, and this one");
 }
 
 #[test]

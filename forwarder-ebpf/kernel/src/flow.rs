@@ -9,11 +9,12 @@
 //! that the maps drop what is used least recently.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use forwarder_ebpf::{Address, BackendEntry, Flow, Reply, Tuple};
+use forwarder_ebpf::{Address, BackendEntry, DropReason, Flow, Reply, Tuple};
 
 use crate::{
     maps::{self, FLOWS, REPLIES},
     parse::Packet,
+    ports,
 };
 
 /// Seconds of silence after which a UDP flow is over.
@@ -51,7 +52,7 @@ pub fn known(packet: &Packet) -> Option<&'static Flow> {
 }
 
 /// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. Their entry
-/// may have been evicted, or be that of another VIP through which the same client came to the same pod.
+/// may have been evicted; and then have become that of another flow, which keeps it while it lives.
 #[inline(always)]
 fn refresh(stored: *mut Flow, packet: &Packet, now: u32) {
     // SAFETY: points into the map, which outlives the program's run; an aligned word inside the element, at worst
@@ -61,23 +62,33 @@ fn refresh(stored: *mut Flow, packet: &Packet, now: u32) {
         &*stored
     };
     let tuple = &packet.tuple;
-    let key = reversed(&flow.address, flow.port, tuple);
+    let mut key = reversed(&flow.address, flow.port, tuple);
+    key.destination_port = flow.client_port;
     if let Some(reply) = REPLIES.get_ptr_mut(&key) {
         // SAFETY: as above.
         unsafe {
-            if (*reply).vip == tuple.destination && (*reply).port == tuple.destination_port {
+            if is_to(&*reply, tuple) {
                 (&raw mut (*reply).seen).write_volatile(now);
                 return;
             }
         }
     }
-    // Without room the connection is without replies; the next second tries again.
-    let _ = REPLIES.insert(key, reply_to(tuple, flow.counted, now), 0);
+    if !ports::is_taken(&key, tuple, now) {
+        // Without room the connection is without replies; the next second tries again.
+        let _ = REPLIES.insert(key, reply_to(tuple, flow.counted, now), 0);
+    }
+}
+
+/// Whether it is what replies to a client's packets must look like.
+#[inline(always)]
+pub fn is_to(reply: &Reply, tuple: &Tuple) -> bool {
+    reply.client_port == tuple.source_port && reply.port == tuple.destination_port && reply.vip == tuple.destination
 }
 
 #[inline(always)]
 fn reply_to(tuple: &Tuple, counted: u32, now: u32) -> Reply {
-    Reply { vip: tuple.destination, port: tuple.destination_port, pad: [0; 2], counted, seen: now }
+    let (vip, port, client_port) = (tuple.destination, tuple.destination_port, tuple.source_port);
+    Reply { vip, port, client_port, counted, seen: now }
 }
 
 /// Whether a flow last heard so many seconds ago ended before this packet.
@@ -90,7 +101,24 @@ fn is_over(packet: &Packet, flow: &Flow, silent: i32) -> bool {
     if packet.opens() {
         return client | pod != 0 || silent > TCP_IDLE || !takes_new(flow);
     }
-    silent > if client & pod != 0 { TCP_CLOSED } else { TCP_IDLE }
+    silent > patience(flow, true)
+}
+
+/// Whether a flow's pod may still take its client's packets for this connection's, whatever becomes of it here.
+#[inline(always)]
+pub fn lingers(flow: &Flow, tcp: bool, now: u32) -> bool {
+    silence(now, flow.seen) <= patience(flow, tcp)
+}
+
+/// Seconds of silence after which a flow is over.
+#[inline(always)]
+fn patience(flow: &Flow, tcp: bool) -> i32 {
+    let [client, pod] = flow.closed;
+    match (tcp, client & pod != 0) {
+        (false, _) => UDP_IDLE,
+        (true, true) => TCP_CLOSED,
+        (true, false) => TCP_IDLE,
+    }
 }
 
 /// Notes that one end has closed, or by a reset both.
@@ -115,22 +143,34 @@ pub fn forget(tuple: &Tuple) {
     let _ = FLOWS.remove(tuple);
 }
 
-/// Remembers that a client's packets go to a pod, and what the pod's replies must look like.
+/// Remembers that a client's packets go to a pod, and what the pod's replies must look like. The client's port as the
+/// pod shall see it.
 #[inline(always)]
-pub fn remember(packet: &Packet, index: u32, backend: &BackendEntry, counted: u32) -> Result<(), i32> {
+pub fn remember(
+    packet: &Packet,
+    hash: u32,
+    index: u32,
+    backend: &BackendEntry,
+    counted: u32,
+) -> Result<[u8; 2], DropReason> {
     let tuple = &packet.tuple;
     let now = seconds();
-    REPLIES.insert(reversed(&backend.address, backend.port, tuple), reply_to(tuple, counted, now), 0)?;
+    let mut key = reversed(&backend.address, backend.port, tuple);
+    ports::choose(&mut key, tuple, hash, now)?;
     let flow = Flow {
         address: backend.address,
         port: backend.port,
+        client_port: key.destination_port,
         closed: [packet.ends() as u8, 0],
+        pad: [0; 2],
         backend: index,
         tag: backend.tag,
         counted,
         seen: now,
     };
-    FLOWS.insert(tuple, flow, 0)
+    REPLIES.insert(key, reply_to(tuple, counted, now), 0).map_err(|_| DropReason::FlowTable)?;
+    FLOWS.insert(tuple, flow, 0).map_err(|_| DropReason::FlowTable)?;
+    Ok(key.destination_port)
 }
 
 /// What a packet from a pod must look as if it came from.
@@ -165,7 +205,7 @@ fn close_from_pod(packet: &Packet, reply: &Reply) {
     let tuple = Tuple {
         source: packet.tuple.destination,
         destination: reply.vip,
-        source_port: packet.tuple.destination_port,
+        source_port: reply.client_port,
         destination_port: reply.port,
         protocol: packet.tuple.protocol,
         pad: [0; 3],

@@ -1,6 +1,7 @@
 //! Crier's eBPF program. A packet's way is this file from top to bottom:
 //! [`parse`] reads it, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
-//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods, [`shadow`] what is flooded.
+//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
+//! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded.
 //!
 //! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
@@ -10,6 +11,7 @@
 mod flow;
 mod maps;
 mod parse;
+mod ports;
 mod rewrite;
 mod shadow;
 mod steer;
@@ -103,15 +105,15 @@ fn perform(ctx: &TcContext, packet: &Packet, verdict: Verdict, uplink: &Uplink) 
             maps::count(ctx, counted, Direction::Forwarded, false);
             Action::Redirect(maps::interface(ctx))
         }
-        Verdict::Deliver { address, port, counted, new } => {
-            if rewrite::destination(ctx, packet, address, port).is_err() {
+        Verdict::Deliver { address, port, client_port, counted, new } => {
+            if rewrite::destination(ctx, packet, address, port, client_port).is_err() {
                 return drop_counted(DropReason::Rewrite);
             }
             maps::count(ctx, counted, Direction::Inbound, new);
             Action::Next
         }
-        Verdict::Reply { vip, port, counted } => {
-            if rewrite::source(ctx, packet, vip, port).is_err() {
+        Verdict::Reply { vip, port, client_port, counted } => {
+            if rewrite::source(ctx, packet, vip, port, client_port).is_err() {
                 return drop_counted(DropReason::Rewrite);
             }
             maps::count(ctx, counted, Direction::Outbound, false);

@@ -26,16 +26,34 @@ enum End {
     Destination,
 }
 
-/// Gives the packet another destination.
+/// Gives the packet another destination, and the client another port.
 #[inline(always)]
-pub fn destination(ctx: &TcContext, packet: &Packet, address: &Address, port: [u8; 2]) -> Result<(), Refused> {
-    end(ctx, packet, End::Destination, &packet.tuple.destination, packet.tuple.destination_port, address, port)
+pub fn destination(
+    ctx: &TcContext,
+    packet: &Packet,
+    address: &Address,
+    port: [u8; 2],
+    client_port: [u8; 2],
+) -> Result<(), Refused> {
+    let tuple = &packet.tuple;
+    end_address(ctx, packet, End::Destination, &tuple.destination, address)?;
+    end_port(ctx, packet, End::Destination, tuple.destination_port, port)?;
+    end_port(ctx, packet, End::Source, tuple.source_port, client_port)
 }
 
-/// Gives the packet another source.
+/// Gives the packet another source, and the client another port.
 #[inline(always)]
-pub fn source(ctx: &TcContext, packet: &Packet, address: &Address, port: [u8; 2]) -> Result<(), Refused> {
-    end(ctx, packet, End::Source, &packet.tuple.source, packet.tuple.source_port, address, port)
+pub fn source(
+    ctx: &TcContext,
+    packet: &Packet,
+    address: &Address,
+    port: [u8; 2],
+    client_port: [u8; 2],
+) -> Result<(), Refused> {
+    let tuple = &packet.tuple;
+    end_address(ctx, packet, End::Source, &tuple.source, address)?;
+    end_port(ctx, packet, End::Source, tuple.source_port, port)?;
+    end_port(ctx, packet, End::Destination, tuple.destination_port, client_port)
 }
 
 /// Addresses the frame to a node on the same segment, with so many hops left.
@@ -54,22 +72,26 @@ pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6],
     ctx.store(0, &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], 0)
 }
 
+/// Where the checksum over addresses and ports is, and how it is changed.
 #[inline(always)]
-fn end(
-    ctx: &TcContext,
-    packet: &Packet,
-    end: End,
-    old_address: &Address,
-    old_port: [u8; 2],
-    address: &Address,
-    port: [u8; 2],
-) -> Result<(), Refused> {
-    let (checksum, flags) = if packet.is_tcp() {
+fn checksum(packet: &Packet) -> (usize, u64) {
+    if packet.is_tcp() {
         ((packet.transport + TCP_CHECKSUM) as usize, 0)
     } else {
         // A UDP checksum of zero means there is none and stays; one that becomes zero is written as 0xffff.
         ((packet.transport + UDP_CHECKSUM) as usize, BPF_F_MARK_MANGLED_0 as u64)
-    };
+    }
+}
+
+#[inline(always)]
+fn end_address(
+    ctx: &TcContext,
+    packet: &Packet,
+    end: End,
+    old_address: &Address,
+    address: &Address,
+) -> Result<(), Refused> {
+    let (checksum, flags) = checksum(packet);
     let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
     if packet.v6 {
         let (from, to) = (old_address.as_ptr().cast_mut().cast(), address.as_ptr().cast_mut().cast());
@@ -93,16 +115,22 @@ fn end(
         };
         ctx.store(offset as usize, &to, 0)?;
     }
-    if port != old_port {
-        let (old, new) = (u16::from_ne_bytes(old_port) as u64, u16::from_ne_bytes(port) as u64);
-        ctx.l4_csum_replace(checksum, old, new, flags | 2)?;
-        let offset = match end {
-            End::Source => packet.transport,
-            End::Destination => packet.transport + 2,
-        };
-        ctx.store(offset as usize, &port, 0)?;
-    }
     Ok(())
+}
+
+#[inline(always)]
+fn end_port(ctx: &TcContext, packet: &Packet, end: End, old_port: [u8; 2], port: [u8; 2]) -> Result<(), Refused> {
+    if port == old_port {
+        return Ok(());
+    }
+    let (checksum, flags) = checksum(packet);
+    let (old, new) = (u16::from_ne_bytes(old_port) as u64, u16::from_ne_bytes(port) as u64);
+    ctx.l4_csum_replace(checksum, old, new, flags | 2)?;
+    let offset = match end {
+        End::Source => packet.transport,
+        End::Destination => packet.transport + 2,
+    };
+    ctx.store(offset as usize, &port, 0)
 }
 
 #[inline(always)]

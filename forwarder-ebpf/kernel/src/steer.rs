@@ -18,7 +18,8 @@ const SEARCH_OVER: u8 = 6;
 #[inline(always)]
 pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
     if let Some(flow) = flow::known(packet) {
-        return Verdict::Deliver { address: &flow.address, port: flow.port, counted: flow.counted, new: false };
+        let (address, port, client_port) = (&flow.address, flow.port, flow.client_port);
+        return Verdict::Deliver { address, port, client_port, counted: flow.counted, new: false };
     }
     let verdict = match maps::service(&packet.tuple) {
         Some(service) => to_node(frame, packet, service),
@@ -95,12 +96,16 @@ fn elsewhere(frame: &Frame, packet: &Packet, previous: u16) -> Option<(&'static 
 fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict {
     let index = maps::slot(service.local_row, service.local_slots, steer::local_hash(hash));
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
+    let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
-    if !packet.resets() && flow::remember(packet, index, backend, service.counted).is_err() {
-        return Verdict::Drop(DropReason::FlowTable);
+    if !packet.resets() {
+        match flow::remember(packet, hash, index, backend, service.counted) {
+            Ok(port) => client_port = port,
+            Err(reason) => return Verdict::Drop(reason),
+        }
     }
     let new = !packet.is_tcp() || packet.opens();
-    Verdict::Deliver { address: &backend.address, port: backend.port, counted: service.counted, new }
+    Verdict::Deliver { address: &backend.address, port: backend.port, client_port, counted: service.counted, new }
 }
 
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?
@@ -111,7 +116,10 @@ pub fn outbound(packet: &Packet) -> Verdict {
         return Verdict::Pass;
     }
     match flow::reply(packet) {
-        Some(reply) => Verdict::Reply { vip: &reply.vip, port: reply.port, counted: reply.counted },
+        Some(reply) => {
+            let (vip, port, client_port) = (&reply.vip, reply.port, reply.client_port);
+            Verdict::Reply { vip, port, client_port, counted: reply.counted }
+        }
         None => Verdict::Pass,
     }
 }

@@ -18,9 +18,9 @@ pub enum Verdict {
     /// To another node on the segment, with so many hops left.
     Forward { mac: &'static [u8; 6], counted: u32, hops: u8, second_hop: bool },
     /// To a pod of this node.
-    Deliver { address: &'static Address, port: [u8; 2], counted: u32, new: bool },
-    /// From a pod of this node, to look as if from the VIP.
-    Reply { vip: &'static Address, port: [u8; 2], counted: u32 },
+    Deliver { address: &'static Address, port: [u8; 2], client_port: [u8; 2], counted: u32, new: bool },
+    /// From a pod of this node, to look as if from the VIP, to the client's own port.
+    Reply { vip: &'static Address, port: [u8; 2], client_port: [u8; 2], counted: u32 },
 }
 
 /// What the kernel is told.
