@@ -11,9 +11,11 @@ use e2e::{
     scenario::{Cluster, DNS, SETTLE, WEB},
     topology::Lan,
 };
+use serde::{Deserialize, Serialize};
 
 /// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum System {
     Crier,
     CrierFast,
@@ -76,7 +78,8 @@ pub(crate) fn crier(name: &str, interval: u64) -> Result<Cluster> {
 }
 
 /// What is done to the owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Fault {
     LinkDown,
     Cut,
@@ -103,6 +106,10 @@ pub(crate) trait Bed: Send {
     /// Undoes the last fault, waits until all is at rest, places the pods (everywhere, or only on nodes that are not
     /// the owner); the owner.
     fn prepare(&mut self, ipv6: bool, everywhere: bool) -> Result<String>;
+    /// Waits until somebody stands in for the owner, where the system has that.
+    fn guarded(&self, _ipv6: bool) -> Result<()> {
+        Ok(())
+    }
     fn strike(&mut self, fault: Fault, owner: &str) -> Result<()>;
 }
 
@@ -168,6 +175,12 @@ impl Bed for CrierBed {
         // As between failures in real life: those here follow each other within seconds.
         self.cluster.armed_standby(self.vip(ipv6))?;
         self.cluster.owner(self.vip(ipv6))
+    }
+
+    /// Another standby may have been named since the bed was prepared, as when the node that failed last has
+    /// listened to the end and can own VIPs again.
+    fn guarded(&self, ipv6: bool) -> Result<()> {
+        self.cluster.armed_standby(self.vip(ipv6)).map(drop)
     }
 
     fn strike(&mut self, fault: Fault, owner: &str) -> Result<()> {
