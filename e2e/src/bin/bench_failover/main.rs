@@ -11,6 +11,7 @@ mod micros;
 mod record;
 mod side;
 mod soak;
+mod stress;
 mod system;
 mod table;
 mod trial;

@@ -55,8 +55,8 @@ const FOLDER: &str = "target/bench";
 /// The file, open.
 pub(crate) struct Book {
     file: File,
-    /// What it had before.
-    pub(crate) before: Vec<Record>,
+    /// What it says.
+    pub(crate) records: Vec<Record>,
 }
 
 impl Book {
@@ -70,19 +70,21 @@ impl Book {
             old.push(".old");
             fs::rename(&path, old)?;
         }
-        let before = if path.exists() { read(&path)? } else { Vec::new() };
+        let records = if path.exists() { read(&path)? } else { Vec::new() };
         let file = File::options().create(true).append(true).open(&path);
-        let mut book = Self { file: file.with_context(|| format!("cannot write {}", path.display()))?, before };
+        let mut book = Self { file: file.with_context(|| format!("cannot write {}", path.display()))?, records };
         eprintln!("records go to {}", path.display());
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        book.write(&Record::Sitting { machine: table::machine(), options: format!("{command} {options}"), unix })?;
+        book.write(Record::Sitting { machine: table::machine(), options: format!("{command} {options}"), unix })?;
         Ok(book)
     }
 
     /// Adds a record at once.
-    pub(crate) fn write(&mut self, record: &Record) -> Result<()> {
-        let line = serde_json::to_string(record)? + "\n";
-        self.file.write_all(line.as_bytes()).context("cannot write the records")
+    pub(crate) fn write(&mut self, record: Record) -> Result<()> {
+        let line = serde_json::to_string(&record)? + "\n";
+        self.file.write_all(line.as_bytes()).context("cannot write the records")?;
+        self.records.push(record);
+        Ok(())
     }
 }
 
@@ -149,9 +151,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let output = |append| Output { out: Some(folder.path().join("x.jsonl")), append };
         let mut book = Book::open(&output(false), "trials", "").expect("open");
-        book.write(&record()).expect("written");
-        assert_eq!(Book::open(&output(true), "trials", "").expect("open").before.len(), 2);
-        assert!(Book::open(&output(false), "trials", "").expect("open").before.is_empty());
+        book.write(record()).expect("written");
+        assert_eq!(Book::open(&output(true), "trials", "").expect("open").records.len(), 3);
+        assert_eq!(Book::open(&output(false), "trials", "").expect("open").records.len(), 1);
         assert_eq!(read(&folder.path().join("x.jsonl.old")).expect("kept").len(), 3);
     }
 }

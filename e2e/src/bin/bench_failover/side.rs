@@ -61,14 +61,13 @@ struct Lane {
     void: usize,
 }
 
-/// So many void trials of a system end its part: then it is not chance.
+/// So many void trials of a system end its part, or a quarter of its trials if that is more: then it is not chance.
 const MAX_VOID: usize = 10;
 
 /// All that is there to do, and what has come of it.
 struct Run {
     cases: Vec<Case>,
     book: Book,
-    records: Vec<Record>,
     random: StdRng,
     connections: usize,
     given_up: Vec<&'static str>,
@@ -84,12 +83,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let only = if options.only.is_empty() { String::new() } else { format!(" --only '{}'", options.only) };
     let book = Book::open(&options.output, "trials", &format!("--trials {} --seed {seed}{only}", options.trials))?;
-    let records = book.before.clone();
     let random = StdRng::seed_from_u64(seed);
-    let mut run = Run { cases, book, records, random, connections: options.connections, given_up: Vec::new() };
+    let mut run = Run { cases, book, random, connections: options.connections, given_up: Vec::new() };
     let lanes = run.lanes(options.trials);
     run.play(lanes)?;
-    println!("{}", table::all(&run.records));
+    println!("{}", table::all(&run.book.records));
     ensure!(run.given_up.is_empty(), "too many void trials: {}", run.given_up.join(", "));
     Ok(())
 }
@@ -100,7 +98,7 @@ impl Run {
         let is_of =
             |index: usize, record: &Record| matches!(record, Record::Trial { case, .. } if *case == self.cases[index]);
         let done: Vec<_> = (0..self.cases.len())
-            .map(|index| self.book.before.iter().filter(|record| is_of(index, record)).count())
+            .map(|index| self.book.records.iter().filter(|record| is_of(index, record)).count())
             .collect();
         let mut lanes = Vec::new();
         for system in System::ALL {
@@ -150,7 +148,7 @@ impl Run {
                     begin(lane.system, self.cases[index])
                 }
             };
-            if lane.void > MAX_VOID {
+            if lane.void > MAX_VOID.max(lane.trials / 4) {
                 eprintln!("  {}: too many void trials, the rest is left out", lane.system.name());
                 self.given_up.push(lane.system.name());
                 let _ = joined(lane.bed, None);
@@ -164,18 +162,12 @@ impl Run {
 
     fn note(&mut self, index: usize, outcome: Outcome) -> Result<()> {
         eprintln!("  {}: {outcome}", self.cases[index].name());
-        self.keep(Record::Trial { case: self.cases[index], outcome })
+        self.book.write(Record::Trial { case: self.cases[index], outcome })
     }
 
     fn void(&mut self, index: usize, error: &anyhow::Error) -> Result<()> {
         eprintln!("  {}: void, is repeated: {error:#}", self.cases[index].name());
-        self.keep(Record::Void { case: self.cases[index], reason: format!("{error:#}") })
-    }
-
-    fn keep(&mut self, record: Record) -> Result<()> {
-        self.book.write(&record)?;
-        self.records.push(record);
-        Ok(())
+        self.book.write(Record::Void { case: self.cases[index], reason: format!("{error:#}") })
     }
 
     /// Runs a trial; its connections are judged and the bed recovers in the background.

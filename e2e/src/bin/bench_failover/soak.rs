@@ -1,25 +1,19 @@
 //! Nothing fails: who sees a failure all the same, and what does it cost? At rest, or with all processors loaded.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use e2e::{
     longlived::{Fate, LongLived},
     pods::received,
     scenario::{Cluster, WEB},
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     record::{Book, Output, Record},
+    stress::Stress,
     system::crier,
     table,
 };
@@ -61,6 +55,8 @@ pub(crate) struct Soaked {
     pub(crate) interval: u64,
     /// Workers of `stress-ng --cpu`.
     pub(crate) workers: usize,
+    /// How many processors they had, on average.
+    pub(crate) stressed: f64,
     pub(crate) minutes: f64,
     pub(crate) sent: u64,
     pub(crate) lost: u64,
@@ -76,32 +72,6 @@ pub(crate) struct Soaked {
     pub(crate) connections: usize,
     /// The machine's, at the end.
     pub(crate) load: String,
-}
-
-/// stress-ng, until it is dropped.
-struct Stress(Child);
-
-impl Stress {
-    fn start(workers: usize, time: Duration) -> Result<Option<Self>> {
-        if workers == 0 {
-            return Ok(None);
-        }
-        // Should this process be killed, it ends by itself.
-        let timeout = format!("{}s", time.as_secs() + 60);
-        let mut command = Command::new("stress-ng");
-        command.args(["--quiet", "--cpu", &workers.to_string(), "--timeout", &timeout]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        Ok(Some(Self(child.context("stress-ng is not installed: `apt-get install stress-ng`, or --stress 0")?)))
-    }
-}
-
-impl Drop for Stress {
-    fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.0.id()) {
-            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
-        }
-        let _ = self.0.wait();
-    }
 }
 
 /// What the agents have counted, all together.
@@ -155,7 +125,7 @@ fn soak(timers: &str, interval: u64, options: &Options, workers: usize) -> Resul
     let vip = cluster.vip4();
     let time = Duration::from_secs_f64(options.minutes * 60.0);
     let before = Counted::by(&cluster)?;
-    let stress = Stress::start(workers, time)?;
+    let mut stress = Stress::start(workers, time)?;
     let connections = LongLived::open(&cluster.client().ns, (vip, WEB).into(), options.connections)?;
     let load = cluster.udp_load(vip).sources(64).start(&cluster.client().ns)?;
     let start = Instant::now();
@@ -166,16 +136,18 @@ fn soak(timers: &str, interval: u64, options: &Options, workers: usize) -> Resul
         let (sent, answered) = (load.sent(), load.answered());
         eprintln!(
             "  {timers}: {:.0} of {:.0} s; {sent} requests, {} unanswered, {} duplicates; {alarms} false alarms, {downs} \
-             downs, {takeovers} takeovers; {}",
+             downs, {takeovers} takeovers; {}{}",
             start.elapsed().as_secs_f64(),
             time.as_secs_f64(),
             sent.saturating_sub(answered),
             received(&cluster.pods, load.run()).duplicates,
+            stress.as_mut().map(Stress::told).transpose()?.unwrap_or_default(),
             table::load()
         );
     }
     let report = load.stop()?;
     let busy = table::load();
+    let stressed = stress.as_mut().map(Stress::processors).transpose()?.unwrap_or_default();
     drop(stress);
     let ended = connections.finish()?;
     let counted = Counted::by(&cluster)?.since(before);
@@ -183,6 +155,7 @@ fn soak(timers: &str, interval: u64, options: &Options, workers: usize) -> Resul
         timers: timers.to_owned(),
         interval,
         workers,
+        stressed,
         minutes: time.as_secs_f64() / 60.0,
         sent: report.sent,
         lost: report.lost,
@@ -200,7 +173,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let workers = options.stress.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
     let text = format!("--minutes {} --stress {workers}", options.minutes);
     let mut book = Book::open(&options.output, "soak", &text)?;
-    let mut records = book.before.clone();
     let settings = [("default", 50, Timers::Default), ("fast", 10, Timers::Fast)];
     let wanted = settings.into_iter().filter(|setting| [setting.2, Timers::Both].contains(&options.timers));
     let mut failed = Vec::new();
@@ -209,11 +181,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if let Err(error) = soaked.check() {
             failed.push(format!("{name}: {error:#}"));
         }
-        let record = Record::Soak(soaked);
-        book.write(&record)?;
-        records.push(record);
+        book.write(Record::Soak(soaked))?;
     }
-    println!("{}", table::all(&records));
+    println!("{}", table::all(&book.records));
     ensure!(!options.check || failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }

@@ -155,10 +155,11 @@ fn soaks(records: &[Record]) -> String {
     let rows = rows.map(|soaked| {
         let Counted { takeovers, downs, alarms } = soaked.counted;
         format!(
-            "| {} ({} ms x 3) | {} | {:.1} | {} | {} | {} | {} | {} | {alarms} | {downs} | {takeovers} | {} / {} | {} |",
+            "| {} ({} ms x 3) | {} ({:.1}) | {:.1} | {} | {} | {} | {} | {} | {alarms} | {downs} | {takeovers} | {} / {} | {} |",
             soaked.timers,
             soaked.interval,
             soaked.workers,
+            soaked.stressed,
             soaked.minutes,
             soaked.sent,
             soaked.lost,
@@ -171,7 +172,7 @@ fn soaks(records: &[Record]) -> String {
         )
     });
     markdown(
-        "| timers | stress-ng workers | minutes | requests | lost | duplicates | longest gap ms | prober stalled ms (max) \
+        "| timers | stress-ng workers (processors they had) | minutes | requests | lost | duplicates | longest gap ms | prober stalled ms (max) \
          | false alarms | members said down | takeovers | connections survived | load |",
         &rows.collect::<Vec<_>>(),
     )

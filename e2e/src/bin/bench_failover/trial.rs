@@ -24,6 +24,8 @@ const SOURCES: usize = 64;
 /// How long a long-lived connection may wait for an echo: TCP sends again after 0.2, 0.6, 1.4, 3.0 and 6.2 s,
 /// on a busy machine somewhat later.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// A prober that was itself stopped for longer, and for more than a tenth of the outage, has not seen it.
+const TELLING: Duration = Duration::from_millis(25);
 /// How long before the fault nothing was changed.
 pub(crate) const REST: Duration = Duration::from_millis(1000);
 /// The longest that a system may take to serve again.
@@ -113,7 +115,7 @@ pub(crate) fn run(bed: &mut dyn Bed, case: Case, owner: &str, connections: usize
     let load = Load::new(Transport::Udp, SocketAddr::new(vip, DNS)).per_second(1000).sources(SOURCES).start(client)?;
     until_answered(&load, 250)?;
     let asked = Instant::now();
-    bed.guarded(case.ipv6)?;
+    bed.guarded(case.ipv6, owner)?;
     let unguarded = asked.elapsed();
     let phase = u64::try_from(case.system.period().as_micros())?;
     std::thread::sleep(Duration::from_micros(random.random_range(0..phase)));
@@ -139,7 +141,14 @@ impl Open {
             "pods of the owner answered: {:?}",
             self.report.by_pod
         );
-        let ended = self.connections.finish_within(PATIENCE)?;
+        ensure!(
+            self.report.stalled <= TELLING.max(self.report.outage / 10),
+            "the prober itself stalled for {} ms, so an outage of {} ms says little",
+            ms(self.report.stalled),
+            ms(self.report.outage)
+        );
+        // Those to dead pods are not waited for: they have nobody at the other end.
+        let ended = self.connections.finish_but(PATIENCE, on_owner)?;
         let elsewhere: Vec<_> = ended.iter().filter(|end| !on_owner(&end.pod)).collect();
         let count = |wanted: fn(&Ended) -> bool| elsewhere.iter().filter(|end| wanted(end)).count();
         let parts = self.report.parts;

@@ -137,7 +137,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.trials, options.vips, options.interval
     );
     let mut book = Book::open(&options.output, "vips", &text)?;
-    let mut records = book.before.clone();
     for number in 1..=options.trials {
         let served = trial(options, &mut random)?;
         eprintln!(
@@ -148,10 +147,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ms(served.last),
             table::load()
         );
-        let record = Record::Vips(served);
-        book.write(&record)?;
-        records.push(record);
+        book.write(Record::Vips(served))?;
     }
-    println!("{}", table::all(&records));
+    println!("{}", table::all(&book.records));
     Ok(())
 }
