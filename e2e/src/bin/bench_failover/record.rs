@@ -72,7 +72,10 @@ impl Book {
         }
         let records = if path.exists() { read(&path)? } else { Vec::new() };
         let file = File::options().create(true).append(true).open(&path);
-        let mut book = Self { file: file.with_context(|| format!("cannot write {}", path.display()))?, records };
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        let whole = fs::read(&path)?.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        file.set_len(u64::try_from(whole)?)?;
+        let mut book = Self { file, records };
         eprintln!("records go to {}", path.display());
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         book.write(Record::Sitting { machine: table::machine(), options: format!("{command} {options}"), unix })?;
@@ -152,6 +155,7 @@ mod tests {
         let output = |append| Output { out: Some(folder.path().join("x.jsonl")), append };
         let mut book = Book::open(&output(false), "trials", "").expect("open");
         book.write(record()).expect("written");
+        book.file.write_all(b"{\"cut short").expect("written");
         assert_eq!(Book::open(&output(true), "trials", "").expect("open").records.len(), 3);
         assert_eq!(Book::open(&output(false), "trials", "").expect("open").records.len(), 1);
         assert_eq!(read(&folder.path().join("x.jsonl.old")).expect("kept").len(), 3);

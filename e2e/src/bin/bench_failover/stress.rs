@@ -42,7 +42,7 @@ impl Stress {
         ensure!(self.child.try_wait()?.is_none(), "stress-ng has ended by itself");
         let id = self.child.id();
         let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        let ticks: u64 = workers.split_whitespace().filter_map(|worker| ticks_of(worker)).sum();
+        let ticks: u64 = workers.split_whitespace().filter_map(ticks_of).sum();
         Ok(ticks as f64 / TICKS / self.start.elapsed().as_secs_f64())
     }
 
