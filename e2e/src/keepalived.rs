@@ -137,10 +137,7 @@ impl Keepalived {
     }
 
     fn owned_by_first(&self, vip: IpAddr) -> Result<()> {
-        for (index, node) in self.lan.nodes.iter().enumerate() {
-            let shown = node.host.ns.output("ip", &["addr", "show", "dev", "eth0", "to", &vip.to_string()], "")?;
-            ensure!((index == 0) != shown.trim().is_empty(), "{vip} on {}: {shown:?}", node.host.name);
-        }
+        self.only_first_has(vip)?;
         let client = self.lan.client();
         for (transport, port) in [(Transport::Tcp, WEB), (Transport::Udp, DNS)] {
             client.ns.run(|| ask(transport, (vip, port).into(), "hello", Duration::from_millis(300)))?;
@@ -148,6 +145,18 @@ impl Keepalived {
         if neighbour(client, vip)? != Some(self.lan.nodes[0].host.mac) {
             client.ns.ip(&[format!("neigh flush to {vip} dev eth0")])?;
             bail!("the client sent elsewhere");
+        }
+        Ok(())
+    }
+
+    /// That `n1` alone has the VIP.
+    ///
+    /// # Errors
+    /// When it has not, or another has it, too.
+    pub fn only_first_has(&self, vip: IpAddr) -> Result<()> {
+        for (index, node) in self.lan.nodes.iter().enumerate() {
+            let shown = node.host.ns.output("ip", &["addr", "show", "dev", "eth0", "to", &vip.to_string()], "")?;
+            ensure!((index == 0) != shown.trim().is_empty(), "{vip} on {}: {shown:?}", node.host.name);
         }
         Ok(())
     }

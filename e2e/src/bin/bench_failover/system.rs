@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use e2e::{
     keepalived::{Adverts, Keepalived},
     manifests::{Endpoint, web},
-    observe::eventually,
+    observe::{eventually, neighbour},
     pods::Pod,
     scenario::{Cluster, DNS, SETTLE, WEB},
     topology::Lan,
@@ -106,11 +106,16 @@ pub(crate) trait Bed: Send {
     /// Undoes the last fault, waits until all is at rest, places the pods (everywhere, or only on nodes that are not
     /// the owner); the owner.
     fn prepare(&mut self, ipv6: bool, everywhere: bool) -> Result<String>;
-    /// Waits until somebody stands in for the owner, where the system has that; it must be the owner still.
-    fn guarded(&self, _ipv6: bool, _owner: &str) -> Result<()> {
-        Ok(())
-    }
+    /// Waits until somebody stands in for the owner, where the system has that. It must be the owner still, and the one
+    /// that the client sends to: else its failure would cost the client nothing.
+    fn guarded(&self, ipv6: bool, owner: &str) -> Result<()>;
     fn strike(&mut self, fault: Fault, owner: &str) -> Result<()>;
+}
+
+fn sends_to(lan: &Lan, vip: IpAddr, owner: &str) -> Result<()> {
+    let (known, mac) = (neighbour(lan.client(), vip)?, lan.host(owner)?.mac);
+    ensure!(known == Some(mac), "the client sends to {known:?} for {vip}, not to {owner}");
+    Ok(())
 }
 
 struct CrierBed {
@@ -189,7 +194,7 @@ impl Bed for CrierBed {
         self.cluster.armed_standby(self.vip(ipv6))?;
         let now = self.cluster.owner(self.vip(ipv6))?;
         ensure!(now == owner, "the VIP went from {owner} to {now} though nothing had failed yet");
-        Ok(())
+        sends_to(self.lan(), self.vip(ipv6), owner)
     }
 
     fn strike(&mut self, fault: Fault, owner: &str) -> Result<()> {
@@ -226,6 +231,11 @@ impl Bed for KeepalivedBed {
 
     fn vip(&self, ipv6: bool) -> IpAddr {
         self.bed.vip(ipv6)
+    }
+
+    fn guarded(&self, ipv6: bool, owner: &str) -> Result<()> {
+        self.bed.only_first_has(self.vip(ipv6))?;
+        sends_to(self.lan(), self.vip(ipv6), owner)
     }
 
     fn prepare(&mut self, _ipv6: bool, everywhere: bool) -> Result<String> {
