@@ -78,6 +78,9 @@ fn row(case: Case, outcomes: &[&Outcome], void: usize) -> String {
     let (lost, _, most_lost) = spread(outcomes.iter().map(|outcome| outcome.lost));
     let (_, _, stalled) = spread(outcomes.iter().map(|outcome| outcome.stalled));
     let sum = |count: fn(&Outcome) -> usize| outcomes.iter().map(|outcome| count(outcome)).sum::<usize>();
+    if outcomes.is_empty() {
+        return format!("| {} | {} | 0 (+ {void} void) | | | | | |", case.subject(), case.fault.name());
+    }
     let void = if void > 0 { format!(" (+ {void} void)") } else { String::new() };
     format!(
         "| {} | {} | {}{void} | {} / {} / {} | {lost} / {most_lost} | {} | {} / {} / {} | {} |",
@@ -215,6 +218,8 @@ mod tests {
             text.contains("| link lost | 3 (+ 1 void) | 20 / 30 / 30 | 20 / 30 | 0 | 60 / 0 / 0 | 0.0 |"),
             "{text}"
         );
+        let nothing = all(&records[3..]);
+        assert!(nothing.contains("| link lost | 0 (+ 1 void) | | | | | |"), "no figure is better than 0.0: {nothing}");
         assert!(!text.contains("dead node") && !text.contains("VIPs on"), "tables without rows are left out: {text}");
         assert!(text.contains("|\n|---|---|---|---|---|---|---|---|\n|"), "{text}");
     }
