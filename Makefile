@@ -55,29 +55,33 @@ check-ebpf: ## Verify that the object in the tree is what the source gives
 bench: bench-failover bench-vips bench-rest ## All figures there are so far
 
 .PHONY: bench-failover
-bench-failover: ## The client's outage when the owner fails, side by side with keepalived: TRIALS=20
+bench-failover: ## The client's outage when the owner fails, side by side with keepalived: TRIALS=20, APPEND=1 goes on with a run
 	@hack/setup bench
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
-	@$(AS_ROOT) target/release/bench_failover trials --trials $${TRIALS:-20}
+	@$(AS_ROOT) target/release/bench_failover trials --trials $${TRIALS:-20} $(if $(APPEND),--append)
 
 .PHONY: bench-vips
 bench-vips: ## The owner of 100 VIPs is cut off: the first and the last served again
 	@hack/setup demo
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
 	@$(AS_ROOT) target/release/bench_failover vips
-	@$(AS_ROOT) target/release/bench_failover vips --everywhere
+	@$(AS_ROOT) target/release/bench_failover vips --everywhere --append
 
 .PHONY: bench-rest
 bench-rest: ## Nothing fails for a minute: requests lost, requests that reach pods twice
 	@hack/setup demo
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
-	@$(AS_ROOT) target/release/bench_failover soak --minutes 1 --stress 0
+	@$(AS_ROOT) target/release/bench_failover soak --minutes 1 --stress 0 --out target/bench/rest.jsonl
 
 .PHONY: soak
 soak: ## Nothing fails, all processors are loaded: false takeovers and what they cost: MINUTES=10 for each setting
 	@hack/setup bench
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
 	@$(AS_ROOT) target/release/bench_failover soak --check --minutes $${MINUTES:-10}
+
+.PHONY: bench-table
+bench-table: ## The tables of what the last benchmarks measured, also of runs that were interrupted
+	@target/release/bench_failover table
 
 .PHONY: chaos
 chaos: ## Break clusters under traffic, report with plots: SEED=, ONLY=cut,flap, ROUNDS=5, SLACK=1, or random for MINUTES=

@@ -3,7 +3,7 @@
 //! One thread serves them all, so that hundreds cost little: a client's machine must not be what is measured.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     ops::RangeInclusive,
@@ -59,7 +59,7 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct LongLived {
     stop: Arc<AtomicBool>,
-    patience: Arc<Mutex<Duration>>,
+    patience: Arc<Mutex<Patience>>,
     pods: Vec<String>,
     records: Arc<Mutex<BTreeMap<String, u64>>>,
     thread: JoinHandle<Result<Vec<Ended>>>,
@@ -73,7 +73,7 @@ impl LongLived {
     /// When one cannot be opened.
     pub fn open(ns: &Netns, target: SocketAddr, count: usize) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let patience = Arc::new(Mutex::new(HUNG));
+        let patience = Arc::new(Mutex::new(Patience { most: HUNG, hopeless: BTreeSet::new() }));
         let records = Arc::new(Mutex::new(BTreeMap::new()));
         let (sender, opened) = channel();
         let (stopped, limit, counters) = (Arc::clone(&stop), Arc::clone(&patience), Arc::clone(&records));
@@ -99,17 +99,33 @@ impl LongLived {
     /// # Errors
     /// When their thread panicked.
     pub fn finish(self) -> Result<Vec<Ended>> {
-        self.finish_within(HUNG)
+        self.finish_but(HUNG, |_| false)
     }
 
-    /// As [`LongLived::finish`], with another patience.
+    /// As [`LongLived::finish`], with another patience, and none at all with those to pods that `hopeless` names: one
+    /// of these that waits for an echo counts as hung.
     ///
     /// # Errors
     /// When their thread panicked.
-    pub fn finish_within(self, patience: Duration) -> Result<Vec<Ended>> {
-        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = patience;
+    pub fn finish_but(self, patience: Duration, hopeless: impl Fn(&str) -> bool) -> Result<Vec<Ended>> {
+        let hopeless = self.pods.iter().filter(|pod| hopeless(pod)).cloned().collect();
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = Patience { most: patience, hopeless };
         self.stop.store(true, Ordering::Release);
         self.thread.join().map_err(|_| anyhow!("panicked"))?
+    }
+}
+
+/// How long echoes are waited for in the end.
+#[derive(Debug, Clone)]
+struct Patience {
+    most: Duration,
+    /// Pods that are not waited for.
+    hopeless: BTreeSet<String>,
+}
+
+impl Patience {
+    fn with(&self, pod: &str) -> Duration {
+        if self.hopeless.contains(pod) { Duration::ZERO } else { self.most }
     }
 }
 
@@ -214,7 +230,7 @@ fn run(
     target: SocketAddr,
     count: usize,
     stop: &AtomicBool,
-    patience: &Mutex<Duration>,
+    patience: &Mutex<Patience>,
     records: &Mutex<BTreeMap<String, u64>>,
     opened: &Sender<Result<Vec<String>>>,
 ) -> Vec<Ended> {
@@ -235,10 +251,11 @@ fn run(
     let fds: Vec<_> = talks.iter().map(|talk| talk.stream.as_raw_fd()).collect();
     loop {
         let stopping = stop.load(Ordering::Acquire);
-        let limit = if stopping { *patience.lock().unwrap_or_else(PoisonError::into_inner) } else { HUNG };
+        let patience = stopping.then(|| patience.lock().unwrap_or_else(PoisonError::into_inner).clone());
         std::thread::sleep(TICK);
         let ready = readable(&fds, Duration::ZERO);
         for (talk, ready) in talks.iter_mut().zip(ready) {
+            let limit = patience.as_ref().map_or(HUNG, |patience| patience.with(&talk.ended.pod));
             step(talk, ready, stopping, period, limit, records);
         }
         if stopping && !talks.iter().any(|talk| matches!(talk.turn, Turn::Waits(_))) {

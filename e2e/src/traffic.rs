@@ -5,8 +5,10 @@
 //! by which the pods count what they were given twice ([`crate::pods::received`]).
 
 mod ledger;
+mod parts;
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd,
@@ -27,6 +29,7 @@ use crate::{
 };
 use ledger::Served;
 pub use ledger::{Gap, Number, Report};
+pub use parts::{Part, Parts};
 
 /// A prober that is late by up to this makes up for it at once, so that the rate holds; what it missed beyond is left out.
 const MAKE_UP: Duration = Duration::from_millis(20);
@@ -152,22 +155,29 @@ impl Load {
     pub fn start_on(self, ns: &Netns, targets: &[SocketAddr]) -> Result<Meter> {
         static RUNS: AtomicU64 = AtomicU64::new(1);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mark = Arc::new(Mutex::new(Instant::now()));
-        let (stopped, progress, since) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&mark));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (answered, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mark = Arc::new(Mutex::new(Mark { since: Instant::now(), pods: None }));
+        let (stopped, progress, marked) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&mark));
+        let asked = Arc::clone(&sent);
         let several = targets.len() > 1;
         let targets: Vec<_> = targets.iter().copied().cycle().take(self.sources.max(targets.len())).collect();
         let thread = ns.thread("load", move || match self.transport {
-            Transport::Udp => self.udp(run, &targets, &stopped, &progress).map(|(sent, inbox)| {
-                let since = *since.lock().unwrap_or_else(PoisonError::into_inner);
-                let gaps = || ledger::by_source(targets.len(), self.interval, &sent, &inbox.answers, since);
+            Transport::Udp => self.udp(run, &targets, &stopped, &asked, &progress).map(|(sent, inbox)| {
+                let Mark { since, pods } = marked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let Inbox { report, answers, pods: answering } = inbox;
+                let gaps = || ledger::by_source(targets.len(), self.interval, &sent, &answers, since);
                 let by_source = if several { gaps() } else { Vec::new() };
-                let report = ledger::close(inbox.report, self.interval, false, &sent, &inbox.answers);
-                Report { by_source, ..report }
+                let parts = pods.map(|pods| {
+                    let named = |pod: u16| answering.get(usize::from(pod)).is_some_and(|pod| pods.contains(pod));
+                    parts::parts(targets.len(), self.interval, &sent, &answers, since, named)
+                });
+                let report = ledger::close(report, self.interval, false, &sent, &answers);
+                Report { by_source, parts, ..report }
             }),
             Transport::Tcp => self.tcp(run, &stopped, &progress),
         })?;
-        Ok(Meter { run, stop, mark, answered, thread })
+        Ok(Meter { run, stop, mark, answered, sent, thread })
     }
 
     fn udp(
@@ -175,6 +185,7 @@ impl Load {
         run: u64,
         targets: &[SocketAddr],
         stop: &AtomicBool,
+        asked: &AtomicU64,
         progress: &AtomicU64,
     ) -> Result<(Vec<Instant>, Inbox)> {
         let sockets = targets.iter().map(|target| udp_to(*target)).collect::<Result<Vec<_>, _>>()?;
@@ -184,7 +195,7 @@ impl Load {
         let mut inbox = Inbox::new(run);
         let sent = std::thread::scope(|scope| {
             let prober = scope.spawn(|| {
-                let sent = self.probe(run, &senders, stop);
+                let sent = self.probe(run, &senders, stop, asked);
                 sent_all.store(true, Ordering::Release);
                 sent
             });
@@ -196,7 +207,7 @@ impl Load {
     }
 
     /// Sends a request each interval, from the sources in turn, until it is stopped: when each was sent.
-    fn probe(self, run: u64, sockets: &[UdpSocket], stop: &AtomicBool) -> Vec<Instant> {
+    fn probe(self, run: u64, sockets: &[UdpSocket], stop: &AtomicBool, asked: &AtomicU64) -> Vec<Instant> {
         real_time();
         let mut sent = Vec::with_capacity(1 << 16);
         let mut due = Instant::now();
@@ -207,6 +218,7 @@ impl Load {
             sent.push(now);
             // A refused or unreachable destination shows as a lost request.
             let _ = sockets[id as usize % sockets.len()].send(Number { run, id }.to_string().as_bytes());
+            asked.store(sent.len() as u64, Ordering::Relaxed);
             due = next_due(due, now, self.interval);
         }
         sent
@@ -245,11 +257,13 @@ impl Load {
 struct Inbox {
     report: Report,
     answers: Vec<Served>,
+    /// Who answered; a [`Served::pod`] is a place in it.
+    pods: Vec<String>,
 }
 
 impl Inbox {
     fn new(run: u64) -> Self {
-        Self { report: Report { run, ..Report::default() }, answers: Vec::new() }
+        Self { report: Report { run, ..Report::default() }, answers: Vec::new(), pods: Vec::new() }
     }
 
     /// Enters an answer; others' and what is none are ignored.
@@ -258,7 +272,12 @@ impl Inbox {
         else {
             return;
         };
-        self.answers.push(Served { id: number.id, arrived, held });
+        let pod = self.pods.iter().position(|pod| *pod == answer.pod).unwrap_or_else(|| {
+            self.pods.push(answer.pod.clone());
+            self.pods.len() - 1
+        });
+        let pod = u16::try_from(pod).unwrap_or(u16::MAX);
+        self.answers.push(Served { id: number.id, arrived, held, pod });
         match self.report.by_pod.get_mut(&answer.pod) {
             Some(count) => *count += 1,
             None => drop(self.report.by_pod.insert(answer.pod.clone(), 1)),
@@ -301,13 +320,22 @@ fn next_due(due: Instant, now: Instant, interval: Duration) -> Instant {
     if now.saturating_duration_since(next) > MAKE_UP { now } else { next }
 }
 
+/// What of a load is to be looked at more closely.
+#[derive(Debug, Clone)]
+struct Mark {
+    since: Instant,
+    /// Whose requests have books of their own.
+    pods: Option<BTreeSet<String>>,
+}
+
 /// A running load.
 #[derive(Debug)]
 pub struct Meter {
     run: u64,
     stop: Arc<AtomicBool>,
-    mark: Arc<Mutex<Instant>>,
+    mark: Arc<Mutex<Mark>>,
     answered: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
     thread: JoinHandle<Result<Result<Report>>>,
 }
 
@@ -320,13 +348,25 @@ impl Meter {
 
     /// From now on the gaps of [`Report::by_source`] count.
     pub fn mark(&self) {
-        *self.mark.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner).since = Instant::now();
+    }
+
+    /// From now on requests that would go to one of `pods` have books of their own: [`Report::parts`].
+    pub fn mark_pods(&self, pods: BTreeSet<String>) {
+        let mark = Mark { since: Instant::now(), pods: Some(pods) };
+        *self.mark.lock().unwrap_or_else(PoisonError::into_inner) = mark;
     }
 
     /// Answers until now.
     #[must_use]
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// UDP requests sent until now.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Ends the load, waits for late answers and gives the account.

@@ -72,6 +72,8 @@ pub struct Report {
     pub seen_as: BTreeSet<IpAddr>,
     /// Loads with several targets: the longest gap of each source port, in their order, since [`super::Meter::mark`].
     pub by_source: Vec<Gap>,
+    /// UDP: requests that certain pods would have served, and the others, since [`super::Meter::mark_pods`].
+    pub parts: Option<super::Parts>,
 }
 
 /// A time without a request served.
@@ -92,6 +94,8 @@ pub(super) struct Served {
     pub(super) arrived: Instant,
     /// How long the request lay at the pod.
     pub(super) held: Duration,
+    /// Which pod answered: a number that stands for it within this load.
+    pub(super) pod: u16,
 }
 
 /// Closes the books: `sent` in order of the requests' numbers, `answers` in any order. `report` has what needs no books.
@@ -128,13 +132,13 @@ pub(super) fn close(mut report: Report, interval: Duration, tcp: bool, sent: &[I
 }
 
 /// The times in which a request was due and none was sent.
-fn silences(sent: &[Instant], interval: Duration) -> Vec<(Instant, Instant)> {
+pub(super) fn silences(sent: &[Instant], interval: Duration) -> Vec<(Instant, Instant)> {
     let pauses = sent.windows(2).map(|pair| (pair[0] + interval, pair[1]));
     pauses.filter(|(from, to)| to > from).collect()
 }
 
 /// The longest time without a served request, from the first to the last sent, less the silences in it.
-fn longest_gap(sent: &[Instant], mut served: Vec<Instant>, silences: &[(Instant, Instant)]) -> Option<Gap> {
+pub(super) fn longest_gap(sent: &[Instant], mut served: Vec<Instant>, silences: &[(Instant, Instant)]) -> Option<Gap> {
     let (first_sent, last_sent) = (*sent.first()?, *sent.last()?);
     let last_served = served.iter().max().copied();
     served.push(first_sent);
@@ -181,7 +185,7 @@ pub(super) fn by_source(
     gaps.collect()
 }
 
-fn served_at(answer: &Served, sent: Instant) -> Instant {
+pub(super) fn served_at(answer: &Served, sent: Instant) -> Instant {
     answer.arrived.checked_sub(answer.held).unwrap_or(answer.arrived).max(sent)
 }
 
@@ -210,8 +214,10 @@ mod tests {
     fn books(interval: u64, sent: &[u64], answers: &[(u32, u64, u64)], tcp: bool) -> Report {
         let start = Instant::now();
         let sent: Vec<_> = sent.iter().map(|at| start + ms(*at)).collect();
-        let answers: Vec<_> =
-            answers.iter().map(|&(id, at, held)| Served { id, arrived: start + ms(at), held: ms(held) }).collect();
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|&(id, at, held)| Served { id, arrived: start + ms(at), held: ms(held), pod: 0 })
+            .collect();
         close(Report::default(), ms(interval), tcp, &sent, &answers)
     }
 
@@ -266,7 +272,7 @@ mod tests {
     fn each_source_has_its_own_gap() {
         let start = Instant::now();
         let sent: Vec<_> = (0..8).map(|at| start + ms(at * 10)).collect();
-        let at = |id: u32| Served { id, arrived: start + ms(u64::from(id) * 10 + 1), held: Duration::ZERO };
+        let at = |id: u32| Served { id, arrived: start + ms(u64::from(id) * 10 + 1), held: Duration::ZERO, pod: 0 };
         // Of the second source, numbers 3 and 5 were lost.
         let gaps = by_source(2, ms(10), &sent, &[at(0), at(1), at(2), at(4), at(6), at(7)], start);
         assert_eq!(gaps.iter().map(|gap| gap.length).collect::<Vec<_>>(), [ms(20), ms(60)]);

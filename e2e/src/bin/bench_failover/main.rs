@@ -1,12 +1,17 @@
 //! `make bench-failover` and `make soak`: how long a client is not served when the owner of its VIP fails, side by side
 //! with keepalived in the same bed and run; 100 VIPs at once; what happens when nothing fails.
 //!
-//! [`system`] is what is measured, [`trial`] how once, [`side`] all trials, [`table`] what comes of them, [`vips`] and
-//! [`soak`] the other scenarios. Progress goes to standard error, tables (Markdown) to standard output.
+//! [`system`] is what is measured, [`case`] what is done to it, [`trial`] how once, [`side`] all trials, [`vips`] and
+//! [`soak`] the other scenarios. What comes of it is kept in files of [`record`]s, of which [`table`] makes Markdown.
+//! Progress goes to standard error, tables to standard output.
 #![expect(clippy::disallowed_methods, reason = "edge: measures real time")]
 
+mod case;
+mod micros;
+mod record;
 mod side;
 mod soak;
+mod stress;
 mod system;
 mod table;
 mod trial;
@@ -30,14 +35,15 @@ enum Command {
     Vips(vips::Options),
     /// Nothing fails: requests lost and duplicated at rest, or with all processors loaded.
     Soak(soak::Options),
+    /// Prints the tables of what was measured before, also of a run that was interrupted.
+    Table(record::Options),
 }
 
 fn main() -> Result<()> {
-    let command = Arguments::parse().command;
-    println!("{}", table::machine());
-    match command {
+    match Arguments::parse().command {
         Command::Trials(options) => side::run(&options),
         Command::Vips(options) => vips::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Table(options) => record::tabulate(&options),
     }
 }

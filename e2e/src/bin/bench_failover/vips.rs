@@ -14,10 +14,12 @@ use e2e::{
     traffic::{Load, Transport},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    record::{Book, Output, Record},
     system::STAY,
-    table::{ms, spread},
+    table::{self, ms},
     trial::REST,
 };
 
@@ -38,12 +40,24 @@ pub(crate) struct Options {
     /// Which moments; by default ones nobody has seen.
     #[arg(long)]
     seed: Option<u64>,
+    #[command(flatten)]
+    output: Output,
 }
 
-struct Outcome {
-    owned: usize,
-    first: Duration,
-    last: Duration,
+/// What came of a trial.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Served {
+    pub(crate) vips: u8,
+    /// The heartbeat's interval in milliseconds.
+    pub(crate) interval: u64,
+    pub(crate) everywhere: bool,
+    /// How many of the VIPs the node had that was cut.
+    pub(crate) owned: usize,
+    /// When the first of them was served again.
+    #[serde(rename = "first_us", with = "crate::micros")]
+    pub(crate) first: Duration,
+    #[serde(rename = "last_us", with = "crate::micros")]
+    pub(crate) last: Duration,
 }
 
 /// The VIPs' last byte begins here.
@@ -75,7 +89,7 @@ fn owned(cluster: &Cluster, asked: &str, node: &str) -> Result<Vec<IpAddr>> {
     Ok(status.vips.iter().filter(|vip| vip.owner.as_deref() == Some(node)).map(|vip| vip.address).collect())
 }
 
-fn trial(options: &Options, random: &mut StdRng) -> Result<Outcome> {
+fn trial(options: &Options, random: &mut StdRng) -> Result<Served> {
     let cluster = cluster(options)?;
     let (first, others) = cluster.agents.split_first().context("no agents")?;
     first.start()?;
@@ -110,49 +124,31 @@ fn trial(options: &Options, random: &mut StdRng) -> Result<Outcome> {
         back.push(after);
     }
     let (first, last) = back.iter().min().zip(back.iter().max()).context("the node owned no VIP")?;
-    Ok(Outcome { owned: back.len(), first: *first, last: *last })
+    let Options { vips, interval, everywhere, .. } = *options;
+    Ok(Served { vips, interval, everywhere, owned: back.len(), first: *first, last: *last })
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let mut random = StdRng::seed_from_u64(seed);
-    let mut outcomes = Vec::new();
+    let everywhere = if options.everywhere { " --everywhere" } else { "" };
+    let text = format!(
+        "--trials {} --vips {} --interval {}{everywhere} --seed {seed}",
+        options.trials, options.vips, options.interval
+    );
+    let mut book = Book::open(&options.output, "vips", &text)?;
     for number in 1..=options.trials {
-        let outcome = trial(options, &mut random)?;
+        let served = trial(options, &mut random)?;
         eprintln!(
-            "  {number}/{}: of {} VIPs the first is served after {} ms, the last after {} ms",
+            "  {number}/{}: of {} VIPs the first is served after {} ms, the last after {} ms; {}",
             options.trials,
-            outcome.owned,
-            ms(outcome.first),
-            ms(outcome.last)
+            served.owned,
+            ms(served.first),
+            ms(served.last),
+            table::load()
         );
-        outcomes.push(outcome);
+        book.write(Record::Vips(served))?;
     }
-    let (first, _, first_most) = spread(outcomes.iter().map(|outcome| outcome.first));
-    let (last, _, last_most) = spread(outcomes.iter().map(|outcome| outcome.last));
-    let (between, _, between_most) = spread(outcomes.iter().map(|outcome| outcome.last - outcome.first));
-    println!(
-        "\n`--trials {} --vips {} --interval {}{} --seed {seed}`\n",
-        options.trials,
-        options.vips,
-        options.interval,
-        if options.everywhere { " --everywhere" } else { "" },
-    );
-    println!(
-        "| VIPs on the node that is cut (least / most) | n | first served ms (median / max) | last served ms (median / max) | from first to last ms (median / max) |"
-    );
-    println!("|---|---|---|---|---|");
-    println!(
-        "| {} / {} | {} | {} / {} | {} / {} | {} / {} |",
-        outcomes.iter().map(|outcome| outcome.owned).min().unwrap_or_default(),
-        outcomes.iter().map(|outcome| outcome.owned).max().unwrap_or_default(),
-        outcomes.len(),
-        ms(first),
-        ms(first_most),
-        ms(last),
-        ms(last_most),
-        ms(between),
-        ms(between_most),
-    );
+    println!("{}", table::all(&book.records));
     Ok(())
 }
