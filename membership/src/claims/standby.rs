@@ -1,5 +1,6 @@
 //! Who stands in for a VIP's owner from the moment its link is lost until somebody claims the VIP: the node that would
-//! be elected if the owner went.
+//! be elected if the owner went, or who was named before, as long as it can. To arm takes a standby more than two
+//! seconds, in which nobody stands in; so a node that joins or returns does not take another's place.
 //!
 //! The owner names it in its claim. If each node computed it, two whose views differ for a moment could both stand in,
 //! and every packet would arrive twice.
@@ -49,9 +50,17 @@ pub(super) fn choose(
     let left = owners.iter().filter(|(vip, node)| *node != me && !mine.contains_key(*vip));
     let left = left.map(|(vip, node)| (*vip, node.clone())).collect();
     let able = without(vips, able);
-    let mut elected = elect(&trusted(&able, &left, view), &left);
-    elected.retain(|vip, _| mine.contains_key(vip));
-    elected
+    let able = trusted(&able, &left, view);
+    let mut chosen = elect(&able, &left);
+    chosen.retain(|vip, _| mine.contains_key(vip));
+    let nodes: BTreeMap<u64, &NodeName> = view.members.keys().map(|node| (id(node), node)).collect();
+    for (vip, node) in &mut chosen {
+        let before = mine.get(vip).and_then(|claim| nodes.get(&claim.standby).copied());
+        if let Some(before) = before.filter(|before| able.get(vip).is_some_and(|able| able.contains(*before))) {
+            node.clone_from(before);
+        }
+    }
+    chosen
 }
 
 /// The candidates that pass; equal sets are looked at once and stay shared.
@@ -116,6 +125,20 @@ mod tests {
             assert!(chosen.keys().eq(mine.keys()), "{nodes} nodes: {chosen:?}");
             assert!(chosen.iter().all(|(vip, node)| next[vip] == *node), "{nodes} nodes");
         }
+    }
+
+    #[test]
+    fn who_is_named_stays_so_while_it_can_whoever_ranks_before_it_now() {
+        let vips = candidates(30, 4);
+        let owners: BTreeMap<_, _> = vips.keys().map(|vip| (*vip, name(1))).collect();
+        let named_all = |n| vips.keys().map(|v| (*v, Claim { epoch: 1, since_ms: 0, standby: id(&name(n)) })).collect();
+        let stays = choose(&name(1), &named_all(4), &owners, &vips, &view(4, |_| true));
+        assert_eq!(stays.len(), 30);
+        assert!(stays.values().all(|node| *node == name(4)), "{stays:?}");
+        let moves = choose(&name(1), &named_all(4), &owners, &vips, &view(4, |n| n != 4));
+        assert!(moves.len() == 30 && moves.values().all(|node| *node != name(4)), "{moves:?}");
+        let own = choose(&name(1), &named_all(1), &owners, &vips, &view(4, |_| true));
+        assert!(own.values().all(|node| *node != name(1)), "an owner does not stand in for itself: {own:?}");
     }
 
     #[test]
