@@ -38,7 +38,7 @@ use crate::{
     io::{publish, sleep_until},
     link::{Links, Uplink},
     ownership,
-    selftest::assign::Scene,
+    selftest::Scene,
     shadow,
     source::Snapshot,
 };

@@ -14,7 +14,7 @@ use crate::{
     http::Order,
     link::Links,
     metrics::Events,
-    selftest::{Verdicts as TestVerdicts, io::Scenes},
+    selftest::{Scenes, Verdicts as TestVerdicts},
     shadow,
     source::Snapshot,
 };
