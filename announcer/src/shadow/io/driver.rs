@@ -1,7 +1,7 @@
 //! The loop of the thread: waits, feeds the keeper, brings about what it says, answers other standbys.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ use crate::{
         keeper::{Action, Keeper},
         wanted::Key,
     },
-    wire::{ArpFrame, MacAddr, NdpFrame, arp, ndp},
+    wire::{ArpFrame, NdpFrame},
 };
 
 /// After a write that failed the keeper begins afresh at the next turn, at the latest after this.
@@ -218,21 +218,14 @@ impl Driver {
     /// Asks the owner's network stack for one of its addresses, to which it answers though its agent be dead.
     fn knock(&self, key: Key, addresses: &[IpAddr]) {
         let Some(uplink) = self.uplink(key) else { return };
+        let (to, mac) = (Some(key.mac.into()), uplink.mac.into());
         let own = || uplink.prefixes.iter().map(ipnet::IpNet::addr);
-        let (destination, source) = (MacAddr::from(key.mac), MacAddr::from(uplink.mac));
+        let v4 = |own| if let IpAddr::V4(own) = own { Some(own) } else { None };
+        let v6 = |own| if let IpAddr::V6(own) = own { Some(own) } else { None };
         for address in addresses {
             let frame = match *address {
-                IpAddr::V4(target_ip) => {
-                    own().find_map(|own| if let IpAddr::V4(own) = own { Some(own) } else { None }).map(|sender_ip| {
-                        let operation = arp::Operation::Request;
-                        let (sender_mac, target_mac) = (source, MacAddr::zero());
-                        ArpFrame { destination, source, operation, sender_mac, sender_ip, target_mac, target_ip }.emit()
-                    })
-                }
-                IpAddr::V6(target) => {
-                    let v6 = |own| if let IpAddr::V6(own) = own { Some(own) } else { None };
-                    own().find_map(v6).map(|source_ip| solicitation(destination, source, source_ip, target).emit())
-                }
+                IpAddr::V4(target) => own().find_map(v4).map(|own| ArpFrame::question(mac, own, target, to).emit()),
+                IpAddr::V6(target) => own().find_map(v6).map(|own| NdpFrame::question(mac, own, target, to).emit()),
             };
             if let Some(frame) = frame {
                 self.send(uplink, &frame);
@@ -309,11 +302,6 @@ impl Driver {
 /// The numbers of its asks begin at random, so that no answer to an earlier one is taken for new.
 fn keeper() -> Keeper {
     Keeper::new(SHADOWS, SHADOWED_VIPS as usize, rand::random())
-}
-
-fn solicitation(destination: MacAddr, source: MacAddr, source_ip: Ipv6Addr, target: Ipv6Addr) -> NdpFrame {
-    let message = ndp::Message::Solicitation { target, source_link: Some(source) };
-    NdpFrame { destination, source, source_ip, destination_ip: target, message }
 }
 
 async fn floods(maps: Option<&mut Live>) -> Vec<u32> {
