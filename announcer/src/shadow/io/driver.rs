@@ -128,6 +128,7 @@ impl Driver {
         self.earlier_stand_downs += self.keeper.stand_downs();
         self.left_out = 0;
         self.told = None;
+        self.broken = None;
         self.keeper = keeper();
     }
 
