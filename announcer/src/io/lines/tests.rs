@@ -1,3 +1,5 @@
+//! Lines of sockets that can be refused and broken at will.
+
 use std::cell::RefCell;
 
 use futures_util::FutureExt as _;
