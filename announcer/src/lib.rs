@@ -11,6 +11,7 @@ pub mod forward;
 pub mod health;
 pub mod holdup;
 pub mod http;
+mod io;
 pub mod ipam;
 pub mod link;
 pub mod metrics;

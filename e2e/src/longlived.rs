@@ -94,6 +94,12 @@ impl LongLived {
         self.records.lock().unwrap_or_else(PoisonError::into_inner).get(pod).copied().unwrap_or_default()
     }
 
+    /// Whether all have ended by themselves.
+    #[must_use]
+    pub fn are_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Ends them and tells what became of each. One that waits for an echo is given until 5 s after its record.
     ///
     /// # Errors
@@ -258,7 +264,9 @@ fn run(
             let limit = patience.as_ref().map_or(HUNG, |patience| patience.with(&talk.ended.pod));
             step(talk, ready, stopping, period, limit, records);
         }
-        if stopping && !talks.iter().any(|talk| matches!(talk.turn, Turn::Waits(_))) {
+        let waiting = talks.iter().any(|talk| matches!(talk.turn, Turn::Waits(_)));
+        let over = talks.iter().all(|talk| matches!(talk.turn, Turn::Over));
+        if over || stopping && !waiting {
             return talks.into_iter().map(|talk| talk.ended).collect();
         }
     }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::pods::{TCP_PORT, UDP_PORT};
+use crate::pods::{Pod, TCP_PORT, UDP_PORT};
 
 /// The pool and the advertisement every cluster has: 10.77.0.100 to .119, fd77::100 to ::11f.
 pub const POOL: &str = "\
@@ -54,6 +54,13 @@ pub struct Endpoint {
     pub addresses: [IpAddr; 2],
     /// The `ready` condition.
     pub ready: bool,
+}
+
+impl From<&Pod> for Endpoint {
+    /// The pod, ready.
+    fn from(pod: &Pod) -> Self {
+        Self { pod: pod.name.clone(), node: pod.node.clone(), addresses: pod.addresses, ready: true }
+    }
 }
 
 /// A service, said fluently: `web().tcp(80).udp(5353).dual_stack()`.

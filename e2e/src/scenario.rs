@@ -20,7 +20,7 @@ use crate::{
     cleanup::RunDir,
     longlived::LongLived,
     manifests::{Endpoint, Folder, ServiceSpec},
-    observe::eventually,
+    observe::{eventually, neighbour},
     pods::Pod,
     topology::{Host, Lan},
     traffic::{Answer, Load, Transport, ask},
@@ -217,6 +217,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until the client sends what is for `vip` to this node: by its neighbour table.
+    ///
+    /// # Errors
+    /// When it does not in time, or there is no such node.
+    pub fn client_sends_to(&self, vip: IpAddr, node: &str) -> Result<()> {
+        let mac = self.lan.host(node)?.mac;
+        eventually(SETTLE, &format!("the client sends what is for {vip} to {node}"), || {
+            let known = neighbour(self.client(), vip)?;
+            ensure!(known == Some(mac), "it sends to {known:?}, not {mac}");
+            Ok(())
+        })
+    }
+
     // --- traffic ---
 
     /// One TCP request from the client to port 80.
@@ -296,16 +309,7 @@ impl Cluster {
 
     fn add(&mut self, index: u8, mut service: ServiceSpec) -> Result<()> {
         service.assign(index)?;
-        service.endpoints = self
-            .pods
-            .iter()
-            .map(|pod| Endpoint {
-                pod: pod.name.clone(),
-                node: pod.node.clone(),
-                addresses: pod.addresses,
-                ready: true,
-            })
-            .collect();
+        service.endpoints = self.pods.iter().map(Endpoint::from).collect();
         self.manifests.write(&format!("{}.yaml", service.name), &service.yaml())?;
         self.services.push(service);
         Ok(())

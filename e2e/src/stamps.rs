@@ -71,6 +71,7 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::eventually;
 
     #[test]
     fn a_datagram_that_is_read_late_tells_when_it_came() {
@@ -79,11 +80,19 @@ mod tests {
         let mut receiver = Stamped::new(receiver).expect("stamps");
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let mut buffer = [0; 64];
-        // The kernel begins to stamp a moment after the first socket asks for it.
-        for _ in 0..50 {
-            sender.send_to(b"x", target).expect("sent");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        // It begins a moment after the first socket asks for it; without a stamp the time of reading is all there is.
+        let mut sent = None;
+        let stamped = eventually(Duration::from_secs(5), "the kernel stamps", || {
+            if let (Some(sent), Ok(datagram)) = (sent, receiver.receive(&mut buffer))
+                && datagram.arrived <= sent
+            {
+                return Ok(());
+            }
+            sender.send_to(b"x", target)?;
+            sent = Some(Instant::now());
+            anyhow::bail!("not yet")
+        });
+        stamped.expect("stamps");
         while receiver.receive(&mut buffer).is_ok() {}
         let before = Instant::now();
         sender.send_to(b"late", target).expect("sent");

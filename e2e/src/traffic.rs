@@ -20,10 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{
     netns::Netns,
+    observe::eventually,
     poll::{readable, real_time},
     stamps::Stamped,
 };
@@ -37,6 +38,8 @@ const MAKE_UP: Duration = Duration::from_millis(20);
 const READ: Duration = Duration::from_millis(5);
 /// How long answers are waited for after the last request.
 const DRAIN: Duration = Duration::from_millis(300);
+/// How long [`Meter::more_answers`] waits: far beyond any outage that is to be measured.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a pod answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,6 +370,19 @@ impl Meter {
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so many more answers.
+    ///
+    /// # Errors
+    /// When they do not come in time.
+    pub fn more_answers(&self, count: u64) -> Result<()> {
+        let goal = self.answered() + count;
+        eventually(PATIENCE, "the load is answered", || {
+            let answered = self.answered();
+            ensure!(answered >= goal, "{answered} answers, not {goal}");
+            Ok(())
+        })
     }
 
     /// Ends the load, waits for late answers and gives the account.

@@ -21,11 +21,7 @@ fn complains(cluster: &Cluster, words: &[&str], mistake: impl FnOnce() -> Result
             Ok(())
         })?;
     }
-    let settled = load.answered();
-    eventually(SETTLE, "the load goes on", || {
-        ensure!(load.answered() > settled + 500);
-        Ok(())
-    })?;
+    load.more_answers(500)?;
     let (load, requests) = (load.stop()?, requests.stop()?);
     ensure!(load.lost == 0 && requests.lost == 0, "{load:?} {requests:?}");
     Ok(())

@@ -10,10 +10,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use e2e::{
     manifests::{service, web},
-    observe::{eventually, neighbour},
+    observe::eventually,
     scenario::{Cluster, ClusterBuilder, DNS, SETTLE, WEB},
     sniffer::{Kind, Sniffer},
-    topology::Mac,
     traffic::{Load, Report, Transport},
 };
 
@@ -34,14 +33,6 @@ fn announces(kind: &Kind, vip: IpAddr) -> bool {
     }
 }
 
-/// Waits until the client sends what is for `vip` to `mac`.
-fn client_sends_to(cluster: &Cluster, vip: IpAddr, mac: Mac) -> Result<()> {
-    eventually(SETTLE, "the client sends to the new owner", || {
-        ensure!(neighbour(cluster.client(), vip)? == Some(mac));
-        Ok(())
-    })
-}
-
 /// The new owner took the VIP over from a node that it knew to be alive.
 fn was_handed_over(cluster: &Cluster, vip: IpAddr, new: &str) -> Result<()> {
     let status = cluster.agent(new)?.status()?;
@@ -59,20 +50,13 @@ fn hands_over(
     let old = cluster.owner(vip)?;
     let sniffer = Sniffer::start(&cluster.client().ns, "eth0")?;
     let load = cluster.udp_load(vip).sources(64).start(&cluster.client().ns)?;
-    eventually(SETTLE, "the load runs", || {
-        ensure!(load.answered() > 200);
-        Ok(())
-    })?;
+    load.more_answers(200)?;
     let at = Instant::now();
     fault(cluster, &old)?;
     let new = cluster.new_owner(vip, &old)?;
     let mac = cluster.lan.host(&new)?.mac;
-    client_sends_to(cluster, vip, mac)?;
-    let before = load.answered();
-    eventually(SETTLE, "the load is answered again", || {
-        ensure!(load.answered() > before + 200);
-        Ok(())
-    })?;
+    cluster.client_sends_to(vip, &new)?;
+    load.more_answers(200)?;
     let report = load.stop()?;
     let first = sniffer.frames().into_iter().find(|f| f.at >= at && f.source == mac && announces(&f.kind, vip));
     let after = first.map(|frame| frame.at.duration_since(at));
@@ -119,7 +103,7 @@ fn an_owner_whose_address_is_removed_hands_that_familys_vip_over() -> Result<()>
         ensure!(cluster.agreed_owner(v4, &cluster.running())? == old);
         Ok(())
     })?;
-    client_sends_to(&cluster, v4, host.mac)
+    cluster.client_sends_to(v4, &old)
 }
 
 #[test]

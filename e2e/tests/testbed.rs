@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use e2e::{
     longlived::{Fate, LongLived},
     netns::Netns,
-    observe::{eventually, neighbour},
+    observe::{eventually, neighbour, throughout},
     pods::{Pod, Received, TCP_PORT, UDP_PORT, received},
     sniffer::{Kind, Sniffer},
     topology::Lan,
@@ -122,10 +122,7 @@ fn loss_loses_about_what_it_says() -> Result<()> {
     lan.loss("n1", 20)?;
     let load = Load::new(Transport::Udp, SocketAddr::new(node.addresses[0], UDP_PORT)).per_second(1000);
     let meter = load.start(&lan.client().ns)?;
-    eventually(10 * SECOND, "600 answers", || {
-        ensure!(meter.answered() >= 600);
-        Ok(())
-    })?;
+    meter.more_answers(600)?;
     let report = meter.stop()?;
     // There and back: 1 - 0.8 * 0.8 = 36 %; the bounds are five standard deviations away.
     let lost = report.lost as f64 / report.sent as f64;
@@ -139,10 +136,7 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
     let node = Pod::start("n1", "n1", &lan.nodes[0].host)?;
     let load = Load::new(Transport::Udp, SocketAddr::new(node.addresses[0], UDP_PORT)).per_second(1000);
     let calm = load.start(&lan.client().ns)?;
-    eventually(10 * SECOND, "500 answers", || {
-        ensure!(calm.answered() >= 500);
-        Ok(())
-    })?;
+    calm.more_answers(500)?;
     let report = calm.stop()?;
     assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
     assert_eq!(report.lost_run, Duration::ZERO, "{report:?}");
@@ -150,20 +144,13 @@ fn the_meter_measures_a_known_gap_and_nothing_without_one() -> Result<()> {
     assert_eq!(received(std::slice::from_ref(&node), report.run), Received { requests: report.sent, duplicates: 0 });
 
     let meter = load.start(&lan.client().ns)?;
-    eventually(10 * SECOND, "100 answers", || {
-        ensure!(meter.answered() >= 100);
-        Ok(())
-    })?;
+    meter.more_answers(100)?;
     lan.cut("n1")?;
     let cut = Instant::now();
     std::thread::sleep(Duration::from_millis(300));
     let before = cut.elapsed();
     lan.heal("n1")?;
-    let healed = meter.answered();
-    eventually(10 * SECOND, "answers after the gap", || {
-        ensure!(meter.answered() >= healed + 100);
-        Ok(())
-    })?;
+    meter.more_answers(100)?;
     let report = meter.stop()?;
     // The prober may have run late when the cut began or ended.
     assert!(report.outage + Duration::from_millis(100) >= before, "{report:?} but cut for {before:?}");
@@ -264,17 +251,24 @@ fn a_long_lived_connection_survives_a_short_cut_hangs_on_a_long_one_and_breaks_w
 
     let connections = open(1)?;
     pods[0].pause(true);
-    std::thread::sleep(Duration::from_millis(50));
+    // Until a record waits for its echo.
+    let last = || connections.records(&pods[0].name);
+    eventually(SECOND, "no more echoes", || {
+        let before = last();
+        throughout(Duration::from_millis(50), "silence", || {
+            ensure!(last() == before);
+            Ok(())
+        })
+    })?;
     assert_eq!(connections.finish()?[0].fate, Fate::Hung);
     pods[0].pause(false);
 
     let connections = open(1)?;
     drop(pods);
-    eventually(SECOND, "the end", || {
-        ensure!(connections.records("") == 0);
+    eventually(SECOND, "the end is noticed", || {
+        ensure!(connections.are_over());
         Ok(())
     })?;
-    std::thread::sleep(Duration::from_millis(100));
     assert!(matches!(connections.finish()?[0].fate, Fate::Broken(_)));
     Ok(())
 }

@@ -28,22 +28,19 @@ use crate::{
     documents::Documents,
     frame::Frame,
     identity::Identity,
-    roster::{Evidence, Roster},
+    roster::Roster,
     rumours::Rumours,
     seal::Nonces,
     spread::Spread,
-    stats::{Limit, RejectReason, Stats},
+    stats::{RejectReason, Stats},
     swim::{Output, Swim},
-    watch::{Plan, Report, Sight, lookout::Lookout},
+    watch::lookout::Lookout,
 };
+
+mod members;
 
 /// A node that shares its name with another would chase that one's generation; this is the pace.
 const JUMP_PAUSE: Duration = Duration::from_secs(1);
-
-/// Lives found over of which it is remembered, to count those that come back.
-const FOUND_DEAD: usize = 1024;
-/// How often a member that others take for dead is told so.
-const WARN_EVERY: Duration = Duration::from_millis(200);
 
 /// What the agent tells its gossip.
 #[derive(Debug, Clone)]
@@ -240,50 +237,6 @@ impl Cluster {
         }
     }
 
-    /// What this node's watch is to do, if that changed since the last call.
-    #[must_use]
-    pub fn poll_plan(&mut self) -> Option<Plan> {
-        self.lookout.poll_plan()
-    }
-
-    /// Takes in what this node's watch sees.
-    pub fn handle_report(&mut self, report: Report, now: Instant) {
-        if self.left {
-            return;
-        }
-        for (id, generation) in self.lookout.take_report(report) {
-            let Some(life) = self.roster.life(id, generation).cloned() else { continue };
-            tracing::info!(node = %life.name, address = %life.address, "down: its watchers hear nothing of it");
-            self.handle_death(&life, now);
-            self.found_dead.insert(id, generation);
-            if self.found_dead.len() > FOUND_DEAD {
-                self.found_dead.pop_first();
-            }
-        }
-        self.swim.note_report();
-        self.settle(now);
-    }
-
-    /// A life is over, its watchers agree; or others believe so of this node.
-    fn handle_death(&mut self, life: &Identity, now: Instant) {
-        if life.name == self.swim.identity().name {
-            self.swim.handle_death(life, now);
-        } else if self.swim.knows(life) && !self.rumours.is_agreed(life) {
-            self.swim.handle_death(life, now);
-            self.rumours.agree(life, now);
-            self.tell_death(life, now);
-        }
-    }
-
-    /// Tells all in a small cluster, some, who pass it on, in a large one; and the dead, should it live.
-    fn tell_death(&mut self, life: &Identity, now: Instant) {
-        let frame = Frame::Death(life.clone());
-        let told = self.spread.audience(self.roster.up());
-        for peer in told.into_iter().filter(|peer| peer.id != life.id()).chain([Peer::from(life)]) {
-            self.channel.send(peer, &frame, now, &mut self.stats);
-        }
-    }
-
     fn handle_meeting(&mut self, identity: Identity, outrun_by: Option<u64>, now: Instant) {
         if let Some(other) = outrun_by {
             self.outrun(other, now);
@@ -359,51 +312,6 @@ impl Cluster {
                     self.channel.send(to, &Frame::Suspicion(suspicion), now, &mut self.stats)
                 }
             };
-        }
-    }
-
-    fn take_members(&mut self, now: Instant) {
-        self.stats.renewals = self.swim.renewals();
-        self.rumours.begin(now);
-        let mut evidence = Evidence { lookout: &self.lookout, rumours: &mut self.rumours };
-        let arrived = self.roster.refresh(|| self.swim.members(), &mut evidence, &mut self.stats);
-        self.warn_slandered(now);
-        let Some(arrived) = arrived else { return };
-        self.view_is_stale = true;
-        let peers = self.roster.up();
-        for peer in arrived {
-            if let Some(generation) = self.found_dead.remove(&peer.id) {
-                self.stats.retractions += u64::from(self.roster.life(peer.id, generation).is_some());
-            }
-            if !self.discovery.remember(peer.address, now) {
-                self.stats.hit(Limit::RememberedPeers, 1);
-            }
-            self.spread.meet(peer, peers, now);
-        }
-        self.discovery.set_up(peers.values().map(|peer| peer.address).collect(), now);
-        self.replan();
-    }
-
-    /// Tells those whom SWIM takes for dead, and whom this node hears, to renew themselves.
-    fn warn_slandered(&mut self, now: Instant) {
-        self.rumours.sweep(|life| self.swim.members().any(|(id, state)| id == life && state == MemberState::Down));
-        if now < self.next_warning {
-            return;
-        }
-        let heard = |life: &Identity| self.lookout.sight(life) == Some(Sight::Heard);
-        let slandered: Vec<Identity> = self.rumours.lives().filter(|life| heard(life)).cloned().collect();
-        if !slandered.is_empty() {
-            self.next_warning = now + WARN_EVERY;
-        }
-        for life in slandered {
-            self.channel.send(Peer::from(&life), &Frame::Death(life), now, &mut self.stats);
-        }
-    }
-
-    fn replan(&mut self) {
-        if !self.left {
-            self.lookout
-                .replan(self.channel.own(), self.roster.up(), self.roster.down(), |id| self.channel.session_of(id));
         }
     }
 }

@@ -20,7 +20,7 @@ pub type Candidates = BTreeMap<IpAddr, Arc<BTreeSet<NodeName>>>;
 /// A node's rendezvous rank for a VIP: of two candidates the one with the higher rank comes first. Equal ranks of two
 /// names are possible in theory; [`outranks`] breaks the tie.
 #[must_use]
-pub fn rank(vip: IpAddr, node: &NodeName) -> u64 {
+pub(crate) fn rank(vip: IpAddr, node: &NodeName) -> u64 {
     let mut hasher = Xxh3::new();
     match vip {
         IpAddr::V4(v4) => hasher.update(&v4.octets()),
@@ -34,6 +34,25 @@ pub fn rank(vip: IpAddr, node: &NodeName) -> u64 {
 #[must_use]
 pub fn outranks(vip: IpAddr, a: &NodeName, b: &NodeName) -> bool {
     (rank(vip, a), a) > (rank(vip, b), b)
+}
+
+/// Of these nodes the one that comes first for this VIP: before all others by [`outranks`].
+#[must_use]
+pub fn first<'a>(vip: IpAddr, nodes: impl IntoIterator<Item = &'a NodeName>) -> Option<&'a NodeName> {
+    nodes.into_iter().max_by_key(|node| (rank(vip, node), *node))
+}
+
+/// The nodes that may own some VIP. Equal sets are looked at once.
+pub(crate) fn nodes(vips: &Candidates) -> BTreeSet<&NodeName> {
+    let mut nodes = BTreeSet::new();
+    let mut last: Option<&Arc<BTreeSet<NodeName>>> = None;
+    for candidates in vips.values() {
+        if !last.is_some_and(|seen| Arc::ptr_eq(seen, candidates)) {
+            nodes.extend(candidates.iter());
+            last = Some(candidates);
+        }
+    }
+    nodes
 }
 
 /// The owner each VIP should have. VIPs without a candidate are absent from the result.
@@ -78,27 +97,17 @@ fn place<'a>(
     load: &BTreeMap<&NodeName, usize>,
     bound: usize,
 ) -> Option<&'a NodeName> {
-    let carries = |node: &NodeName| load.get(node).copied().unwrap_or(0);
-    let best = |a: &&NodeName, b: &&NodeName| (rank(vip, a), *a).cmp(&(rank(vip, b), *b));
-    candidates
-        .iter()
-        .filter(|node| carries(node) < bound)
-        .max_by(best)
-        .or_else(|| candidates.iter().max_by(|a, b| carries(b).cmp(&carries(a)).then_with(|| best(a, b))))
+    let carries = |node: &&NodeName| load.get(*node).copied().unwrap_or(0);
+    first(vip, candidates.iter().filter(|node| carries(node) < bound)).or_else(|| {
+        let least = candidates.iter().map(|node| carries(&node)).min()?;
+        first(vip, candidates.iter().filter(|node| carries(node) == least))
+    })
 }
 
 /// How many VIPs one node should carry at most.
 fn bound(vips: &Candidates) -> usize {
-    let mut nodes: BTreeSet<&NodeName> = BTreeSet::new();
-    let mut last: Option<&Arc<BTreeSet<NodeName>>> = None;
-    for candidates in vips.values() {
-        if !last.is_some_and(|seen| Arc::ptr_eq(seen, candidates)) {
-            nodes.extend(candidates.iter());
-            last = Some(candidates);
-        }
-    }
     let wanted = vips.values().filter(|candidates| !candidates.is_empty()).count();
-    wanted.div_ceil(nodes.len().max(1))
+    wanted.div_ceil(nodes(vips).len().max(1))
 }
 
 #[cfg(test)]

@@ -12,10 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::burst::Spot;
-use crate::wire::{
-    ArpFrame, MacAddr, NdpFrame,
-    ndp::{Message, multicast_mac, solicited_node},
-};
+use crate::wire::{ArpFrame, MacAddr, NdpFrame};
 
 /// Frames sent in one go, and the rest after them.
 const BATCH: usize = 32;
@@ -102,19 +99,9 @@ pub fn question(vip: IpAddr, mac: MacAddr, networks: &[IpNet]) -> Option<Vec<u8>
                 Some(IpAddr::V4(own)) => own,
                 _ => std::net::Ipv4Addr::UNSPECIFIED,
             };
-            Some(ArpFrame { sender_ip, ..ArpFrame::announcement(mac, vip) }.emit())
+            Some(ArpFrame::question(mac, sender_ip, vip, None).emit())
         }
-        (IpAddr::V6(vip), Some(IpAddr::V6(own))) => {
-            let group = solicited_node(vip);
-            let question = NdpFrame {
-                destination: multicast_mac(group),
-                source: mac,
-                source_ip: own,
-                destination_ip: group,
-                message: Message::Solicitation { target: vip, source_link: Some(mac) },
-            };
-            Some(question.emit())
-        }
+        (IpAddr::V6(vip), Some(IpAddr::V6(own))) => Some(NdpFrame::question(mac, own, vip, None).emit()),
         (IpAddr::V6(_), _) => None,
     }
 }

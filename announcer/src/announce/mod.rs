@@ -12,7 +12,7 @@ pub mod burst;
 pub mod conflict;
 pub mod doubt;
 pub mod inquiry;
-pub mod io;
+mod io;
 pub mod responder;
 pub mod speaker;
 

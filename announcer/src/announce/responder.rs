@@ -37,7 +37,7 @@ pub struct Heard {
 }
 
 /// Judges a `frame` that came in on an interface with address `mac`. `is_ours` knows the addresses of all our
-/// interfaces (two of them may be on one segment), `owned` the VIPs answered for on this one, `heeded` whether it is of
+/// interfaces (two of them may be on one segment), `answered` the VIPs answered for on this one, `heeded` whether it is of
 /// interest that the machine of that address calls the VIP its own.
 ///
 /// # Errors
@@ -46,15 +46,15 @@ pub fn hear(
     frame: &[u8],
     mac: MacAddr,
     is_ours: impl Fn(MacAddr) -> bool,
-    owned: impl Fn(IpAddr) -> bool,
+    answered: impl Fn(IpAddr) -> bool,
     heeded: impl Fn(IpAddr, MacAddr) -> bool,
 ) -> Result<Heard, WireError> {
     match ArpFrame::parse(frame) {
         Ok(arp) if is_ours(arp.sender_mac) || is_ours(arp.source) => Ok(Heard::default()),
-        Ok(arp) => Ok(hear_arp(&arp, mac, owned, heeded)),
+        Ok(arp) => Ok(hear_arp(&arp, mac, answered, heeded)),
         Err(WireError::Foreign) => match NdpFrame::parse(frame)? {
             ndp if is_ours(ndp.source) => Ok(Heard::default()),
-            ndp => Ok(hear_ndp(&ndp, mac, is_ours, owned, heeded)),
+            ndp => Ok(hear_ndp(&ndp, mac, is_ours, answered, heeded)),
         },
         Err(error) => Err(error),
     }
@@ -63,11 +63,11 @@ pub fn hear(
 fn hear_arp(
     arp: &ArpFrame,
     mac: MacAddr,
-    owned: impl Fn(IpAddr) -> bool,
+    answered: impl Fn(IpAddr) -> bool,
     heeded: impl Fn(IpAddr, MacAddr) -> bool,
 ) -> Heard {
     let claimed = heeded(arp.sender_ip.into(), arp.sender_mac).then_some((arp.sender_ip.into(), arp.sender_mac));
-    let asked = arp.operation == Operation::Request && arp.sender_ip != arp.target_ip && owned(arp.target_ip.into());
+    let asked = arp.operation == Operation::Request && arp.sender_ip != arp.target_ip && answered(arp.target_ip.into());
     let asker = reachable(Some(arp.sender_mac), arp.source).filter(|_| asked);
     let answer = asker.map(|asker| {
         let reply = ArpFrame {
@@ -88,7 +88,7 @@ fn hear_ndp(
     ndp: &NdpFrame,
     mac: MacAddr,
     is_ours: impl Fn(MacAddr) -> bool,
-    owned: impl Fn(IpAddr) -> bool,
+    answered: impl Fn(IpAddr) -> bool,
     heeded: impl Fn(IpAddr, MacAddr) -> bool,
 ) -> Heard {
     let (address, link) = match ndp.message {
@@ -98,7 +98,7 @@ fn hear_ndp(
     let sender = link.unwrap_or(ndp.source);
     let claimed = (heeded(address.into(), sender) && !is_ours(sender)).then_some((address.into(), sender));
     let answer = match ndp.message {
-        Message::Solicitation { target, source_link } if owned(target.into()) => {
+        Message::Solicitation { target, source_link } if answered(target.into()) => {
             advertise(ndp, mac, target, source_link)
         }
         Message::Solicitation { .. } | Message::Advertisement { .. } => None,

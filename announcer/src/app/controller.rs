@@ -10,7 +10,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "edge: tells the cores the time")]
 
+mod channels;
 mod disputes;
+mod orders;
 
 use std::{
     collections::BTreeMap,
@@ -21,78 +23,26 @@ use std::{
 
 use membership::{
     Command, Facts, Interface, NodeName, Standing, View,
-    claims::{Action, Owner, Ownership},
+    claims::{Action, Ownership},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{
-    changes,
-    macs::Macs,
-    strangers::{Defence, Strangers},
-};
+use super::{changes, macs::Macs, strangers::Defence};
 use crate::{
-    announce::{Announcement, Announcer, Conflict, Inquiry},
-    forward::{Link, Wanted, wanted},
-    health::{Plan, Verdicts, plan},
+    announce::{Announcement, Conflict, Inquiry},
+    forward::{Link, wanted},
+    health::plan,
     holdup::HoldUp,
-    http::{self, Order, Refused},
-    link::Links,
-    metrics::Events,
+    http::Order,
+    io::{publish, sleep_until},
+    link::{Links, Uplink},
     ownership,
-    selftest::{Verdicts as TestVerdicts, assign::Scene, io::Scenes},
+    selftest::Scene,
     shadow,
     source::Snapshot,
 };
-
-/// The owners of all VIPs as this node sees them.
-pub type Owners = BTreeMap<IpAddr, Owner>;
-
-/// What the controller decides by. The newest value counts; what was skipped does not matter.
-#[derive(Debug)]
-pub struct Inputs {
-    /// The cluster.
-    pub view: watch::Receiver<Arc<View>>,
-    /// The objects.
-    pub snapshot: watch::Receiver<Arc<Snapshot>>,
-    /// This node's uplinks.
-    pub links: watch::Receiver<Arc<Links>>,
-    /// The prober's verdicts on this node's pods.
-    pub verdicts: watch::Receiver<Arc<Verdicts>>,
-    /// Whether this node's forwarder carries traffic.
-    pub forwarding: watch::Receiver<bool>,
-    /// Other machines answering for our VIPs.
-    pub conflicts: mpsc::Receiver<Conflict>,
-    /// What asking for others' VIPs has shown.
-    pub selftest: watch::Receiver<Arc<TestVerdicts>>,
-    /// What people ask for.
-    pub orders: mpsc::Receiver<Order>,
-}
-
-/// Where decisions go.
-#[derive(Debug)]
-pub struct Outputs {
-    /// The gossip.
-    pub gossip: mpsc::Sender<Command>,
-    /// ARP and NDP.
-    pub announcer: Arc<Announcer>,
-    /// The forwarder's maps.
-    pub wanted: watch::Sender<Option<Arc<Wanted>>>,
-    /// The shadow standby.
-    pub shadows: watch::Sender<Arc<shadow::Wishes>>,
-    /// The prober.
-    pub plan: watch::Sender<Arc<Plan>>,
-    /// The self-test.
-    pub scenes: watch::Sender<Scenes>,
-    /// For the status page.
-    pub owners: watch::Sender<Arc<Owners>>,
-    /// This node's own facts, for the status page and readiness.
-    pub facts: watch::Sender<Facts>,
-    /// For the status.
-    pub strangers: watch::Sender<Strangers>,
-    /// Counters.
-    pub events: Events,
-}
+pub use channels::{Inputs, Outputs, Owners};
 
 /// What the loop was woken by.
 enum Woken {
@@ -156,17 +106,10 @@ impl Controller {
             }
             let wake = [self.ownership.poll_timeout(), self.next_defence(), deadline].into_iter().flatten().min();
             let woken = tokio::select! {
-                Ok(()) = self.inputs.view.changed() => Woken::Changed,
-                Ok(()) = self.inputs.links.changed() => Woken::Changed,
-                Ok(()) = self.inputs.snapshot.changed() => Woken::Objects,
-                Ok(()) = self.inputs.forwarding.changed() => Woken::Changed,
-                Ok(()) = self.inputs.verdicts.changed() => Woken::Verdicts,
-                Some(conflict) = self.inputs.conflicts.recv() => Woken::Conflict(conflict),
-                Ok(()) = self.inputs.selftest.changed() => Woken::Tested,
-                Some(order) = self.inputs.orders.recv() => Woken::Order(order),
+                woken = self.inputs.next() => woken,
                 Ok(()) = stop.changed(), if deadline.is_none() => Woken::Stop,
-                () = until(wake) => Woken::Changed,
-                () = until(Some(hold_up.wake())) => Woken::Tick,
+                () = sleep_until(wake) => Woken::Changed,
+                () = sleep_until(Some(hold_up.wake())) => Woken::Tick,
             };
             let now = Instant::now();
             let late = hold_up.woken(now);
@@ -228,8 +171,7 @@ impl Controller {
         let snapshot = Arc::clone(&self.inputs.snapshot.borrow_and_update());
         let links = Arc::clone(&self.inputs.links.borrow_and_update());
         if objects_changed {
-            let plan = plan(&snapshot.desired, &self.me);
-            self.outputs.plan.send_if_modified(|current| replace_if_new(current, plan));
+            publish(&self.outputs.plan, Arc::new(plan(&snapshot.desired, &self.me)));
         }
         self.decide_ownership(&snapshot, &links).await;
         self.publish_facts(&links).await;
@@ -244,13 +186,7 @@ impl Controller {
         // Also those without carrier: hooks stay where they are.
         let links: Vec<Link> = links.uplinks.values().map(link).collect();
         let wanted = wanted(&snapshot.desired, &self.view, &links, &self.me);
-        self.outputs.wanted.send_if_modified(|current| {
-            let changed = current.as_deref() != Some(&wanted);
-            if changed {
-                *current = Some(Arc::new(wanted));
-            }
-            changed
-        });
+        publish(&self.outputs.wanted, Some(Arc::new(wanted)));
     }
 
     async fn decide_ownership(&mut self, snapshot: &Arc<Snapshot>, links: &Links) {
@@ -309,12 +245,7 @@ impl Controller {
         self.facts.draining = self.ownership.is_draining();
         self.facts.isolated = self.ownership.standing() == Standing::Minority;
         self.facts.interfaces = links.usable().map(interface).collect();
-        let changed = self.outputs.facts.send_if_modified(|current| {
-            let changed = *current != self.facts;
-            current.clone_from(&self.facts);
-            changed
-        });
-        if changed {
+        if publish(&self.outputs.facts, self.facts.clone()) {
             self.tell(Command::SetFacts(self.facts.clone())).await;
         }
     }
@@ -327,7 +258,7 @@ impl Controller {
         } else {
             shadow::Wishes::default()
         };
-        self.outputs.shadows.send_if_modified(|current| replace_if_new(current, wishes));
+        publish(&self.outputs.shadows, Arc::new(wishes));
     }
 
     /// Tells the announcer what to answer for, and where.
@@ -343,45 +274,6 @@ impl Controller {
             (*vip, Announcement { epoch: *epoch, interfaces, voice: self.ownership.voice(*vip) })
         });
         self.outputs.announcer.set(wished.collect());
-    }
-
-    fn obey(&mut self, order: Order) {
-        let now = Instant::now();
-        let done = match order.action {
-            http::Action::Drain => {
-                self.ownership.drain(now);
-                Ok(format!("draining: {} VIPs are being handed over", self.answering.len()))
-            }
-            http::Action::Undrain => {
-                self.ownership.undrain(now);
-                Ok("this node may own VIPs again".to_owned())
-            }
-            http::Action::Rebalance => self.rebalance(now),
-            http::Action::Announce(None) => {
-                self.answering.keys().for_each(|vip| self.outputs.announcer.again(*vip));
-                Ok(format!("announcing {} VIPs again", self.answering.len()))
-            }
-            http::Action::Announce(Some(vip)) if self.answering.contains_key(&vip) => {
-                self.outputs.announcer.again(vip);
-                Ok(format!("announcing {vip} again"))
-            }
-            http::Action::Announce(Some(vip)) => {
-                Err(Refused(format!("this node does not own {vip}; `crierctl vips` shows who does")))
-            }
-        };
-        // Whoever asked may have gone away meanwhile; what was asked is done all the same.
-        let _ = order.reply.send(done);
-    }
-
-    fn rebalance(&mut self, now: Instant) -> Result<String, Refused> {
-        if self.ownership.is_draining() || self.facts.listening {
-            let why = if self.facts.listening { "has just started and still listens" } else { "drains" };
-            return Err(Refused(format!("this node {why}, so it takes no VIPs")));
-        }
-        Ok(match self.ownership.rebalance(now, unix_ms()) {
-            0 => "this node has its share of the VIPs already; nodes that carry fewer are to be asked".to_owned(),
-            coming => format!("taking {coming} VIPs over, one after the other"),
-        })
     }
 
     /// Falls silent.
@@ -405,27 +297,12 @@ impl Controller {
     }
 }
 
-fn replace_if_new<T: PartialEq>(current: &mut Arc<T>, new: T) -> bool {
-    let changed = **current != new;
-    if changed {
-        *current = Arc::new(new);
-    }
-    changed
-}
-
-fn link(uplink: &crate::link::Uplink) -> Link {
+fn link(uplink: &Uplink) -> Link {
     Link { name: uplink.name.clone(), index: uplink.index, mac: uplink.mac, prefixes: uplink.prefixes.clone() }
 }
 
-fn interface(uplink: &crate::link::Uplink) -> Interface {
+fn interface(uplink: &Uplink) -> Interface {
     Interface { name: uplink.name.clone(), mac: uplink.mac, prefixes: uplink.prefixes.clone() }
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn unix_ms() -> u64 {

@@ -137,7 +137,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
     let (scenes_out, scenes) = watch::channel(None);
-    let selftest = selftest::io::start(settings.node.clone(), scenes, links.clone()).map_err(AppError::SelfTest)?;
+    let selftest = selftest::start(settings.node.clone(), scenes, links.clone()).map_err(AppError::SelfTest)?;
     let shadowing =
         shadow::start(links.clone(), forwarding.shadow, metrics.limits.clone()).map_err(AppError::Shadow)?;
     let (owners_out, owners) = watch::channel(Arc::default());

@@ -5,9 +5,11 @@
 //! [`load`] is the edge that reads the file; it and the command line decide nothing.
 
 pub mod args;
+mod given;
 mod hint;
 pub mod raw;
 pub mod resolve;
+mod settings;
 
 use std::{
     fs, io,
@@ -15,11 +17,12 @@ use std::{
 };
 
 pub use args::Args;
+pub use given::Fault;
 pub(crate) use hint::closest;
 pub use raw::Raw;
-pub use resolve::{
+pub use resolve::resolve;
+pub use settings::{
     ForwarderMode, GossipSettings, HostPort, LogFormat, LogLevel, LogSettings, Settings, SourceSettings, WatchSettings,
-    resolve,
 };
 
 use crate::model::Severity;

@@ -1,239 +1,17 @@
-//! From what people wrote to settings: typed, with defaults, checked across keys.
+//! From what people wrote to settings: defaults, and checks across keys.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use membership::NodeName;
 
-use super::{ConfigError, Raw, args::Overrides, closest};
-use crate::model::{parse::line_of, problem::Origin};
-
-/// Everything the agent needs to know to start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// This node's name.
-    pub node: NodeName,
-    /// Uplinks on which VIPs may be announced; `None`: those that carry a default route.
-    pub interfaces: Option<Vec<String>>,
-    /// The agents' conversation.
-    pub gossip: GossipSettings,
-    /// Where the objects come from.
-    pub source: SourceSettings,
-    /// Whether this node takes VIPs over from nodes that carry too many of them.
-    pub rebalance: bool,
-    /// The data plane.
-    pub forwarder: ForwarderMode,
-    /// Where the read-only HTTP server listens; `None`: there is none.
-    pub http: Option<SocketAddr>,
-    /// Where state is kept.
-    pub state_dir: PathBuf,
-    /// The unix socket for actions.
-    pub socket: PathBuf,
-    /// Where eBPF programs and maps are pinned.
-    pub pin_dir: PathBuf,
-    /// Logging.
-    pub log: LogSettings,
-}
-
-/// The agents' conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GossipSettings {
-    /// Where to listen, UDP.
-    pub bind: SocketAddr,
-    /// Where the others reach this node; `None`: its address on the first uplink, with the port of `bind`.
-    pub advertise: Option<SocketAddr>,
-    /// Seeds.
-    pub join: Vec<HostPort>,
-    /// The file with the cluster's keys.
-    pub key_file: PathBuf,
-    /// The fast watch.
-    pub watch: WatchSettings,
-}
-
-/// The fast watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WatchSettings {
-    /// From one heartbeat to the next: 10 ms to 10 s.
-    pub interval: Duration,
-    /// Heartbeats missed until a node is suspected: 2 to 20.
-    pub misses: u32,
-}
-
-/// A host, by name or address, and a port: resolved when it is used, since names may change meanwhile.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostPort {
-    /// A host name or address, without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-/// Where the objects come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceSettings {
-    /// A folder of manifests.
-    Manifests(PathBuf),
-}
-
-/// How packets are forwarded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ForwarderMode {
-    /// The best the kernel and driver offer.
-    #[default]
-    Auto,
-    /// XDP, or fail.
-    Xdp,
-    /// TC.
-    Tc,
-    /// Announce only; something else forwards.
-    Off,
-}
-
-/// Logging.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogSettings {
-    /// The least severe level that is logged.
-    pub level: LogLevel,
-    /// The shape of a line.
-    pub format: LogFormat,
-}
-
-/// How severe a message must be to be logged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants are the levels' names")]
-pub enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-/// The shape of a line in the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines: one object a line.
-    Json,
-}
-
-/// A value that makes no sense: its key, and where it was not the file, the variable and flag that gave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    key: &'static str,
-    index: Option<usize>,
-    overridden_by: Option<&'static str>,
-    message: String,
-}
-
-impl Fault {
-    /// The error, with the line of `text` on which the key stands.
-    pub(super) fn at(self, path: &Path, text: &str) -> ConfigError {
-        let key = self.index.map_or_else(|| self.key.to_owned(), |index| format!("{}[{index}]", self.key));
-        let origin = self.overridden_by.map_or_else(
-            || {
-                let document = Origin { file: String::new(), document: 1, item: None };
-                let line = if text.trim().is_empty() { None } else { line_of(text, &document, &key) };
-                format!("{}{}", path.display(), super::place(line, None))
-            },
-            str::to_owned,
-        );
-        ConfigError::Invalid { origin, key, message: self.message }
-    }
-}
-
-/// A value with what is needed to say where it comes from.
-struct Given<'a, T> {
-    value: Option<&'a T>,
-    key: &'static str,
-    overridden_by: Option<&'static str>,
-}
-
-impl<'a, T> Given<'a, T> {
-    fn new(key: &'static str, flag: &'static str, file: Option<&'a T>, overriding: Option<&'a T>) -> Self {
-        Self { value: overriding.or(file), key, overridden_by: overriding.is_some().then_some(flag) }
-    }
-
-    fn fault(&self, index: Option<usize>, message: impl fmt::Display) -> Fault {
-        Fault { key: self.key, index, overridden_by: self.overridden_by, message: message.to_string() }
-    }
-}
-
-impl Given<'_, String> {
-    fn socket(&self) -> Result<Option<SocketAddr>, Fault> {
-        self.value.map(|text| socket(text).map_err(|message| self.fault(None, message))).transpose()
-    }
-
-    fn one_of<T: Copy + Default>(&self, choices: &[(&str, T)]) -> Result<T, Fault> {
-        let Some(text) = self.value else { return Ok(T::default()) };
-        choices.iter().find(|(name, _)| name == text).map(|(_, value)| *value).ok_or_else(|| {
-            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            let hint = closest(text, names.iter().copied());
-            self.fault(None, format_args!("{text:?} is none of {}{}", names.join(", "), known_left_out(&hint)))
-        })
-    }
-}
-
-/// The hint without the list of known names, where the message has it already.
-fn known_left_out(hint: &str) -> &str {
-    if hint.contains("did you mean") { hint } else { "" }
-}
-
-impl Given<'_, PathBuf> {
-    fn absolute(&self, default: &str) -> Result<PathBuf, Fault> {
-        match self.value {
-            None => Ok(default.into()),
-            Some(path) if path.as_os_str().is_empty() => Err(self.fault(None, "empty; give a path")),
-            Some(path) => Ok(path.clone()),
-        }
-    }
-}
-
-fn socket(text: &str) -> Result<SocketAddr, String> {
-    let wrong = || format!("{text:?} is not ADDRESS:PORT, as in 0.0.0.0:9651 or [::]:9651");
-    let address: SocketAddr = text.parse().map_err(|_| wrong())?;
-    if address.port() == 0 { Err(format!("{text:?}: the port must be 1 to 65535")) } else { Ok(address) }
-}
-
-impl FromStr for HostPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not HOST:PORT, as in 10.77.0.2:9651, [fd00::2]:9651 or n2.example:9651");
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-        let host = match host.strip_prefix('[') {
-            Some(inner) => {
-                let inner = inner.strip_suffix(']').ok_or_else(wrong)?;
-                inner.parse::<IpAddr>().map_err(|_| wrong())?;
-                inner
-            }
-            None => host,
-        };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        let is_address = host.parse::<IpAddr>().is_ok() && (text.starts_with('[') || !host.contains(':'));
-        if is_address || (!host.is_empty() && host.len() <= 253 && host.bytes().all(plain)) {
-            Ok(Self { host: host.to_owned(), port })
-        } else {
-            Err(wrong())
-        }
-    }
-}
+use super::{
+    Raw,
+    args::Overrides,
+    given::{Fault, Given},
+    settings::{
+        ForwarderMode, GossipSettings, LogFormat, LogLevel, LogSettings, Settings, SourceSettings, WatchSettings,
+    },
+};
 
 /// Settings from a file's content, what overrides it, and the host's name as the last resort for the node's.
 ///
@@ -245,7 +23,7 @@ pub fn resolve(raw: &Raw, overrides: &Overrides, hostname: &str) -> Result<Setti
     let name = node.value.map_or(lowered.as_str(), String::as_str);
     let name = name.parse::<NodeName>().map_err(|error| node.fault(None, error))?;
     let path = |key, flag, file: &Option<PathBuf>, flagged: &Option<PathBuf>, default| {
-        Given::new(key, flag, file.as_ref(), flagged.as_ref()).absolute(default)
+        Given::new(key, flag, file.as_ref(), flagged.as_ref()).path(default)
     };
     Ok(Settings {
         node: name,
@@ -329,7 +107,7 @@ fn gossip(raw: &Raw, overrides: &Overrides) -> Result<GossipSettings, Fault> {
         bind,
         advertise: address,
         join: join.collect::<Result<_, _>>()?,
-        key_file: key_file.absolute("/etc/crier/gossip.key")?,
+        key_file: key_file.path("/etc/crier/gossip.key")?,
         watch: watch(raw)?,
     })
 }
@@ -367,12 +145,12 @@ fn source(raw: &Raw, overrides: &Overrides) -> Result<SourceSettings, Fault> {
     let given = Given::new("source.manifests", flag, raw.source.manifests.as_ref(), overrides.manifests.as_ref());
     if raw.source.kubernetes.is_some() && given.value.is_none() {
         let message = "is not built yet; use source.manifests with a folder of the same objects";
-        return Err(Fault { key: "source.kubernetes", index: None, overridden_by: None, message: message.to_owned() });
+        return Err(Given::new("source.kubernetes", "", raw.source.kubernetes.as_ref(), None).fault(None, message));
     }
     if raw.source.kubernetes.is_some() && raw.source.manifests.is_some() {
         return Err(given.fault(None, "there is source.kubernetes too; a node has one source, remove one of them"));
     }
-    given.absolute("/etc/crier/manifests").map(SourceSettings::Manifests)
+    given.path("/etc/crier/manifests").map(SourceSettings::Manifests)
 }
 
 fn rebalance(raw: &Raw, overrides: &Overrides) -> Result<bool, Fault> {

@@ -52,7 +52,7 @@ impl Links {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Snapshot {
     /// Ethernet interfaces by index.
-    pub(super) links: BTreeMap<u32, Device>,
+    pub(super) devices: BTreeMap<u32, Device>,
     /// Interface index and address, without tentative ones.
     pub(super) addresses: Vec<(u32, IpNet)>,
     /// The interfaces that a default route leaves by.
@@ -65,8 +65,8 @@ pub(super) fn select(snapshot: &Snapshot, wanted: Option<&[String]>) -> Links {
         Some(names) => names.contains(&link.name),
         None => snapshot.default_routes.contains(&link.index),
     };
-    let judged = snapshot.links.values().map(|device| {
-        let carrier = device.link.carrier && (!device.link.up || reaches_out(device, &snapshot.links));
+    let judged = snapshot.devices.values().map(|device| {
+        let carrier = device.link.carrier && (!device.link.up || reaches_out(device, &snapshot.devices));
         Uplink { carrier, ..device.link.clone() }
     });
     let uplinks = judged.filter(|link| is_wanted(link)).map(|link| {
@@ -102,7 +102,7 @@ mod tests {
     fn snapshot() -> Snapshot {
         let net = |text: &str| text.parse().unwrap();
         Snapshot {
-            links: BTreeMap::from([device("eth0", 2, true), device("eth1", 3, true), device("eth2", 4, false)]),
+            devices: BTreeMap::from([device("eth0", 2, true), device("eth1", 3, true), device("eth2", 4, false)]),
             addresses: vec![
                 (2, net("fe80::1/64")),
                 (2, net("fd77::1/64")),
@@ -130,11 +130,11 @@ mod tests {
     fn a_bridge_has_carrier_only_while_its_card_has() {
         let (mut snapshot, (_, mut bridge)) = (snapshot(), device("br0", 9, true));
         bridge.kind = Kind::Bridge;
-        snapshot.links.insert(9, bridge);
-        snapshot.links.get_mut(&4).unwrap().master = Some(9);
+        snapshot.devices.insert(9, bridge);
+        snapshot.devices.get_mut(&4).unwrap().master = Some(9);
         let usable = |snapshot: &Snapshot| select(snapshot, Some(&["br0".into()])).usable().count();
         assert_eq!(usable(&snapshot), 0, "eth2 has no carrier");
-        snapshot.links.get_mut(&4).unwrap().link.carrier = true;
+        snapshot.devices.get_mut(&4).unwrap().link.carrier = true;
         assert_eq!(usable(&snapshot), 1);
     }
 

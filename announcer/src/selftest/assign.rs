@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use membership::{
     Candidates, Interface, MemberState, NodeName, View,
     claims::{Owner, avoided},
-    election::rank,
+    election,
 };
 
 use super::{Controls, Directory};
@@ -170,14 +170,12 @@ struct Room<'a> {
 impl<'a> Room<'a> {
     /// Who tests the VIP, and whether it may replace the owner.
     fn tester(&self, vip: IpAddr, owner: &NodeName, announcing: &[&Interface]) -> Option<(&'a NodeName, bool)> {
-        let first = |nodes: &mut dyn Iterator<Item = &'a NodeName>| {
-            let others = nodes.filter(|node| *node != owner && self.seat(vip, node, announcing).is_some());
-            others.max_by_key(|node| (rank(vip, node), *node))
-        };
+        let can_ask = |node: &&NodeName| *node != owner && self.seat(vip, node, announcing).is_some();
         let candidates = self.candidates.get(&vip).into_iter().flat_map(|nodes| nodes.iter());
-        let heir = first(&mut candidates.filter(|node| !self.avoided.contains(node)));
+        let heirs = candidates.filter(|node| !self.avoided.contains(node));
         let awake = self.view.up().filter(|(_, member)| !member.document.facts.listening).map(|(name, _)| name);
-        heir.map(|node| (node, true)).or_else(|| first(&mut { awake }).map(|node| (node, false)))
+        let heir = election::first(vip, heirs.filter(can_ask)).map(|node| (node, true));
+        heir.or_else(|| election::first(vip, awake.filter(can_ask)).map(|node| (node, false)))
     }
 
     /// Where the node sits on a segment with the owner, and where the owner is to be found there: an on-link prefix of

@@ -15,7 +15,7 @@
 //! A question has the tester's own addresses as its sender, so it claims nothing and neighbour caches learn only what is true.
 
 pub mod assign;
-pub mod io;
+mod io;
 pub mod question;
 pub mod tester;
 pub mod trial;
@@ -29,6 +29,8 @@ use std::{
 use membership::NodeName;
 
 use crate::wire::MacAddr;
+pub use assign::Scene;
+pub use io::{Scenes, SelfTest, start};
 
 /// What a round of questions for one VIP came to; a label of `crier_vip_selftest_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,39 +3,14 @@
 use std::net::IpAddr;
 
 use super::assign::Seat;
-use crate::wire::{
-    ArpFrame, MacAddr, NdpFrame,
-    arp::Operation,
-    ndp::{Message, multicast_mac, solicited_node},
-};
+use crate::wire::{ArpFrame, MacAddr, NdpFrame, arp::Operation, ndp::Message};
 
 /// A question for `target` from this node's own addresses, to one machine or to all. `None` if the families differ.
 #[must_use]
 pub fn ask(seat: &Seat, target: IpAddr, to: Option<MacAddr>) -> Option<Vec<u8>> {
     match (seat.address, target) {
-        (IpAddr::V4(address), IpAddr::V4(target)) => {
-            let request = ArpFrame {
-                destination: to.unwrap_or(MacAddr::broadcast()),
-                source: seat.mac,
-                operation: Operation::Request,
-                sender_mac: seat.mac,
-                sender_ip: address,
-                target_mac: MacAddr::zero(),
-                target_ip: target,
-            };
-            Some(request.emit())
-        }
-        (IpAddr::V6(address), IpAddr::V6(target)) => {
-            let group = solicited_node(target);
-            let solicitation = NdpFrame {
-                destination: to.unwrap_or(multicast_mac(group)),
-                source: seat.mac,
-                source_ip: address,
-                destination_ip: if to.is_some() { target } else { group },
-                message: Message::Solicitation { target, source_link: Some(seat.mac) },
-            };
-            Some(solicitation.emit())
-        }
+        (IpAddr::V4(own), IpAddr::V4(target)) => Some(ArpFrame::question(seat.mac, own, target, to).emit()),
+        (IpAddr::V6(own), IpAddr::V6(target)) => Some(NdpFrame::question(seat.mac, own, target, to).emit()),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
     }
 }

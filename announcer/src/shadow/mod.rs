@@ -8,7 +8,7 @@
 
 pub mod frame;
 pub mod guard;
-pub mod io;
+mod io;
 pub mod keeper;
 pub mod wanted;
 

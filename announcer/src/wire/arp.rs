@@ -98,6 +98,20 @@ impl ArpFrame {
         frame
     }
 
+    /// A request from the host's own address `own` (0.0.0.0: a probe), to one machine or to all.
+    #[must_use]
+    pub fn question(mac: MacAddr, own: Ipv4Addr, target: Ipv4Addr, to: Option<MacAddr>) -> Self {
+        Self {
+            destination: to.unwrap_or(MacAddr::broadcast()),
+            source: mac,
+            operation: Operation::Request,
+            sender_mac: mac,
+            sender_ip: own,
+            target_mac: MacAddr::zero(),
+            target_ip: target,
+        }
+    }
+
     /// A gratuitous ARP of the request form: the announcement of RFC 5227 section 3.
     #[must_use]
     pub fn announcement(mac: MacAddr, ip: Ipv4Addr) -> Self {

@@ -120,6 +120,19 @@ impl NdpFrame {
         })
     }
 
+    /// A solicitation from the host's own address `own`, to one machine or to all that may have the target.
+    #[must_use]
+    pub fn question(mac: MacAddr, own: Ipv6Addr, target: Ipv6Addr, to: Option<MacAddr>) -> Self {
+        let group = solicited_node(target);
+        Self {
+            destination: to.unwrap_or(multicast_mac(group)),
+            source: mac,
+            source_ip: own,
+            destination_ip: if to.is_some() { target } else { group },
+            message: Message::Solicitation { target, source_link: Some(mac) },
+        }
+    }
+
     /// The frame's bytes.
     #[must_use]
     pub fn emit(&self) -> Vec<u8> {

@@ -22,7 +22,7 @@ use std::{
 use super::{Action, Ownership, Reason, survey::Survey};
 use crate::{
     NodeName,
-    election::{Candidates, rank},
+    election::{Candidates, nodes, rank},
 };
 
 /// For how long the candidates must have been the same.
@@ -75,7 +75,7 @@ impl Rebalance {
             self.calm = None;
             return None;
         }
-        let nodes = candidates(vips);
+        let nodes = nodes(vips).into_iter().cloned().collect();
         if self.calm.is_none() || nodes != self.nodes {
             (self.nodes, self.calm) = (nodes, Some(now));
         }
@@ -201,18 +201,6 @@ fn loads(owners: &Owners) -> BTreeMap<&NodeName, usize> {
         *loads.entry(owner).or_default() += 1;
     }
     loads
-}
-
-fn candidates(vips: &Candidates) -> BTreeSet<NodeName> {
-    let mut nodes = BTreeSet::new();
-    let mut last: Option<&Arc<BTreeSet<NodeName>>> = None;
-    for candidates in vips.values() {
-        if !last.is_some_and(|seen| Arc::ptr_eq(seen, candidates)) {
-            nodes.extend(candidates.iter().cloned());
-            last = Some(candidates);
-        }
-    }
-    nodes
 }
 
 #[cfg(test)]

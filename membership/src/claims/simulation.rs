@@ -34,6 +34,13 @@ fn settle(mut world: World) -> World {
     world
 }
 
+/// The same world after the first node has died and the others have taken over.
+fn bereft(mut world: World) -> World {
+    world.crash(0);
+    world.run(Duration::from_secs(2));
+    world
+}
+
 const SETTLE: Duration = Duration::from_secs(14);
 
 fn random_fault(world: &mut World) {
@@ -106,9 +113,7 @@ proptest! {
 
     #[test]
     fn a_returning_node_does_not_take_its_vips_back(seed: u64, nodes in 2usize..6, vips in 1u8..9) {
-        let mut world = settled(seed, nodes, vips);
-        world.crash(0);
-        world.run(Duration::from_secs(2));
+        let mut world = bereft(settled(seed, nodes, vips));
         let before = world.everything_held();
         world.start(0);
         world.run(SETTLE);
@@ -118,9 +123,7 @@ proptest! {
 
     #[test]
     fn a_single_vip_never_moves_back_even_where_nodes_even_out(seed: u64, nodes in 2usize..6) {
-        let mut world = rebalancing(seed, nodes, 1);
-        world.crash(0);
-        world.run(Duration::from_secs(2));
+        let mut world = bereft(rebalancing(seed, nodes, 1));
         let before = world.everything_held();
         world.start(0);
         world.run(SETTLE);
@@ -129,9 +132,7 @@ proptest! {
 
     #[test]
     fn after_a_return_vips_move_one_at_a_time_until_the_spread_is_even(seed: u64, nodes in 2usize..6, vips in 2u8..20) {
-        let mut world = rebalancing(seed, nodes, vips);
-        world.crash(0);
-        world.run(Duration::from_secs(2));
+        let mut world = bereft(rebalancing(seed, nodes, vips));
         world.start(0);
         let held = |world: &World| world.nodes[0].ownership.as_ref().unwrap().claims().len();
         world.run(Duration::from_secs(5));
@@ -153,9 +154,7 @@ proptest! {
 
     #[test]
     fn whoever_dies_in_the_middle_of_a_move_leaves_one_owner(seed: u64, nodes in 3usize..6, vips in 4u8..16, after in 5000u64..7500, taker: bool, owner: bool) {
-        let mut world = rebalancing(seed, nodes, vips);
-        world.crash(0);
-        world.run(Duration::from_secs(2));
+        let mut world = bereft(rebalancing(seed, nodes, vips));
         world.start(0);
         world.run(Duration::from_millis(after));
         if taker {
@@ -170,9 +169,7 @@ proptest! {
 
     #[test]
     fn a_node_that_comes_and_goes_moves_nothing(seed: u64, nodes in 3usize..6, vips in 2u8..12) {
-        let mut world = rebalancing(seed, nodes, vips);
-        world.crash(0);
-        world.run(Duration::from_secs(2));
+        let mut world = bereft(rebalancing(seed, nodes, vips));
         let before = world.everything_held();
         for _ in 0..4 {
             world.start(0);

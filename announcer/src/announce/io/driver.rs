@@ -1,11 +1,9 @@
 //! The loop of the announcer's thread: waits, feeds the core, brings about what it says.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    io,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -14,29 +12,24 @@ use tokio::sync::{mpsc, watch};
 use super::{
     counters::{Event, Tally},
     multicast::Groups,
-    packet::{LONGEST, Sockets},
 };
 use crate::{
     announce::{
         Announcement, Conflict, Inquiry, Kind,
-        speaker::{Action, Port, Speaker, Verdict},
+        speaker::{Action, Speaker, Verdict},
     },
     holdup::{HoldUp, TOLERANCE},
+    io::{
+        lines::Lines,
+        resolution::{LONGEST, Resolution},
+        sleep_until,
+    },
     link::Links,
     wire::MacAddr,
 };
 
-/// Until sockets that could not be opened, and groups that could not be joined, are tried again.
+/// Until groups that could not be joined are tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// An interface's sockets, or that they are missing, and for which port.
-#[derive(Debug)]
-struct Line {
-    port: Port,
-    sockets: Option<Sockets>,
-    /// Sending failed and that was logged; cleared by a success.
-    failing: bool,
-}
 
 /// What the loop waits for, besides frames and time.
 #[derive(Debug)]
@@ -48,8 +41,11 @@ pub(super) struct Inputs {
 }
 
 /// What the loop was woken by.
-enum Woken {
-    Frame(String, io::Result<usize>),
+enum Woken<'a> {
+    /// On the interface of that name.
+    Frame(String, &'a [u8]),
+    /// A line has failed.
+    Lost,
     Wished,
     Inquiry,
     Links,
@@ -60,11 +56,12 @@ enum Woken {
 #[derive(Debug)]
 pub(super) struct Driver {
     speaker: Speaker,
-    lines: BTreeMap<String, Line>,
+    lines: Lines<Resolution>,
+    /// The interfaces on which sending failed and that was logged; a success clears it.
+    mute: BTreeSet<String>,
     groups: Groups,
-    retry_at: Option<Instant>,
-    /// Rotates which interface is heard first, so that a busy one does not starve the others.
-    turn: usize,
+    /// When groups are tried again.
+    rejoin_at: Option<Instant>,
     tally: Arc<Tally>,
     reports: mpsc::Sender<Conflict>,
 }
@@ -73,10 +70,10 @@ impl Driver {
     pub(super) fn new(refresh: Duration, tally: Arc<Tally>, reports: mpsc::Sender<Conflict>) -> Self {
         Self {
             speaker: Speaker::new(refresh),
-            lines: BTreeMap::new(),
+            lines: Lines::new("announcing"),
+            mute: BTreeSet::new(),
             groups: Groups::default(),
-            retry_at: None,
-            turn: 0,
+            rejoin_at: None,
             tally,
             reports,
         }
@@ -91,9 +88,12 @@ impl Driver {
         links.mark_changed();
         loop {
             let tick = self.speaker.is_busy().then(|| hold_up.wake());
-            let due = self.speaker.poll_timeout().into_iter().chain(self.retry_at).chain(tick).min();
+            let due = [self.speaker.poll_timeout(), self.lines.poll_timeout(), self.rejoin_at, tick];
             let woken = tokio::select! {
-                (name, result) = self.next_frame(&mut buffer) => Woken::Frame(name, result),
+                heard = self.lines.hear(&mut buffer) => match heard {
+                    Some((name, frame)) => Woken::Frame(name, frame),
+                    None => Woken::Lost,
+                },
                 changed = wished.changed() => match changed {
                     Ok(()) => Woken::Wished,
                     Err(_) => return,
@@ -104,7 +104,7 @@ impl Driver {
                     Woken::Links
                 }
                 Some(vip) = again.recv() => Woken::Again(vip),
-                () = sleep_until(due) => Woken::Time,
+                () = sleep_until(due.into_iter().flatten().min()) => Woken::Time,
             };
             let now = Instant::now();
             let late = hold_up.woken(now).filter(|_| tick.is_some());
@@ -117,7 +117,7 @@ impl Driver {
             }
             match woken {
                 Woken::Again(_) | Woken::Wished if late.is_some() => {}
-                Woken::Frame(name, result) => self.heard(&name, result, &buffer),
+                Woken::Frame(name, frame) => self.heard(&name, frame),
                 Woken::Wished => self.speaker.handle_wishes(wished.borrow_and_update().clone(), now),
                 Woken::Inquiry => self.speaker.handle_inquiry(inquiry.borrow_and_update().clone(), now),
                 Woken::Links => {
@@ -125,7 +125,7 @@ impl Driver {
                     self.speaker.handle_links(&current, now);
                 }
                 Woken::Again(vip) => self.speaker.handle_again(vip, now),
-                Woken::Time => {}
+                Woken::Lost | Woken::Time => {}
             }
             self.turn();
             // From when it woke: it may be held up in the middle of a turn as well.
@@ -136,8 +136,8 @@ impl Driver {
     /// Brings about what the core wants by now: first what others wait for, then memberships.
     fn turn(&mut self) {
         let now = Instant::now();
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
+        if self.rejoin_at.is_some_and(|at| at <= now) {
+            self.rejoin_at = None;
             self.groups.retry();
         }
         self.sync_lines(now);
@@ -153,32 +153,14 @@ impl Driver {
         self.sync_groups(now);
     }
 
-    /// Opens and closes sockets until there are some for exactly the speaker's ports.
+    /// Keeps sockets for exactly the speaker's ports.
     fn sync_lines(&mut self, now: Instant) {
-        let ports = self.speaker.ports().clone();
-        self.lines.retain(|name, line| ports.get(name) == Some(&line.port));
-        let may_retry = self.retry_at.is_none();
-        for (name, port) in ports {
-            let (line, first) = match self.lines.entry(name.clone()) {
-                Entry::Vacant(entry) => (entry.insert(Line { port, sockets: None, failing: false }), true),
-                Entry::Occupied(entry) => (entry.into_mut(), false),
-            };
-            if line.sockets.is_some() || !(first || may_retry) {
-                continue;
-            }
-            match Sockets::open(port.index) {
-                Ok(sockets) => {
-                    line.sockets = Some(sockets);
-                    if !first {
-                        tracing::info!(interface = %name, "packet sockets are open again");
-                        self.speaker.handle_opened(&name, now);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(interface = %name, %error, "cannot open packet sockets; trying again");
-                    self.retry_at = Some(now + RETRY);
-                }
-            }
+        let ports = self.speaker.ports();
+        self.mute.retain(|name| ports.contains_key(name));
+        let opened = self.lines.sync(ports.iter().map(|(name, port)| (name.as_str(), port.index)), now);
+        for line in opened.into_iter().filter(|line| line.again) {
+            tracing::info!(interface = %line.name, "packet sockets are open again");
+            self.speaker.handle_opened(&line.name, now);
         }
     }
 
@@ -186,32 +168,24 @@ impl Driver {
         let refused = self.groups.sync(&self.speaker.groups());
         for index in refused {
             self.tally.count(Event::GroupError);
-            let line = self.lines.values_mut().find(|line| line.port.index == index);
-            if let Some(Err(error)) =
-                line.and_then(|line| line.sockets.as_mut()).map(|sockets| sockets.admit_all_multicast(index))
-            {
+            if let Some(Err(error)) = self.lines.at_mut(index).map(Resolution::admit_all_multicast) {
                 tracing::warn!(index, %error, "cannot let all multicast in; solicitations may not be heard");
             }
         }
-        if self.groups.has_failed() && self.retry_at.is_none() {
-            self.retry_at = Some(now + RETRY);
+        if self.groups.has_failed() {
+            self.rejoin_at.get_or_insert(now + RETRY);
         }
     }
 
     fn send(&mut self, interface: &str, kind: Kind, frame: &[u8]) {
-        let Some(line) = self.lines.get_mut(interface) else { return };
-        let result = match &line.sockets {
-            Some(sockets) => sockets.send(frame),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        };
-        match result {
+        match self.lines.send(interface, frame) {
             Ok(()) => {
-                line.failing = false;
+                self.mute.remove(interface);
                 self.tally.count(Event::Sent(kind));
             }
             Err(error) => {
                 self.tally.count(Event::SendError);
-                if !std::mem::replace(&mut line.failing, true) {
+                if self.mute.insert(interface.to_owned()) {
                     tracing::warn!(%interface, ?kind, %error, "cannot send; announcements are repeated");
                 }
             }
@@ -228,14 +202,7 @@ impl Driver {
         }
     }
 
-    fn heard(&mut self, interface: &str, result: io::Result<usize>, buffer: &[u8]) {
-        let frame = match result {
-            Ok(length) => buffer.get(..length).unwrap_or_default(),
-            Err(error) => {
-                self.failed(interface, &error);
-                return;
-            }
-        };
+    fn heard(&mut self, interface: &str, frame: &[u8]) {
         match self.speaker.handle_frame(interface, frame, Instant::now()) {
             Verdict::Fine | Verdict::Foreign => {}
             Verdict::Conflict => self.tally.count(Event::Conflict),
@@ -244,41 +211,5 @@ impl Driver {
                 tracing::debug!(%interface, %reason, "ignored a malformed frame");
             }
         }
-    }
-
-    /// An interface that went down says so once, and its sockets live on; anything else gets new sockets.
-    fn failed(&mut self, interface: &str, error: &io::Error) {
-        if error.raw_os_error() == Some(libc::ENETDOWN) {
-            return;
-        }
-        tracing::warn!(%interface, %error, "cannot hear; opening new packet sockets");
-        if let Some(line) = self.lines.get_mut(interface) {
-            line.sockets = None;
-            self.retry_at = Some(Instant::now() + RETRY);
-        }
-    }
-
-    /// The next frame of any interface.
-    async fn next_frame(&mut self, buffer: &mut [u8]) -> (String, io::Result<usize>) {
-        self.turn = self.turn.wrapping_add(1);
-        let skip = self.turn % self.lines.len().max(1);
-        std::future::poll_fn(|cx| {
-            for (name, line) in self.lines.iter().cycle().skip(skip).take(self.lines.len()) {
-                if let Some(sockets) = &line.sockets
-                    && let Poll::Ready(result) = sockets.poll_recv(cx, buffer)
-                {
-                    return Poll::Ready((name.clone(), result));
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,7 +1,7 @@
 //! The announcer's edge: a thread of its own for sockets and timers, so that an answer waits for nothing else.
 //!
 //! ```text
-//!  set, again --+                            +--> frames (packet)
+//!  set, again --+                            +--> frames
 //!  Links -------+--> Speaker (pure) --ports--+--> sockets opened and closed
 //!  frames ------+                    groups  +--> memberships (multicast)
 //!  time --------+                   conflicts --> the agent
@@ -12,14 +12,16 @@
 mod counters;
 mod driver;
 mod multicast;
-pub(crate) mod packet;
 
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
 use super::{Announcement, Conflict, Inquiry};
-use crate::link::Links;
+use crate::{
+    io::{packet, publish},
+    link::Links,
+};
 pub use counters::Counters;
 use counters::Tally;
 use driver::{Driver, Inputs};
@@ -85,20 +87,12 @@ impl Announcer {
     /// Announce exactly these VIPs. A new one, one on a new interface, or one of a higher epoch is announced with a
     /// burst; one that is missing falls silent at once. Never blocks.
     pub fn set(&self, wished: BTreeMap<IpAddr, Announcement>) {
-        self.wishes.send_if_modified(|current| {
-            let changed = *current != wished;
-            *current = wished;
-            changed
-        });
+        publish(&self.wishes, wished);
     }
 
     /// Ask and listen for exactly this from now on; what is heard comes by [`Announcer::conflicts`]. Never blocks.
     pub fn inquire(&self, inquiry: Inquiry) {
-        self.inquiry.send_if_modified(|current| {
-            let changed = *current != inquiry;
-            *current = inquiry;
-            changed
-        });
+        publish(&self.inquiry, inquiry);
     }
 
     /// Announce the VIP with a burst now, if it is among those set. Never blocks.
@@ -108,8 +102,8 @@ impl Announcer {
         }
     }
 
-    /// Where other machines that answer for our VIPs, and those found by [`Announcer::inquire`], are reported. The first call gets the reports; the channel of later
-    /// calls is closed.
+    /// Where other machines that answer for our VIPs, and those found by [`Announcer::inquire`], are reported. The first
+    /// call gets the reports; the channel of later calls is closed.
     pub fn conflicts(&mut self) -> mpsc::Receiver<Conflict> {
         self.conflicts.take().unwrap_or_else(|| mpsc::channel(1).1)
     }

@@ -27,6 +27,7 @@ use crate::{
         schedule::{Schedule, Start},
         state::{Answer, Effect, Verdicts},
     },
+    io::sleep_until,
     metrics::Limits,
     model::{Check, CheckKind},
 };
@@ -112,7 +113,7 @@ impl Driver {
                     self.schedule.replace(&plan, Instant::now());
                 }
                 Some(Ok(finished)) = self.probes.join_next() => self.finish(finished),
-                () = until(wake) => {}
+                () = sleep_until(wake) => {}
             }
             self.start_due();
             if let Some(verdicts) = self.schedule.poll_verdicts() {
@@ -160,14 +161,6 @@ impl Driver {
             }
             Effect::Reworded | Effect::None => {}
         }
-    }
-}
-
-/// Sleeps until `deadline`; forever if there is none.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 

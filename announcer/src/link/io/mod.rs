@@ -1,4 +1,4 @@
 //! Edges of the link part.
 
 mod device;
-pub mod netlink;
+pub(super) mod netlink;

@@ -157,7 +157,7 @@ fn publish(sender: &watch::Sender<Arc<Links>>, links: Links) {
 
 async fn read(handle: &Handle, wanted: Option<&[String]>) -> Result<Links, rtnetlink::Error> {
     let mut snapshot = Snapshot {
-        links: handle
+        devices: handle
             .link()
             .get()
             .execute()

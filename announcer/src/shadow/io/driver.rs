@@ -1,16 +1,12 @@
 //! The loop of the thread: waits, feeds the keeper, brings about what it says, answers other standbys.
 
 use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::Arc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
 use forwarder_ebpf::limits::{SHADOWED_VIPS, SHADOWS};
-use membership::document::Mac;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -20,6 +16,7 @@ use super::{
     port::Port,
 };
 use crate::{
+    io::{lines::Lines, publish, sleep_until},
     link::{Links, Uplink},
     metrics::Limits,
     shadow::{
@@ -28,28 +25,22 @@ use crate::{
         keeper::{Action, Keeper},
         wanted::Key,
     },
-    wire::{ArpFrame, MacAddr, NdpFrame, arp, ndp},
+    wire::{ArpFrame, NdpFrame},
 };
 
-/// Until sockets that could not be opened, and writes that failed, are tried again.
+/// After a write that failed the keeper begins afresh at the next turn, at the latest after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// Asks answered in a second: more than all standbys of a large cluster send.
 const ANSWERS_A_SECOND: u32 = 2_000;
 
-/// An uplink and its sockets.
-#[derive(Debug)]
-struct Line {
-    uplink: Uplink,
-    port: Option<Port>,
-}
-
 pub(super) struct Driver {
     keeper: Keeper,
     maps: Option<Live>,
-    lines: BTreeMap<u32, Line>,
-    retry_at: Option<Instant>,
-    /// A map refused a write: the keeper begins afresh.
-    broken: bool,
+    links: Arc<Links>,
+    lines: Lines<Port>,
+    /// A map refused a write: the keeper begins afresh, at the latest then.
+    broken: Option<Instant>,
+    /// Asks of other standbys: since when they are counted, and how many there were.
     answers: (Instant, u32),
     /// What the keeper was told last.
     told: Option<Arc<Wishes>>,
@@ -65,9 +56,9 @@ impl Driver {
         Self {
             keeper: keeper(),
             maps: None,
-            lines: BTreeMap::new(),
-            retry_at: None,
-            broken: false,
+            links: Arc::default(),
+            lines: Lines::new("the shadow standby"),
+            broken: None,
             answers: (Instant::now(), 0),
             told: None,
             floods: 0,
@@ -89,21 +80,23 @@ impl Driver {
         let (mut links_known, mut may_load) = (true, true);
         links.mark_changed();
         loop {
-            let due = self.keeper.poll_timeout().into_iter().chain(self.retry_at).min();
+            let due = [self.keeper.poll_timeout(), self.lines.poll_timeout(), self.broken];
             tokio::select! {
                 biased;
                 slots = floods(self.maps.as_mut()) => self.flooded(&slots),
-                (index, result) = next_frame(&self.lines, &mut buffer) => self.heard(index, result, &buffer),
+                heard = self.lines.hear(&mut buffer) => if let Some((name, frame)) = heard {
+                    self.heard(&name, frame);
+                },
                 changed = wished.changed() => if changed.is_err() { return },
                 changed = links.changed(), if links_known => {
                     links_known = changed.is_ok();
-                    self.set_links(&links.borrow_and_update());
+                    self.links = Arc::clone(&links.borrow_and_update());
                 }
                 maps = loaded.recv(), if may_load => match maps {
                     Some(maps) => self.load(maps),
                     None => may_load = false,
                 },
-                () = sleep_until(due) => {}
+                () = sleep_until(due.into_iter().flatten().min()) => {}
             }
             self.turn(&wished.borrow_and_update());
         }
@@ -135,25 +128,17 @@ impl Driver {
         self.earlier_stand_downs += self.keeper.stand_downs();
         self.left_out = 0;
         self.told = None;
+        self.broken = None;
         self.keeper = keeper();
-    }
-
-    fn set_links(&mut self, links: &Links) {
-        let uplinks: BTreeMap<u32, &Uplink> = links.uplinks.values().map(|uplink| (uplink.index, uplink)).collect();
-        self.lines.retain(|index, _| uplinks.contains_key(index));
-        for (index, uplink) in uplinks {
-            let line = self.lines.entry(index).or_insert_with(|| Line { uplink: uplink.clone(), port: None });
-            line.uplink.clone_from(uplink);
-        }
     }
 
     fn turn(&mut self, wishes: &Arc<Wishes>) {
         let now = Instant::now();
-        self.open_ports(now);
+        self.sync_lines(now);
         if self.maps.is_none() {
             return;
         }
-        if std::mem::take(&mut self.broken) {
+        if self.broken.take().is_some() {
             self.clear(wishes);
         }
         if !self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, wishes)) {
@@ -168,35 +153,20 @@ impl Driver {
         self.report();
     }
 
-    fn open_ports(&mut self, now: Instant) {
-        if self.retry_at.is_some_and(|at| at > now) {
-            return;
-        }
-        self.retry_at = None;
-        let mut opened = Vec::new();
-        for (index, line) in self.lines.iter_mut().filter(|(_, line)| line.port.is_none()) {
-            match Port::open(*index) {
-                Ok(port) => {
-                    line.port = Some(port);
-                    opened.push(*index);
-                }
-                Err(error) => {
-                    warn!(interface = %line.uplink.name, %error, "cannot open the shadow standby's sockets; trying again");
-                    self.retry_at = Some(now + RETRY);
-                }
-            }
-        }
-        let keys: Vec<Key> = self.keeper.states().map(|(key, ..)| key).collect();
-        for key in keys.into_iter().filter(|key| opened.contains(&key.interface)) {
-            self.admit(key, true);
+    /// Keeps sockets for all uplinks, also those without carrier; fresh ones let in what the old ones did.
+    fn sync_lines(&mut self, now: Instant) {
+        let uplinks = self.links.uplinks.values();
+        let opened = self.lines.sync(uplinks.map(|uplink| (uplink.name.as_str(), uplink.index)), now);
+        for line in opened {
+            let keys = self.keeper.states().map(|(key, ..)| key).filter(|key| key.interface == line.index);
+            keys.for_each(|key| self.admit(key, true));
         }
     }
 
     fn act(&mut self, action: &Action) {
         if let Some(Err(error)) = self.maps.as_mut().map(|maps| maps.write(action)) {
             warn!(%error, ?action, "cannot write a shadow map; beginning afresh");
-            self.broken = true;
-            self.retry_at = Some(Instant::now() + RETRY);
+            self.broken = Some(Instant::now() + RETRY);
         }
         match action {
             Action::Begin(key, _) => self.admit(*key, true),
@@ -232,7 +202,7 @@ impl Driver {
     }
 
     fn admit(&self, key: Key, admit: bool) {
-        let Some(port) = self.lines.get(&key.interface).and_then(|line| line.port.as_ref()) else { return };
+        let Some(port) = self.lines.at(key.interface) else { return };
         if let Err(error) = port.admit(key.mac, admit)
             && admit
         {
@@ -241,75 +211,74 @@ impl Driver {
     }
 
     fn ask(&self, key: Key, nonce: u64) {
-        let Some(line) = self.lines.get(&key.interface) else { return };
-        let frame = Frame { destination: key.mac, source: line.uplink.mac, kind: Kind::Ask, nonce };
-        send(line, &frame.emit());
+        let Some(uplink) = self.uplink(key) else { return };
+        let frame = Frame { destination: key.mac, source: uplink.mac, kind: Kind::Ask, nonce };
+        self.send(uplink, &frame.emit());
     }
 
     /// Asks the owner's network stack for one of its addresses, to which it answers though its agent be dead.
     fn knock(&self, key: Key, addresses: &[IpAddr]) {
-        let Some(line) = self.lines.get(&key.interface) else { return };
-        let own = || line.uplink.prefixes.iter().map(ipnet::IpNet::addr);
-        let (destination, source) = (MacAddr::from(key.mac), MacAddr::from(line.uplink.mac));
+        let Some(uplink) = self.uplink(key) else { return };
+        let (to, mac) = (Some(key.mac.into()), uplink.mac.into());
+        let own = || uplink.prefixes.iter().map(ipnet::IpNet::addr);
+        let v4 = |own| if let IpAddr::V4(own) = own { Some(own) } else { None };
+        let v6 = |own| if let IpAddr::V6(own) = own { Some(own) } else { None };
         for address in addresses {
             let frame = match *address {
-                IpAddr::V4(target_ip) => {
-                    own().find_map(|own| if let IpAddr::V4(own) = own { Some(own) } else { None }).map(|sender_ip| {
-                        let operation = arp::Operation::Request;
-                        let (sender_mac, target_mac) = (source, MacAddr::zero());
-                        ArpFrame { destination, source, operation, sender_mac, sender_ip, target_mac, target_ip }.emit()
-                    })
-                }
-                IpAddr::V6(target) => {
-                    let v6 = |own| if let IpAddr::V6(own) = own { Some(own) } else { None };
-                    own().find_map(v6).map(|source_ip| solicitation(destination, source, source_ip, target).emit())
-                }
+                IpAddr::V4(target) => own().find_map(v4).map(|own| ArpFrame::question(mac, own, target, to).emit()),
+                IpAddr::V6(target) => own().find_map(v6).map(|own| NdpFrame::question(mac, own, target, to).emit()),
             };
             if let Some(frame) = frame {
-                send(line, &frame);
+                self.send(uplink, &frame);
                 return;
             }
         }
     }
 
-    fn heard(&mut self, index: u32, result: io::Result<usize>, buffer: &[u8]) {
-        let Some(line) = self.lines.get_mut(&index) else { return };
-        let frame = match result {
-            Ok(length) => buffer.get(..length).and_then(Frame::parse),
-            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => None,
-            Err(error) => {
-                warn!(interface = %line.uplink.name, %error, "cannot hear standbys; opening new sockets");
-                line.port = None;
-                self.retry_at = Some(Instant::now() + RETRY);
-                None
-            }
-        };
-        let Some(frame) = frame else { return };
-        let own: Mac = line.uplink.mac;
-        if frame.kind == Kind::Answer && frame.destination == own {
-            let key = Key { interface: index, mac: frame.source };
+    fn heard(&mut self, interface: &str, frame: &[u8]) {
+        let Some(uplink) = self.links.uplinks.get(interface) else { return };
+        let Some(frame) = Frame::parse(frame) else { return };
+        if frame.kind == Kind::Answer && frame.destination == uplink.mac {
+            let key = Key { interface: uplink.index, mac: frame.source };
             self.keeper.handle_answer(key, frame.nonce, Instant::now());
-        } else if let Some(replies) = frame.replies(own) {
-            let now = Instant::now();
-            if now.saturating_duration_since(self.answers.0) >= Duration::from_secs(1) {
-                self.answers = (now, 0);
-            }
-            self.answers.1 = self.answers.1.saturating_add(1);
-            if self.answers.1 > ANSWERS_A_SECOND {
-                if self.answers.1 == ANSWERS_A_SECOND + 1 {
-                    warn!(interface = %line.uplink.name, limit = ANSWERS_A_SECOND, "too many asks of standbys in a second");
-                }
-                self.limits.hit("shadow_answers");
-                return;
-            }
+        } else if let Some(replies) = frame.replies(uplink.mac)
+            && self.may_answer(interface)
+        {
             for reply in replies {
-                send(line, &reply.emit());
+                // What is lost the asker asks for again.
+                let _ = self.lines.send(interface, &reply.emit());
             }
         }
+    }
+
+    /// Whether another standby's ask is answered: there may be too many of them.
+    fn may_answer(&mut self, interface: &str) -> bool {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.answers.0) >= Duration::from_secs(1) {
+            self.answers = (now, 0);
+        }
+        self.answers.1 = self.answers.1.saturating_add(1);
+        let is_beyond = self.answers.1 > ANSWERS_A_SECOND;
+        if is_beyond {
+            if self.answers.1 == ANSWERS_A_SECOND + 1 {
+                warn!(interface, limit = ANSWERS_A_SECOND, "too many asks of standbys in a second");
+            }
+            self.limits.hit("shadow_answers");
+        }
+        !is_beyond
+    }
+
+    /// What is not sent is sent again soon.
+    fn send(&self, uplink: &Uplink, frame: &[u8]) {
+        let _ = self.lines.send(&uplink.name, frame);
+    }
+
+    fn uplink(&self, key: Key) -> Option<&Uplink> {
+        self.links.uplinks.values().find(|uplink| uplink.index == key.interface)
     }
 
     fn interface(&self, key: Key) -> &str {
-        self.lines.get(&key.interface).map_or("", |line| &line.uplink.name)
+        self.uplink(key).map_or("", |uplink| &uplink.name)
     }
 
     fn report(&mut self) {
@@ -327,13 +296,7 @@ impl Driver {
             stand_downs: self.earlier_stand_downs + self.keeper.stand_downs(),
             floods: self.floods,
         };
-        self.reports.send_if_modified(|current| {
-            let changed = **current != report;
-            if changed {
-                *current = Arc::new(report);
-            }
-            changed
-        });
+        publish(&self.reports, Arc::new(report));
     }
 }
 
@@ -342,43 +305,9 @@ fn keeper() -> Keeper {
     Keeper::new(SHADOWS, SHADOWED_VIPS as usize, rand::random())
 }
 
-fn solicitation(destination: MacAddr, source: MacAddr, source_ip: Ipv6Addr, target: Ipv6Addr) -> NdpFrame {
-    let message = ndp::Message::Solicitation { target, source_link: Some(source) };
-    NdpFrame { destination, source, source_ip, destination_ip: target, message }
-}
-
-/// What is not sent is sent again soon, or is an answer that the asker asks for again.
-fn send(line: &Line, frame: &[u8]) {
-    if let Some(port) = &line.port {
-        let _ = port.send(frame);
-    }
-}
-
 async fn floods(maps: Option<&mut Live>) -> Vec<u32> {
     match maps {
         Some(maps) => maps.floods().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The next frame of any interface.
-async fn next_frame(lines: &BTreeMap<u32, Line>, buffer: &mut [u8]) -> (u32, io::Result<usize>) {
-    std::future::poll_fn(|cx| {
-        for (index, line) in lines {
-            if let Some(port) = &line.port
-                && let Poll::Ready(result) = port.poll_recv(cx, buffer)
-            {
-                return Poll::Ready((*index, result));
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
 }

@@ -22,14 +22,14 @@ fn spread(nodes: usize, owned: &[usize]) -> (Candidates, Owners) {
 
 fn surveyed(vips: &Candidates, owners: &Owners) -> Survey {
     let mut view = View::default();
-    for node in candidates(vips) {
-        let claims = owners.iter().filter(|(_, owner)| **owner == node);
+    for node in nodes(vips) {
+        let claims = owners.iter().filter(|(_, owner)| *owner == node);
         let claims = claims.map(|(vip, _)| (*vip, Claim { epoch: 1, since_ms: 0, standby: 0 })).collect();
         let uplink = Interface { name: "eth0".into(), mac: [0; 6], prefixes: vec![] };
         let facts = Facts { interfaces: vec![uplink], ..Facts::default() };
         let document = NodeDocument { facts, claims, ..NodeDocument::default() };
         let address = "127.0.0.1:1".parse().unwrap();
-        view.members.insert(node, Member { address, generation: 1, state: MemberState::Alive, document });
+        view.members.insert(node.clone(), Member { address, generation: 1, state: MemberState::Alive, document });
     }
     Survey::new(&name(99), &BTreeMap::new(), &view, vips)
 }

@@ -34,18 +34,6 @@ impl World {
         self.gossip = sides;
     }
 
-    /// One owner on the wire, whatever the nodes can tell each other.
-    pub(in super::super) fn check_wire(&self) {
-        for vip in &self.vips {
-            let holders = self.holders(*vip, 0);
-            assert_eq!(holders.len(), 1, "{vip} is held by {holders:?}");
-            for beliefs in &self.beliefs {
-                let believed = beliefs.get(vip).unwrap_or(&holders[0]);
-                assert_eq!(*believed, holders[0], "what a client believes of {vip}");
-            }
-        }
-    }
-
     /// What a node kept quiet about it announces when it is well connected again.
     pub(super) fn speak_up(&mut self, n: usize) {
         let Some(ownership) = &self.nodes[n].ownership else { return };
