@@ -400,4 +400,5 @@ impl Sim {
 }
 
 mod chaos;
+mod namesakes;
 mod tests;

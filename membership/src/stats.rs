@@ -125,6 +125,8 @@ pub struct Stats {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WatchStats {
     /// Beats sent.
+    /// Times another agent of this node's name has shown itself.
+    pub name_conflicts: u64,
     pub beats_out: u64,
     /// Beats received.
     pub beats_in: u64,
