@@ -23,21 +23,18 @@ use nix::{
     },
 };
 use socket2::Socket;
-use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
-};
 use tokio::sync::{mpsc, watch};
 
-use super::udp::{canonical, sendable};
+use super::{
+    priority::prefer,
+    udp::{canonical, sendable},
+};
 use crate::{
     KeyRing,
     header::WATCH_VERSION,
     watch::{Plan, Returns, SIGNAL_DATAGRAM_MAX, Watcher},
 };
 
-/// Real-time priority, of 99: above everything ordinary, below what keeps a machine running.
-const PRIORITY: u8 = 10;
 /// Datagrams taken over from, or handed to, the gossip before they are dropped.
 pub(super) const HANDED_OVER: usize = 256;
 /// The longest sleep: as good as none.
@@ -282,21 +279,13 @@ fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> nix:
         let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4(SocketAddrV4::from(*address)));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6(SocketAddrV6::from(*address))))
     });
-    let stamp = message.cmsgs().ok().into_iter().flatten().find_map(|message| match message {
-        ControlMessageOwned::ScmTimestampns(stamp) => UNIX_EPOCH.checked_add(Duration::from(stamp)),
-        _ => None,
-    });
-    Ok((message.bytes, from.ok_or(Errno::EPROTO)?, stamp))
-}
-
-/// Asks for real-time priority, else for as much as can be had.
-fn prefer() {
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    let Ok(value) = ThreadPriorityValue::try_from(PRIORITY) else { return };
-    let priority = ThreadPriority::Crossplatform(value);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), priority, policy) {
-        tracing::info!(%error, "the watch runs without real-time priority (it needs CAP_SYS_NICE): on an overloaded \
-            machine other nodes may be suspected, or this one by others");
+    let (mut stamp, mut dropped) = (None, None);
+    for message in message.cmsgs().ok().into_iter().flatten() {
+        match message {
+            ControlMessageOwned::ScmTimestampns(at) => stamp = UNIX_EPOCH.checked_add(Duration::from(at)),
+            ControlMessageOwned::RxqOvfl(count) => dropped = Some(count),
+            _ => {}
+        }
     }
 }
 
