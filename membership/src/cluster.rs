@@ -207,6 +207,12 @@ impl Cluster {
         &self.stats
     }
 
+    /// The session of this life, which peers' datagrams must name.
+    #[cfg(feature = "io")]
+    pub(crate) fn session(&self) -> u64 {
+        self.channel.own().2
+    }
+
     /// This node as its peers should see it.
     #[must_use]
     pub fn identity(&self) -> &Identity {
@@ -239,13 +245,13 @@ impl Cluster {
                 self.swim.handle_goodbye(leaver, now);
             }
             Some(Frame::Death(life)) => self.handle_death(&life, now),
+            Some(Frame::Namesake(address)) => self.namesake.locate(address),
             Some(Frame::Greet | Frame::Hello(_)) | None => self.stats.reject(RejectReason::Malformed),
         }
     }
 
     /// What this node's watch is to do, if that changed since the last call.
     #[must_use]
-            Some(Frame::Namesake(address)) => self.namesake.locate(address),
     pub fn poll_plan(&mut self) -> Option<Plan> {
         self.lookout.poll_plan()
     }
@@ -400,6 +406,6 @@ fn fork(rng: &mut StdRng) -> StdRng {
     StdRng::from_seed(seed)
 }
 
+mod outrun;
 #[cfg(test)]
 mod tests;
-mod outrun;

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     KeyRing,
     header::WATCH_VERSION,
+    stats::RejectReason,
     watch::{Plan, Returns, SIGNAL_DATAGRAM_MAX, Watcher},
 };
 
@@ -142,6 +143,7 @@ pub(super) fn start(watcher: Watcher, socket: Socket, bind: SocketAddr, orders: 
         empty_at: now,
         shown: now,
         misrouted: 0,
+        unread: Unread::default(),
     };
     let thread = thread::Builder::new().name("watch".into()).spawn(move || keeper.run())?;
     Ok(Link { orders: Some(orders), strayed, wake, returns, returned, thread: Some(thread) })
@@ -160,13 +162,14 @@ struct Keeper {
     empty_at: Instant,
     shown: Instant,
     misrouted: u64,
+    unread: Unread,
 }
 
 impl Keeper {
     fn run(mut self) {
         prefer();
         let mut buffer = vec![0; 2048];
-        let mut control = nix::cmsg_space!(TimeSpec);
+        let mut control = nix::cmsg_space!(TimeSpec, u32);
         self.orders.mark_changed();
         while self.obey() {
             self.sleep();
@@ -210,7 +213,8 @@ impl Keeper {
     fn receive(&mut self, buffer: &mut [u8], control: &mut [u8]) {
         for _ in 0..BATCH {
             match next_datagram(&self.socket, buffer, control) {
-                Ok((length, from, stamp)) => {
+                Ok((length, from, stamp, dropped)) => {
+                    self.unread.note(dropped);
                     let datagram = buffer.get(..length).unwrap_or_default();
                     self.take(datagram, from, stamp);
                 }
@@ -260,6 +264,9 @@ impl Keeper {
         self.shown = now;
         let mut stats = self.watcher.stats().clone();
         stats.misrouted = self.misrouted;
+        if self.unread.all > 0 {
+            stats.rejected.insert(RejectReason::Unread, self.unread.all);
+        }
         self.returns.send_modify(|returns| {
             returns.stats = stats;
             if let Some(report) = report {
@@ -270,7 +277,23 @@ impl Keeper {
     }
 }
 
-type Arrived = (usize, SocketAddr, Option<SystemTime>);
+/// What the kernel dropped of what was sent to the socket. It counts in 32 bits, and tells with each datagram.
+#[derive(Debug, Default)]
+struct Unread {
+    told: u32,
+    all: u64,
+}
+
+impl Unread {
+    fn note(&mut self, dropped: Option<u32>) {
+        let Some(dropped) = dropped else { return };
+        self.all += u64::from(dropped.wrapping_sub(self.told));
+        self.told = dropped;
+    }
+}
+
+/// Length, sender, the kernel's time of arrival, and how many datagrams it had dropped by then.
+type Arrived = (usize, SocketAddr, Option<SystemTime>, Option<u32>);
 
 fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> nix::Result<Arrived> {
     let mut slices = [IoSliceMut::new(buffer)];
@@ -287,6 +310,7 @@ fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> nix:
             _ => {}
         }
     }
+    Ok((message.bytes, from.ok_or(Errno::EPROTO)?, stamp, dropped))
 }
 
 /// Datagrams longer than this are not looked at by the watch, so the buffer need not hold more.
