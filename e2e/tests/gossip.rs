@@ -5,13 +5,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::{
     agent::GOSSIP_PORT,
     manifests::web,
     observe::{eventually, neighbour, throughout},
     scenario::{Cluster, DNS, SETTLE, WEB, key},
     sniffer::capture_udp,
+    traffic::flood,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -145,6 +146,83 @@ fn a_partition_gives_each_side_an_owner_and_heals_to_one() -> Result<()> {
             ensure!(neighbour(cluster.client(), vip)? == Some(mac));
             Ok(())
         })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn two_agents_of_one_name_say_so_and_the_others_stay_together() -> Result<()> {
+    let cluster = Cluster::of("namesakes", 4).service(service()).build()?;
+    let (twin, other) = (cluster.agent("n3")?, cluster.agent("n4")?);
+    let mut config = cluster.config("n4")?.clone();
+    config.node = "n3".to_owned();
+    other.configure(&config)?;
+    cluster.agents.iter().try_for_each(e2e::agent::Agent::start)?;
+    let address = |node: usize| format!("{}:{GOSSIP_PORT}", cluster.lan.nodes[node - 1].host.v4);
+    eventually(3 * SETTLE, "both say so, where the other is, and what to do", || {
+        for (agent, other) in [(twin, address(4)), (other, address(3))] {
+            let log = agent.log();
+            let said = log.lines().find(|line| line.contains("ERROR") && line.contains(&other));
+            ensure!(said.is_some_and(|line| line.contains("its own `node:` name")), "{}: {log}", agent.name);
+            let counted = agent.metrics()?.metric("crier_gossip_name_conflicts_total").sum();
+            ensure!(counted > 0.0, "{} counts none", agent.name);
+        }
+        Ok(())
+    })?;
+    throughout(10 * SECOND, "the others see each other", || {
+        for member in ["n1", "n2"] {
+            let status = cluster.agent(member)?.status()?;
+            ensure!(["n1", "n2"].iter().all(|name| status.up().contains(name)), "{member} sees {:?}", status.up());
+        }
+        Ok(())
+    })?;
+    for agent in [twin, other] {
+        let lines = agent.log().lines().filter(|line| line.contains("ERROR")).count();
+        assert!(lines <= 4, "{lines} errors in the log of {}", agent.name);
+    }
+    Ok(())
+}
+
+/// What the watch of all agents has counted: nodes overdue, and its own lateness.
+fn alarms(cluster: &Cluster) -> Result<Vec<f64>> {
+    let of = |node: &str| -> Result<f64> {
+        let metrics = cluster.agent(node)?.metrics()?;
+        Ok(["suspicions", "false_alarms", "retractions"]
+            .iter()
+            .map(|what| metrics.metric(&format!("crier_watch_{what}_total")).sum())
+            .sum())
+    };
+    ["n1", "n2", "n3"].into_iter().map(of).collect()
+}
+
+fn refused(cluster: &Cluster, reason: &str) -> Result<f64> {
+    Ok(cluster.agent("n1")?.metrics()?.metric("crier_gossip_rejected_total").label("reason", reason).sum())
+}
+
+#[test]
+fn a_flood_of_forged_beats_raises_no_alarm() -> Result<()> {
+    const WATCH_VERSION: u8 = 0x81;
+    const PER_SECOND: u32 = 50_000;
+    let cluster = Cluster::three("watch-flood").service(service()).start()?;
+    let to_n1 = IpAddr::from(cluster.lan.nodes[0].host.v4);
+    let recorded = capture_udp(&cluster.lan.nodes[0].host.ns, "eth0", GOSSIP_PORT, 200, 20 * SECOND)?;
+    let beat = recorded.into_iter().find(|(to, bytes)| *to == to_n1 && bytes[0] == WATCH_VERSION);
+    let (_, mut forged) = beat.context("n1 hears no beat")?;
+    // A counter to come, so that only the keys tell; and a datagram for a session that there is not.
+    forged[35] ^= 1;
+    let mut garbage = vec![0x5a; forged.len()];
+    garbage[0] = WATCH_VERSION;
+    for (datagram, reason) in [(garbage, "unread"), (forged, "throttled")] {
+        let before = (alarms(&cluster)?, refused(&cluster, reason)?);
+        let mut sent = 0;
+        undisturbed(&cluster, || {
+            sent = cluster.client().ns.run(|| flood((to_n1, GOSSIP_PORT).into(), &datagram, PER_SECOND, 4 * SECOND))?;
+            Ok(())
+        })?;
+        let count = refused(&cluster, reason)? - before.1;
+        println!("{reason}: {count} of {sent} in 4 s");
+        assert!(count > f64::from(sent) * 0.9, "{reason}: {count} of {sent}");
+        assert_eq!(alarms(&cluster)?, before.0, "{reason}");
     }
     Ok(())
 }

@@ -229,3 +229,22 @@ fn a_standby_without_an_agent_does_not_stand_in_for_ever() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_standby_that_is_cut_off_from_gossip_makes_room_for_the_next() -> Result<()> {
+    let cluster = start(cluster("shadow-gossip-cut", 3)?)?;
+    let vip = cluster.vip4();
+    let owner = cluster.owner(vip)?;
+    let standby = cluster.armed_standby(vip)?;
+    let other = cluster.running().into_iter().find(|node| *node != owner && *node != standby).context("of three")?;
+    for peer in [owner.as_str(), other] {
+        cluster.lan.block_gossip(&standby, peer)?;
+    }
+    eventually(SETTLE, "the owner's next standby is armed", || {
+        ensure!(stands_in(&cluster, other, &owner, "armed")?);
+        Ok(())
+    })?;
+    assert!(!stands_in(&cluster, &standby, &owner, "armed")?, "two stand in for {owner}");
+    cluster.lan.heal_all()?;
+    cluster.settle()
+}

@@ -63,6 +63,8 @@ pub(crate) enum Received {
         /// It knows this node under this generation, which is not below this life's.
         outrun_by: Option<u64>,
     },
+    /// Another agent has this node's name.
+    Namesake,
     /// Nothing more to be done about it.
     Done,
 }
@@ -216,6 +218,9 @@ impl Channel {
             }
             return Ok(Received::Done);
         }
+        if self.sessions.is_namesake(&header) {
+            return Ok(Received::Namesake);
+        }
         if let Err(reason) = self.sessions.admit(&header) {
             // Never a Hello for a Hello, or two nodes would go on for ever.
             let curable = matches!(reason, RejectReason::WrongSession | RejectReason::StaleGeneration);
@@ -224,6 +229,7 @@ impl Channel {
             }
             return Err(reason);
         }
+        self.sessions.note_address(header.sender, from);
         self.send_waiting(header.sender, now);
         match frame {
             Frame::Greet => Ok(Received::Done),
@@ -240,18 +246,21 @@ impl Channel {
             | Frame::Cells(_)
             | Frame::Digest(_)
             | Frame::Goodbye(_)
-            | Frame::Death(_) => Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes)),
+            | Frame::Death(_)
+            | Frame::Namesake(_) => Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes)),
         }
     }
 
-    /// Tells the sender of `header` this node's session.
+    /// Tells the sender of `header` this node's session, and by whom it is outrun.
     fn hello(&mut self, header: &Header, to: SocketAddr, me: &Identity) {
-        let hello = Hello {
-            identity: me.clone(),
-            echo_generation: header.generation,
-            echo_counter: header.counter,
-            outrun_by: self.sessions.outrun_by(header),
-        };
+        let outrun_by = self.sessions.outrun_by(header);
+        let namesake = self.sessions.address_of(header.sender).filter(|address| outrun_by.is_some() && *address != to);
+        if let Some(address) = namesake {
+            let answer = self.sessions.header_for(header.session);
+            self.push(to, &answer, &Frame::Namesake(address));
+        }
+        let hello =
+            Hello { identity: me.clone(), echo_generation: header.generation, echo_counter: header.counter, outrun_by };
         let answer = self.sessions.header_for(header.session);
         self.push(to, &answer, &Frame::Hello(hello));
     }

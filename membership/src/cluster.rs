@@ -16,7 +16,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -28,6 +28,7 @@ use crate::{
     documents::Documents,
     frame::Frame,
     identity::Identity,
+    namesake::Namesake,
     roster::Roster,
     rumours::Rumours,
     seal::Nonces,
@@ -38,9 +39,7 @@ use crate::{
 };
 
 mod members;
-
-/// A node that shares its name with another would chase that one's generation; this is the pace.
-const JUMP_PAUSE: Duration = Duration::from_secs(1);
+mod outrun;
 
 /// What the agent tells its gossip.
 #[derive(Debug, Clone)]
@@ -75,7 +74,7 @@ pub struct Cluster {
     stats: Stats,
     rng: StdRng,
     view_is_stale: bool,
-    jumped: Option<Instant>,
+    namesake: Namesake,
     left: bool,
 }
 
@@ -105,7 +104,7 @@ impl Cluster {
             stats: Stats::default(),
             rng,
             view_is_stale: true,
-            jumped: None,
+            namesake: Namesake::default(),
             left: false,
         }
     }
@@ -120,6 +119,11 @@ impl Cluster {
         match self.channel.receive(datagram, from, self.swim.identity(), now, &mut self.stats) {
             Ok(Received::Frame(peer, bytes)) => self.handle_frame(peer, &bytes, now),
             Ok(Received::Met { identity, outrun_by }) => self.handle_meeting(identity, outrun_by, now),
+            Ok(Received::Namesake) => {
+                self.stats.reject(RejectReason::OwnName);
+                self.namesake.see(from, now);
+                self.complain();
+            }
             Ok(Received::Done) => {}
             Err(reason) => {
                 tracing::trace!(%from, reason = reason.label(), "datagram rejected");
@@ -201,6 +205,12 @@ impl Cluster {
         &self.stats
     }
 
+    /// The session of this life, which peers' datagrams must name.
+    #[cfg(feature = "io")]
+    pub(crate) fn session(&self) -> u64 {
+        self.channel.own().2
+    }
+
     /// This node as its peers should see it.
     #[must_use]
     pub fn identity(&self) -> &Identity {
@@ -233,36 +243,19 @@ impl Cluster {
                 self.swim.handle_goodbye(leaver, now);
             }
             Some(Frame::Death(life)) => self.handle_death(&life, now),
+            Some(Frame::Namesake(address)) => self.namesake.locate(address),
             Some(Frame::Greet | Frame::Hello(_)) | None => self.stats.reject(RejectReason::Malformed),
         }
     }
 
     fn handle_meeting(&mut self, identity: Identity, outrun_by: Option<u64>, now: Instant) {
-        if let Some(other) = outrun_by {
-            self.outrun(other, now);
+        // Whoever refuses this node's generation refuses its announcement, and would answer it with the next Hello.
+        if outrun_by.is_some_and(|other| self.outrun(other, now)) {
+            return;
         }
         if !self.roster.is_up(&identity) {
             self.swim.announce(identity, now);
         }
-    }
-
-    /// Hears of a generation of this node's name that is not this life's.
-    fn outrun(&mut self, other: u64, now: Instant) {
-        let paused = self.jumped.is_some_and(|jumped| now.saturating_duration_since(jumped) < JUMP_PAUSE);
-        if !paused && other >= self.swim.identity().generation {
-            self.jumped = Some(now);
-            self.jump_above(other, now);
-        }
-    }
-
-    fn jump_above(&mut self, other: u64, now: Instant) {
-        tracing::warn!(other, "an earlier life of this node, or another node of its name, had a higher generation");
-        let generation = self.channel.jump_above(other);
-        // The document goes first: peers show only what has the generation they know the node by, and to lose sight of
-        // its claims is to take its VIPs.
-        self.spread.set_own_generation(generation, self.roster.up());
-        self.send_documents(now);
-        self.swim.set_generation(generation, now);
     }
 
     fn leave(&mut self, now: Instant) {

@@ -3,6 +3,8 @@
 //! The whole frame must be read and nothing may follow it; the encoding's enum tag is the frame's number, so variants
 //! are only ever added at the end (and the header's version tells incompatible formats apart).
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{cells::Batch, digest::Page, identity::Identity};
@@ -30,6 +32,9 @@ pub(crate) enum Frame<'a> {
     /// "This life is over, and its watchers agree": goes to all. To the node itself it means that others believe so, and
     /// that it should renew itself.
     Death(Identity),
+    /// "Your generation is not the highest of your name; the one who has that was heard at this address": goes before a
+    /// [`Frame::Hello`] that says so, if the receiver is elsewhere.
+    Namesake(SocketAddr),
 }
 
 /// See [`Frame::Hello`].
@@ -92,6 +97,7 @@ mod tests {
             Frame::Swim(b"ping"),
             Frame::Goodbye(identity.clone()),
             Frame::Death(identity),
+            Frame::Namesake("[fe80::1]:9651".parse().unwrap()),
         ] {
             let bytes = frame.encode().unwrap();
             assert_eq!(Frame::decode(&bytes), Some(frame));

@@ -14,6 +14,9 @@ use crate::stats::RejectReason;
 pub(crate) const GOSSIP_VERSION: u8 = 1;
 /// The version of header and signals of the watch. Both share a port: the first byte tells which a datagram is for.
 pub(crate) const WATCH_VERSION: u8 = 0x81;
+/// Where the recipient's session begins.
+#[cfg(feature = "io")]
+pub(crate) const RECIPIENT_AT: u32 = 25;
 /// Bytes of a header.
 pub(crate) const HEADER_LEN: usize = 41;
 

@@ -25,6 +25,7 @@ mod header;
 pub mod identity;
 #[cfg(feature = "io")]
 pub mod io;
+mod namesake;
 pub mod node;
 mod replay;
 mod roster;

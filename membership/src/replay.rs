@@ -40,6 +40,11 @@ impl Window {
         true
     }
 
+    /// Whether [`Self::accept`] would say yes.
+    pub(crate) fn would_accept(&self, counter: u64) -> bool {
+        counter > self.highest || (self.highest - counter < WINDOW && !self.is_marked(counter))
+    }
+
     fn place(counter: u64) -> (usize, u64) {
         let bit = counter % WINDOW;
         // Below WORDS, so it fits any usize.
@@ -98,6 +103,7 @@ mod tests {
             for &counter in &counters[1..] {
                 let too_old = highest >= WINDOW + counter;
                 let expected = !too_old && !seen.contains(&counter);
+                prop_assert_eq!(window.would_accept(counter), expected);
                 prop_assert_eq!(window.accept(counter), expected);
                 if expected { seen.insert(counter); }
                 highest = highest.max(counter);

@@ -23,11 +23,11 @@
 //!
 //! Pure and without clocks; owned by [`crate::channel`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{header::Header, replay::Window, stats::RejectReason};
 
-/// Senders whose counters are kept, over this agent's whole life: about 10 MiB when full.
+/// Senders whose counters are kept, over this agent's whole life: about 12 MiB when full.
 const MAX_SENDERS: usize = 65_536;
 /// A Hello must answer one of this many datagrams sent last.
 const ECHO_REACH: u64 = 4096;
@@ -38,6 +38,8 @@ struct Sender {
     generation: u64,
     session: u64,
     window: Window,
+    /// Where it was heard last, if that was noted.
+    address: Option<SocketAddr>,
 }
 
 /// This node's own session, and all senders heard in it.
@@ -108,6 +110,7 @@ impl Sessions {
             generation: header.generation,
             session: header.session,
             window: Window::starting_with(header.counter),
+            address: None,
         };
         let Some(known) = self.senders.get_mut(&header.sender) else {
             if full {
@@ -131,6 +134,23 @@ impl Sessions {
     /// The generation that made the sender of `header` stale, to be told to it in a Hello.
     pub(crate) fn outrun_by(&self, header: &Header) -> Option<u64> {
         self.senders.get(&header.sender).filter(|known| outruns(known, header)).map(|known| known.generation)
+    }
+
+    /// Notes where a known sender was heard.
+    pub(crate) fn note_address(&mut self, id: u64, address: SocketAddr) {
+        if let Some(known) = self.senders.get_mut(&id) {
+            known.address = Some(address);
+        }
+    }
+
+    /// Where a known sender was heard last.
+    pub(crate) fn address_of(&self, id: u64) -> Option<SocketAddr> {
+        self.senders.get(&id)?.address
+    }
+
+    /// Whether a datagram is from another agent of this node's name: former lives have fallen silent.
+    pub(crate) fn is_namesake(&self, header: &Header) -> bool {
+        header.sender == self.id && header.session != self.session
     }
 
     /// Whether a Hello's echo names a datagram this node has just sent.

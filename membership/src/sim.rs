@@ -356,4 +356,5 @@ impl Sim {
 
 mod agreement;
 mod chaos;
+mod namesakes;
 mod tests;

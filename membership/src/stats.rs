@@ -23,11 +23,15 @@ pub enum RejectReason {
     StaleGeneration,
     /// From a sender for whom there is no room to remember counters.
     TooManySenders,
+    /// Looks like a member's, but too many like it from its address or others that are no member's did not open.
+    Throttled,
+    /// Dropped by the kernel before the watch read it: for another session of this node, or there was no room.
+    Unread,
 }
 
 impl RejectReason {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Malformed,
         Self::WrongVersion,
         Self::WrongKey,
@@ -36,6 +40,8 @@ impl RejectReason {
         Self::Replay,
         Self::StaleGeneration,
         Self::TooManySenders,
+        Self::Throttled,
+        Self::Unread,
     ];
 
     /// The reason as a metric label.
@@ -50,6 +56,8 @@ impl RejectReason {
             Self::Replay => "replay",
             Self::StaleGeneration => "stale_generation",
             Self::TooManySenders => "too_many_senders",
+            Self::Throttled => "throttled",
+            Self::Unread => "unread",
         }
     }
 }
@@ -117,6 +125,8 @@ pub struct Stats {
     pub renewals: u64,
     /// Times another node was found dead by its watchers, and came back in the same life.
     pub retractions: u64,
+    /// Times another agent of this node's name has shown itself.
+    pub name_conflicts: u64,
     /// The fast watch. Its datagrams are counted here alone.
     pub watch: WatchStats,
 }

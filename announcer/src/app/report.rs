@@ -142,6 +142,7 @@ impl StatusSource for Reporter {
                 received: gossip.packets_in - gossip.rejected.values().sum::<u64>().min(gossip.packets_in),
                 rejected: rejected(&gossip),
                 retractions: gossip.retractions,
+                name_conflicts: gossip.name_conflicts,
                 watch: gossip.watch.clone(),
             },
             announcements: BTreeMap::from([

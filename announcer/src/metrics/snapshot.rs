@@ -76,6 +76,8 @@ pub struct GossipCounts {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Times a node found dead came back in the same life.
     pub retractions: u64,
+    /// Times another agent of this node's name has shown itself.
+    pub name_conflicts: u64,
     /// The fast watch.
     pub watch: WatchStats,
 }
@@ -190,6 +192,10 @@ impl Snapshot {
         for (reason, count) in &self.gossip.rejected {
             rejected.with_label_values(&[reason]).inc_by(*count);
         }
+        let help = "Times another agent of this node's name has shown itself";
+        counter(registry, "crier_gossip_name_conflicts_total", help, &[])?
+            .with_label_values::<&str>(&[])
+            .inc_by(self.gossip.name_conflicts);
         let announcements =
             counter(registry, "crier_announcements_total", "ARP and NDP messages sent for owned VIPs", &["kind"])?;
         for (kind, count) in &self.announcements {

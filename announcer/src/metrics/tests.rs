@@ -16,7 +16,13 @@ fn full_snapshot() -> Snapshot {
         members: [(MemberState::Alive, 3), (MemberState::Down, 1)].into(),
         vips: vec![VipOwned { vip: [10, 77, 0, 100].into(), service: web(), owned: true }],
         backends: vec![BackendHealth { service: web(), backend: "[fd00::1]:8080".parse().unwrap(), healthy: false }],
-        gossip: GossipCounts { sent: 1, received: 2, rejected: [("wrong_key", 3)].into(), ..GossipCounts::default() },
+        gossip: GossipCounts {
+            sent: 1,
+            received: 2,
+            rejected: [("wrong_key", 3)].into(),
+            name_conflicts: 15,
+            ..GossipCounts::default()
+        },
         announcements: [("garp", 4)].into(),
         forwarded: vec![ForwardCount {
             service: web(),
@@ -81,6 +87,7 @@ fn every_metric_follows_the_naming_rules() {
         "crier_forward_bytes_total",
         "crier_forward_drops_total",
         "crier_forward_packets_total",
+        "crier_gossip_name_conflicts_total",
         "crier_gossip_packets_total",
         "crier_gossip_rejected_total",
         "crier_limits_reached_total",
@@ -144,6 +151,7 @@ fn the_text_has_the_promised_labels() {
         r#"crier_gossip_packets_total{direction="rx"} 2"#,
         r#"crier_gossip_packets_total{direction="tx"} 1"#,
         r#"crier_gossip_rejected_total{reason="wrong_key"} 3"#,
+        r#"crier_gossip_name_conflicts_total 15"#,
         r#"crier_failure_detection_seconds_bucket{le="0.01"} 0"#,
         r#"crier_failure_detection_seconds_count 0"#,
         r#"crier_watch_signals_total{direction="tx",kind="beat"} 0"#,

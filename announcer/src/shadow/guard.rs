@@ -125,6 +125,8 @@ pub struct Guard {
     seen: Option<Instant>,
     began: Instant,
     next_step: Instant,
+    /// The owner is said to be dead.
+    doubted: bool,
     /// When the flood began, and which ask of the burst is next.
     burst: Option<(Instant, usize)>,
 }
@@ -145,6 +147,7 @@ impl Guard {
             seen: None,
             began: now,
             next_step: now,
+            doubted: false,
             burst: None,
         }
     }
@@ -182,11 +185,20 @@ impl Guard {
         }
     }
 
-    /// The owner's answer to an ask.
-    pub fn handle_answer(&mut self, nonce: u64, now: Instant) {
+    /// Whether the owner is said to be dead. It is asked at each step then, and what it was asked before does not count.
+    pub fn doubt(&mut self, doubted: bool) {
+        if doubted && !self.doubted {
+            self.first_nonce = self.nonce.wrapping_add(1);
+            self.asked = None;
+        }
+        self.doubted = doubted;
+    }
+
+    /// The owner's answer to an ask. Whether it counts.
+    pub fn handle_answer(&mut self, nonce: u64, now: Instant) -> bool {
         let outstanding = self.nonce.wrapping_sub(self.first_nonce).wrapping_add(1);
         if self.nonce.wrapping_sub(nonce) >= outstanding {
-            return;
+            return false;
         }
         // Each number counts once.
         self.first_nonce = nonce.wrapping_add(1);
@@ -194,6 +206,7 @@ impl Guard {
         if let Phase::Watching { answers, .. } = &mut self.phase {
             *answers += 1;
         }
+        true
     }
 
     /// Does what is due. `reading` must be newer than every answer that was handled.
@@ -247,6 +260,7 @@ impl Guard {
     fn ask(&mut self, now: Instant, todo: &mut Todo) {
         let pause = match self.phase {
             Phase::Watching { .. } => STEP,
+            Phase::Armed { .. } if self.doubted => STEP,
             Phase::Armed { .. } => ASK_ARMED,
             Phase::StoodDown { .. } => return,
         };

@@ -1,8 +1,8 @@
 //! The guards of all MACs that this node stands in for: from wishes, answers, floods and time to writes and frames.
 //!
 //! A wish that goes while its owner is found dead lingers: somebody takes the VIP over in these moments, and what clients
-//! send until they have heard of it is still addressed to the dead owner. One that goes while its owner is up goes at
-//! once.
+//! send until they have heard of it is still addressed to the dead owner. Meanwhile the owner is asked four times a
+//! second, and its answer ends it. One that goes while its owner is up goes at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,6 +86,7 @@ impl Keeper {
                 self.end(key);
             } else if let Some(kept) = self.kept.get_mut(&key) {
                 kept.until.get_or_insert(now + LINGER);
+                kept.guard.doubt(true);
             }
         }
         let mut left_out = 0;
@@ -102,10 +103,12 @@ impl Keeper {
         }
     }
 
-    /// An answer from a MAC.
+    /// An answer from a MAC. One whose owner was found dead is alive after all: this node is the one that is cut off, and
+    /// the owner names another standby, which must find no other armed.
     pub fn handle_answer(&mut self, key: Key, nonce: u64, now: Instant) {
-        if let Some(kept) = self.kept.get_mut(&key) {
-            kept.guard.handle_answer(nonce, now);
+        let Some(kept) = self.kept.get_mut(&key) else { return };
+        if kept.guard.handle_answer(nonce, now) && kept.until.is_some() {
+            self.end(key);
         }
     }
 
@@ -180,6 +183,7 @@ impl Keeper {
         }
         let Some(kept) = self.kept.get_mut(&key) else { return 1 };
         kept.until = None;
+        kept.guard.doubt(false);
         kept.wish.owner.clone_from(&wish.owner);
         kept.wish.addresses.clone_from(&wish.addresses);
         let gone: Vec<IpAddr> = kept.wish.vips.difference(&wish.vips).copied().collect();

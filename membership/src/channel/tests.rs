@@ -29,7 +29,7 @@ impl End {
         while let Some((_, datagram)) = from.channel.poll_transmit() {
             match self.channel.receive(&datagram, from.me.address, &self.me, now, &mut self.stats) {
                 Ok(Received::Frame(_, bytes)) => heard.push(bytes),
-                Ok(Received::Met { .. } | Received::Done) => {}
+                Ok(Received::Met { .. } | Received::Namesake | Received::Done) => {}
                 Err(reason) => self.stats.reject(reason),
             }
         }
@@ -126,4 +126,33 @@ fn hellos_are_bounded_and_counted() {
     }
     b.hear(&mut a, now);
     assert_eq!(b.stats.limits[&Limit::HelloRate], 3);
+}
+
+#[test]
+fn who_is_outrun_is_told_where_the_other_is_who_has_its_name() {
+    let now = origin();
+    let (mut peer, mut winner, mut loser) = (end(1, 1, 1), end(2, 9, 2), end(2, 5, 3));
+    loser.me.address = crate::sim::address(7);
+    for _ in 0..2 {
+        winner.say(&peer, b"x", now);
+        peer.hear(&mut winner, now);
+        winner.hear(&mut peer, now);
+    }
+    loser.say(&peer, b"x", now);
+    peer.hear(&mut loser, now);
+    let told = loser.hear(&mut peer, now);
+    assert_eq!(told, [Frame::Namesake(winner.me.address).encode().unwrap()]);
+    assert!(winner.hear(&mut loser, now).is_empty());
+}
+
+#[test]
+fn a_datagram_under_the_own_name_is_another_agents_unless_it_was_sent_here() {
+    let now = origin();
+    let (mut one, mut other) = (end(2, 1, 1), end(2, 1, 2));
+    one.channel.greet(other.me.address);
+    let greeting = one.channel.poll_transmit().unwrap().1;
+    let from = one.me.address;
+    let hear = |end: &mut End| end.channel.receive(&greeting, from, &end.me.clone(), now, &mut end.stats);
+    assert_eq!(hear(&mut other), Ok(Received::Namesake));
+    assert_eq!(hear(&mut one), Err(RejectReason::OwnName), "its own, reflected");
 }

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     generation,
     peers::Remembered,
-    udp::{bind, canonical, sendable},
+    udp::{admit_only, bind, canonical, sendable},
     watch as watcher,
 };
 use crate::{
@@ -167,6 +167,9 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
     let watching = Watcher::new(watch.into(), keys.clone(), system_nonces(random()?), phase, Instant::now());
     let config = Config { identity, keys, seeds, remembered: remembered.peers(), watch };
     let mut cluster = Cluster::new(config, seed, system_nonces(random()?), Instant::now());
+    if let Err(error) = admit_only(&sockets.watch, cluster.session()) {
+        tracing::warn!(%error, "the kernel does not filter what comes to the watch: garbage wakes it");
+    }
     let socket = UdpSocket::from_std(sockets.gossip.into()).map_err(|error| StartError::Bind { address, error })?;
     let watch = watcher::start(watching, sockets.watch, address, orders).map_err(StartError::Watch)?;
 

@@ -6,6 +6,7 @@
 mod driver;
 mod generation;
 mod peers;
+mod priority;
 mod udp;
 mod watch;
 

@@ -7,15 +7,18 @@
 use std::{io, net::SocketAddr};
 
 use nix::{
-    libc::{BPF_ABS, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, sock_filter, sock_fprog},
+    libc::{BPF_ABS, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter, sock_fprog},
     sys::socket::{setsockopt, sockopt},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use crate::header::WATCH_VERSION;
+use crate::header::{RECIPIENT_AT, WATCH_VERSION};
 
 /// Bytes of the kernel's buffers asked for: a restart of a large cluster comes in bursts. The kernel may grant less.
 const BUFFER: usize = 2 << 20;
+
+/// What a socket's filter sees before the datagram itself: UDP's header.
+const UDP_HEADER: u32 = 8;
 
 /// Two sockets bound to one address.
 #[derive(Debug)]
@@ -39,6 +42,9 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<Sockets> {
     watch.set_reuse_port(true)?;
     if let Err(error) = setsockopt(&watch, sockopt::ReceiveTimestampns, &true) {
         tracing::warn!(%error, "the kernel does not stamp datagrams: how long they waited counts as silence");
+    }
+    if let Err(error) = setsockopt(&watch, sockopt::RxqOvfl, &1) {
+        tracing::warn!(%error, "the kernel does not tell how many datagrams it drops: they are not counted");
     }
     watch.bind(&gossip.local_addr()?)?;
     if let Err(error) = steer(&watch) {
@@ -78,6 +84,31 @@ fn steer(socket: &Socket) -> nix::Result<()> {
     setsockopt(socket, sockopt::AttachReusePortCbpf, &program)
 }
 
+/// Makes the kernel drop what is for another session of this node, or for none: only who was told the session can pass,
+/// or who listens on the wire. So garbage does not even wake the watch. Gossip that came here by mistake passes.
+///
+/// # Errors
+/// If the kernel refuses the program; the watch looks for itself then.
+pub(super) fn admit_only(socket: &Socket, session: u64) -> io::Result<()> {
+    let op = |code: u32, jt: u8, jf: u8, k: u32| {
+        // The kernel's operation codes fit 16 bits.
+        SockFilter::new(code as u16, jt, jf, k)
+    };
+    let word = |place: u32| op(BPF_LD | BPF_W | BPF_ABS, 0, 0, UDP_HEADER + RECIPIENT_AT + 4 * place);
+    // Halves of a number: nothing is cut off that counts.
+    let (high, low) = ((session >> 32) as u32, session as u32);
+    socket.attach_filter(&[
+        op(BPF_LD | BPF_B | BPF_ABS, 0, 0, UDP_HEADER),
+        op(BPF_JMP | BPF_JEQ | BPF_K, 0, 4, u32::from(WATCH_VERSION)),
+        word(0),
+        op(BPF_JMP | BPF_JEQ | BPF_K, 0, 3, high),
+        word(1),
+        op(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, low),
+        op(BPF_RET | BPF_K, 0, 0, u32::MAX),
+        op(BPF_RET | BPF_K, 0, 0, 0),
+    ])
+}
+
 /// The same address as seen on the socket and in gossip: a dual-stack socket shows IPv4 peers as mapped IPv6.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -96,6 +127,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+    use crate::header::{GOSSIP_VERSION, Header};
 
     #[test]
     fn mapped_addresses_are_for_the_socket_only() {
@@ -144,6 +176,32 @@ mod tests {
             let (watch, gossip) = (waiting(sockets.watch), waiting(sockets.gossip));
             assert_eq!(watch, vec![vec![WATCH_VERSION, 7]; sent], "{bind_to}");
             assert_eq!(gossip, vec![[vec![1, 7], vec![]]; sent].concat(), "{bind_to}");
+        }
+    }
+
+    #[test]
+    fn garbage_and_what_is_for_another_session_does_not_reach_the_watch() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let sockets = bind(address.parse().unwrap()).unwrap();
+            let session = 0xfedc_ba98_7654_3210;
+            admit_only(&sockets.watch, session).unwrap();
+            let datagram = |version: u8, recipient: u64| {
+                let header = Header { sender: 1, generation: 2, session: 3, recipient, counter: 4 };
+                header.encode(version)
+            };
+            let mine = datagram(WATCH_VERSION, session);
+            let to = sockets.watch.local_addr().unwrap().as_socket().unwrap();
+            let from = UdpSocket::bind((to.ip(), 0)).unwrap();
+            for strange in [0, session ^ 1, session ^ (1 << 63), session.swap_bytes()] {
+                from.send_to(&datagram(WATCH_VERSION, strange), to).unwrap();
+            }
+            for length in 1..RECIPIENT_AT as usize + 8 {
+                from.send_to(&mine[..length], to).unwrap();
+            }
+            from.send_to(&mine, to).unwrap();
+            from.send_to(&datagram(GOSSIP_VERSION, 0), to).unwrap();
+            assert_eq!(waiting(sockets.watch), [mine], "{address}");
+            assert_eq!(waiting(sockets.gossip), [datagram(GOSSIP_VERSION, 0)], "{address}");
         }
     }
 

@@ -23,21 +23,19 @@ use nix::{
     },
 };
 use socket2::Socket;
-use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
-};
 use tokio::sync::{mpsc, watch};
 
-use super::udp::{canonical, sendable};
+use super::{
+    priority::prefer,
+    udp::{canonical, sendable},
+};
 use crate::{
     KeyRing,
     header::WATCH_VERSION,
+    stats::RejectReason,
     watch::{Plan, Returns, SIGNAL_DATAGRAM_MAX, Watcher},
 };
 
-/// Real-time priority, of 99: above everything ordinary, below what keeps a machine running.
-const PRIORITY: u8 = 10;
 /// Datagrams taken over from, or handed to, the gossip before they are dropped.
 pub(super) const HANDED_OVER: usize = 256;
 /// The longest sleep: as good as none.
@@ -145,6 +143,7 @@ pub(super) fn start(watcher: Watcher, socket: Socket, bind: SocketAddr, orders: 
         empty_at: now,
         shown: now,
         misrouted: 0,
+        unread: Unread::default(),
     };
     let thread = thread::Builder::new().name("watch".into()).spawn(move || keeper.run())?;
     Ok(Link { orders: Some(orders), strayed, wake, returns, returned, thread: Some(thread) })
@@ -163,13 +162,14 @@ struct Keeper {
     empty_at: Instant,
     shown: Instant,
     misrouted: u64,
+    unread: Unread,
 }
 
 impl Keeper {
     fn run(mut self) {
         prefer();
         let mut buffer = vec![0; 2048];
-        let mut control = nix::cmsg_space!(TimeSpec);
+        let mut control = nix::cmsg_space!(TimeSpec, u32);
         self.orders.mark_changed();
         while self.obey() {
             self.sleep();
@@ -213,7 +213,8 @@ impl Keeper {
     fn receive(&mut self, buffer: &mut [u8], control: &mut [u8]) {
         for _ in 0..BATCH {
             match next_datagram(&self.socket, buffer, control) {
-                Ok((length, from, stamp)) => {
+                Ok((length, from, stamp, dropped)) => {
+                    self.unread.note(dropped);
                     let datagram = buffer.get(..length).unwrap_or_default();
                     self.take(datagram, from, stamp);
                 }
@@ -263,6 +264,9 @@ impl Keeper {
         self.shown = now;
         let mut stats = self.watcher.stats().clone();
         stats.misrouted = self.misrouted;
+        if self.unread.all > 0 {
+            stats.rejected.insert(RejectReason::Unread, self.unread.all);
+        }
         self.returns.send_modify(|returns| {
             returns.stats = stats;
             if let Some(report) = report {
@@ -273,7 +277,23 @@ impl Keeper {
     }
 }
 
-type Arrived = (usize, SocketAddr, Option<SystemTime>);
+/// What the kernel dropped of what was sent to the socket. It counts in 32 bits, and tells with each datagram.
+#[derive(Debug, Default)]
+struct Unread {
+    told: u32,
+    all: u64,
+}
+
+impl Unread {
+    fn note(&mut self, dropped: Option<u32>) {
+        let Some(dropped) = dropped else { return };
+        self.all += u64::from(dropped.wrapping_sub(self.told));
+        self.told = dropped;
+    }
+}
+
+/// Length, sender, the kernel's time of arrival, and how many datagrams it had dropped by then.
+type Arrived = (usize, SocketAddr, Option<SystemTime>, Option<u32>);
 
 fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> nix::Result<Arrived> {
     let mut slices = [IoSliceMut::new(buffer)];
@@ -282,22 +302,15 @@ fn next_datagram(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> nix:
         let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4(SocketAddrV4::from(*address)));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6(SocketAddrV6::from(*address))))
     });
-    let stamp = message.cmsgs().ok().into_iter().flatten().find_map(|message| match message {
-        ControlMessageOwned::ScmTimestampns(stamp) => UNIX_EPOCH.checked_add(Duration::from(stamp)),
-        _ => None,
-    });
-    Ok((message.bytes, from.ok_or(Errno::EPROTO)?, stamp))
-}
-
-/// Asks for real-time priority, else for as much as can be had.
-fn prefer() {
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    let Ok(value) = ThreadPriorityValue::try_from(PRIORITY) else { return };
-    let priority = ThreadPriority::Crossplatform(value);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), priority, policy) {
-        tracing::info!(%error, "the watch runs without real-time priority (it needs CAP_SYS_NICE): on an overloaded \
-            machine other nodes may be suspected, or this one by others");
+    let (mut stamp, mut dropped) = (None, None);
+    for message in message.cmsgs().ok().into_iter().flatten() {
+        match message {
+            ControlMessageOwned::ScmTimestampns(at) => stamp = UNIX_EPOCH.checked_add(Duration::from(at)),
+            ControlMessageOwned::RxqOvfl(count) => dropped = Some(count),
+            _ => {}
+        }
     }
+    Ok((message.bytes, from.ok_or(Errno::EPROTO)?, stamp, dropped))
 }
 
 /// Datagrams longer than this are not looked at by the watch, so the buffer need not hold more.

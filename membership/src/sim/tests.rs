@@ -175,6 +175,7 @@ fn a_node_that_lost_its_state_and_clock_comes_back() {
         sim.command(2, Command::SetFacts(facts(77)));
         sim.converge(3 * SECOND);
         assert!(sim.node(2).identity().generation > 1000);
+        assert_eq!(sim.node(2).stats().name_conflicts, 0, "its own former life is nobody else");
         assert!(
             rejected(&sim, 0, RejectReason::StaleGeneration) + rejected(&sim, 1, RejectReason::StaleGeneration) == 0
         );

@@ -20,6 +20,7 @@ use std::{
 
 use crate::{config::Watch, stats::WatchStats};
 
+mod budget;
 pub(crate) mod lookout;
 pub(crate) mod ring;
 mod signal;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    Command, MemberState, Watch,
+    Command, MemberState, RejectReason, Watch,
+    header::{HEADER_LEN, WATCH_VERSION},
     sim::{FAIR, Sim, Weather, config},
 };
 
@@ -179,6 +180,69 @@ fn a_restart_and_a_goodbye_raise_no_alarm() {
     sim.boot(3, config(3, 1001));
     sim.converge(2 * SECOND);
     assert_eq!((0..3).map(|node| sim.watcher(node).stats().suspicions).sum::<u64>(), 0);
+}
+
+/// A beat from node 1 to node 0 with another counter, so that nothing but the keys tells that it is forged.
+fn forged(sim: &mut Sim) -> Vec<u8> {
+    sim.recording = Some(Vec::new());
+    sim.run(SECOND);
+    let recorded = sim.recording.take().unwrap();
+    let is_beat = |from: usize, to: usize, bytes: &[u8]| (from, to) == (1, 0) && bytes[0] == WATCH_VERSION;
+    let (_, _, mut beat) = recorded.into_iter().find(|(from, to, bytes)| is_beat(*from, *to, bytes)).unwrap();
+    beat[HEADER_LEN - 6] ^= 1;
+    beat
+}
+
+/// How many datagrams node 0's watch has refused for these reasons.
+fn refusals(sim: &Sim, reasons: [RejectReason; 3]) -> [u64; 3] {
+    reasons.map(|reason| sim.watcher(0).stats().rejected.get(&reason).copied().unwrap_or(0))
+}
+
+#[test]
+fn of_forged_beats_from_strangers_so_many_a_second_are_tried_with_the_keys() {
+    let mut sim = started(42, 3, Watch::default());
+    let beat = forged(&mut sim);
+    let reasons = [RejectReason::WrongKey, RejectReason::Throttled, RejectReason::WrongSession];
+    for second in 1..=3 {
+        for _ in 0..50 {
+            for _ in 0..100 {
+                sim.inject(0, 9, &beat);
+            }
+            sim.run(MS * 20);
+        }
+        let tried = u64::from(budget::FAILURES_PER_SECOND) * second;
+        assert_eq!(refusals(&sim, reasons), [tried, 5000 * second - tried, 0]);
+    }
+    assert_eq!((0..3).map(|node| sim.watcher(node).stats().suspicions).sum::<u64>(), 0, "members are heard meanwhile");
+}
+
+#[test]
+fn who_forges_a_members_address_does_not_silence_it() {
+    let mut sim = started(43, 3, Watch::default());
+    let beat = forged(&mut sim);
+    for _ in 0..100 {
+        for _ in 0..100 {
+            sim.inject(0, 1, &beat);
+        }
+        sim.run(MS * 20);
+    }
+    assert_eq!(refusals(&sim, [RejectReason::WrongKey, RejectReason::Throttled, RejectReason::Replay]), [10_000, 0, 0]);
+    assert_eq!(sim.watcher(0).stats().suspicions, 0);
+}
+
+#[test]
+fn no_key_is_tried_on_what_the_clear_header_gives_away() {
+    let mut sim = started(44, 3, Watch::default());
+    let beat = forged(&mut sim);
+    // The sender's id, its session, the recipient's; and a datagram too short to be sealed.
+    for place in [1, 17, 25] {
+        let mut other = beat.clone();
+        other[place] ^= 1;
+        sim.inject(0, 1, &other);
+    }
+    sim.inject(0, 1, &beat[..beat.len() - 6]);
+    let reasons = [RejectReason::WrongSession, RejectReason::Malformed, RejectReason::WrongKey];
+    assert_eq!(refusals(&sim, reasons), [3, 1, 0]);
 }
 
 /// Bytes a second and node that an idle cluster sends, headers included: gossip and watch.

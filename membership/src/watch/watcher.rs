@@ -20,12 +20,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use super::{
-    Contact, Plan, Report, Sight, Timing, earliest,
+    Contact, Plan, Report, Sight, Timing,
+    budget::Budget,
+    earliest,
     signal::{Signal, micros},
     target::{Opinion, Target},
 };
@@ -33,7 +35,7 @@ use crate::{
     KeyRing,
     header::{Header, WATCH_VERSION},
     replay::Window,
-    seal::{NONCE_LEN, Nonces},
+    seal::{NONCE_LEN, Nonces, TAG_LEN},
     stats::{RejectReason, WatchStats},
 };
 
@@ -41,10 +43,19 @@ use crate::{
 pub const SIGNAL_DATAGRAM_MAX: usize = 160;
 /// A gossip that gave no sign of life for so long is stuck: its node must not pass for alive.
 const STUCK: Duration = Duration::from_secs(5);
-/// Senders whose windows are kept: about 200 bytes each.
-const MAX_WINDOWS: usize = 4096;
+/// Senders of whom something is kept: about 200 bytes each.
+const MAX_HEARD: usize = 4096;
 /// The buried of whom others may ask yet.
 const MAX_BURIED: usize = 64;
+
+/// What is kept of a sender.
+struct Heard {
+    session: u64,
+    /// Which of its counters were seen.
+    window: Window,
+    /// Where it was heard last.
+    address: IpAddr,
+}
 
 /// See the module's documentation.
 pub struct Watcher {
@@ -53,8 +64,8 @@ pub struct Watcher {
     nonces: Nonces,
     plan: Plan,
     counter: u64,
-    /// By sender: its session, and which of its counters were seen.
-    windows: BTreeMap<u64, (u64, Window)>,
+    heard: BTreeMap<u64, Heard>,
+    budget: Budget,
     targets: BTreeMap<u64, Target>,
     /// Those found down that are watched no more: the session and when they were last heard.
     buried: BTreeMap<u64, (u64, Instant)>,
@@ -77,7 +88,8 @@ impl Watcher {
             nonces,
             plan: Plan::default(),
             counter: 0,
-            windows: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            budget: Budget::new(now),
             targets: BTreeMap::new(),
             buried: BTreeMap::new(),
             next_beat: now + phase,
@@ -130,7 +142,7 @@ impl Watcher {
     pub fn handle_datagram(&mut self, datagram: &[u8], from: SocketAddr, arrival: Instant, now: Instant) {
         self.observe(now);
         self.stats.bytes_in += datagram.len() as u64;
-        match self.open(datagram) {
+        match self.open(datagram, from.ip(), now) {
             Ok((sender, signal)) => self.handle_signal(sender, signal, from, arrival, now),
             Err(reason) => {
                 tracing::trace!(%from, reason = reason.label(), "watch datagram rejected");
@@ -319,14 +331,37 @@ impl Watcher {
         Some(now.saturating_duration_since(*last))
     }
 
-    /// Opens a datagram: the sender, and what it says.
-    fn open(&mut self, datagram: &[u8]) -> Result<(u64, Signal), RejectReason> {
+    /// Opens a datagram: the sender, and what it says. What can be told from the clear header comes first, for it costs
+    /// next to nothing; see [`super::budget`] for the rest.
+    fn open(&mut self, datagram: &[u8], from: IpAddr, now: Instant) -> Result<(u64, Signal), RejectReason> {
         if datagram.len() > SIGNAL_DATAGRAM_MAX {
             return Err(RejectReason::Malformed);
         }
         let (header, head, sealed) = Header::decode(WATCH_VERSION, datagram)?;
-        let bytes = self.keys.open(head, sealed).ok_or(RejectReason::WrongKey)?;
+        if sealed.len() < NONCE_LEN + TAG_LEN {
+            return Err(RejectReason::Malformed);
+        }
+        let at_home = self.check(&header, from)?;
+        if !at_home && self.budget.is_spent(now) {
+            if self.budget.line_is_due(now) {
+                tracing::warn!(%from, "many datagrams pass for a member's beats and do not open: those from addresses \
+                    that are no member's are dropped unopened");
+            }
+            return Err(RejectReason::Throttled);
+        }
+        let Some(bytes) = self.keys.open(head, sealed) else {
+            if !at_home {
+                self.budget.note_failure();
+            }
+            return Err(RejectReason::WrongKey);
+        };
         let signal = Signal::decode(&bytes).ok_or(RejectReason::Malformed)?;
+        self.admit(&header, from)?;
+        Ok((header.sender, signal))
+    }
+
+    /// What the clear header tells, before any key is tried. Whether the datagram comes from its sender's address.
+    fn check(&self, header: &Header, from: IpAddr) -> Result<bool, RejectReason> {
         let (me, _, session) = self.plan.me;
         if header.sender == me {
             return Err(RejectReason::OwnName);
@@ -336,24 +371,29 @@ impl Watcher {
         if header.recipient != session || header.session != contact.session {
             return Err(RejectReason::WrongSession);
         }
-        self.admit(&header)?;
-        Ok((header.sender, signal))
+        let heard = self.heard.get(&header.sender).filter(|heard| heard.session == header.session);
+        if heard.is_some_and(|heard| !heard.window.would_accept(header.counter)) {
+            return Err(RejectReason::Replay);
+        }
+        Ok(from == contact.address.ip() || heard.is_some_and(|heard| heard.address == from))
     }
 
     /// Lets each counter of a life pass once.
-    fn admit(&mut self, header: &Header) -> Result<(), RejectReason> {
-        if let Some((session, window)) = self.windows.get_mut(&header.sender)
-            && *session == header.session
+    fn admit(&mut self, header: &Header, from: IpAddr) -> Result<(), RejectReason> {
+        if let Some(heard) = self.heard.get_mut(&header.sender)
+            && heard.session == header.session
         {
-            return if window.accept(header.counter) { Ok(()) } else { Err(RejectReason::Replay) };
+            heard.address = from;
+            return if heard.window.accept(header.counter) { Ok(()) } else { Err(RejectReason::Replay) };
         }
-        if self.windows.len() >= MAX_WINDOWS {
+        if self.heard.len() >= MAX_HEARD {
             // A life that is no contact is not listened to, so its window may go; should it be one again, what it said
             // before could be repeated once.
             let contacts = &self.plan.contacts;
-            self.windows.retain(|id, _| contacts.contains_key(id));
+            self.heard.retain(|id, _| contacts.contains_key(id));
         }
-        self.windows.insert(header.sender, (header.session, Window::starting_with(header.counter)));
+        let window = Window::starting_with(header.counter);
+        self.heard.insert(header.sender, Heard { session: header.session, window, address: from });
         Ok(())
     }
 

@@ -40,12 +40,23 @@ impl World {
 
     /// Time goes by in which all owners answer: everything that was to be done.
     fn run(&mut self, time: Duration) -> Vec<Action> {
+        self.pass(time, true)
+    }
+
+    /// As [`Self::run`], but no owner answers.
+    fn run_in_silence(&mut self, time: Duration) -> Vec<Action> {
+        self.pass(time, false)
+    }
+
+    fn pass(&mut self, time: Duration, answers: bool) -> Vec<Action> {
         let (end, mut all) = (self.now + time, Vec::new());
         while let Some(at) = self.keeper.poll_timeout().filter(|at| *at <= end) {
             self.now = at.max(self.now);
             self.keeper.handle_timeout(|_| Some(Reading::default()), self.now);
             for action in self.keeper.take_actions() {
-                if let Action::Ask(key, nonce) = action {
+                if let Action::Ask(key, nonce) = action
+                    && answers
+                {
                     self.keeper.handle_answer(key, nonce, self.now);
                 }
                 all.push(action);
@@ -99,11 +110,42 @@ fn for_a_dead_owner_it_lingers_while_the_vip_is_taken_over() {
     world.set(&[(1, &[100])]);
     world.run(3 * SECOND);
     assert_eq!(world.set(&[]), []);
-    let done = world.run(9 * SECOND);
+    let done = world.run_in_silence(9 * SECOND);
     assert_eq!(world.state(1), Some(State::Armed));
     assert!(!done.contains(&Action::End(key(1))));
-    assert!(world.run(2 * SECOND).contains(&Action::End(key(1))));
+    assert!(world.run_in_silence(2 * SECOND).contains(&Action::End(key(1))));
     assert_eq!(world.state(1), None);
+}
+
+#[test]
+fn a_standby_that_is_cut_off_itself_goes_before_the_next_one_can_be_armed() {
+    let mut world = World::new(4, 10);
+    world.set(&[(1, &[100])]);
+    world.run(3 * SECOND);
+    assert_eq!(world.set(&[]), []);
+    // The owner, which answers, names another at the same moment: that one watches for two seconds first.
+    let done = world.run(SECOND / 2);
+    let expected = [Action::End(key(1)), Action::Remove(key(1), vip(100))];
+    world.keeper.handle_timeout(|_| Some(Reading::default()), world.now);
+    let ended: Vec<_> = done.into_iter().chain(world.keeper.take_actions()).collect();
+    assert!(expected.iter().all(|action| ended.contains(action)), "{ended:?}");
+    assert_eq!(world.state(1), None);
+}
+
+#[test]
+fn an_answer_from_before_the_owner_was_found_dead_does_not_end_its_shadow() {
+    let mut world = World::new(4, 10);
+    world.set(&[(1, &[100])]);
+    world.run(3 * SECOND);
+    let asked = world.run_in_silence(2 * SECOND);
+    let late = asked.iter().rev().find_map(|action| match action {
+        Action::Ask(key, nonce) => Some((*key, *nonce)),
+        _ => None,
+    });
+    world.set(&[]);
+    let (key, nonce) = late.unwrap();
+    world.keeper.handle_answer(key, nonce, world.now);
+    assert_eq!(world.state(1), Some(State::Armed));
 }
 
 #[test]
