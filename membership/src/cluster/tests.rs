@@ -1,5 +1,7 @@
 //! A few clusters wired together by hand.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
