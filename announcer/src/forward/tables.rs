@@ -23,7 +23,7 @@ use crate::{
         maglev,
         plan::{Limit, Plan, Write},
         rows::{Rows, Run},
-        slots::{self, Share, Slot, forget},
+        slots::{self, Builder, Share, Slot, forget},
         wanted::{Socket, Targets, Wanted},
     },
     model::Protocol,
@@ -44,6 +44,7 @@ struct Installed {
     node_run: Run,
     node_table: Vec<Slot>,
     local_run: Run,
+    local_slots: u32,
 }
 
 /// What the kernel's maps hold.
@@ -87,8 +88,9 @@ impl Tables {
         self.wake(now, &mut plan);
         self.assign_columns(wanted, &mut plan);
         let gone_nodes = self.write_nodes(wanted, &mut plan);
+        let mut builder = Builder::default();
         for (socket, targets) in &wanted.services {
-            self.write_service(socket, targets, now, &mut plan);
+            self.write_service(socket, targets, &mut builder, now, &mut plan);
         }
         self.write_vips(wanted, &mut plan);
         self.write_uplinks(wanted, &mut plan);
@@ -167,7 +169,14 @@ impl Tables {
         gone
     }
 
-    fn write_service(&mut self, socket: &Socket, targets: &Targets, now: Instant, plan: &mut Plan) {
+    fn write_service(
+        &mut self,
+        socket: &Socket,
+        targets: &Targets,
+        builder: &mut Builder,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
         let old = self.services.get(socket);
         if old.is_some_and(|old| old.targets == *targets) {
             return;
@@ -177,16 +186,15 @@ impl Tables {
         }
         let new_counters = self.counted.get(&targets.labels).is_none();
         let Some(counted) = self.counted.assign(&targets.labels) else { return plan.limit(Limit::Counters) };
-        let node_table = self.node_table(socket, targets);
+        let node_table = self.node_table(socket, targets, builder);
         if new_counters {
             plan.writes.push(Write::ResetCounters(counted));
         }
-        let locals = self.local_table(socket, targets, plan);
-        let (Some(node_run), local_run) = (self.rows.take(run_len(&node_table)), self.rows.take(run_len(&locals)))
-        else {
-            return plan.limit(Limit::Rows);
-        };
-        let Some(local_run) = local_run else {
+        let kept = self.kept_locals(socket, targets);
+        let locals = if kept.is_some() { Vec::new() } else { self.local_table(socket, targets, plan) };
+        let Some(node_run) = self.rows.take(run_len(&node_table)) else { return plan.limit(Limit::Rows) };
+        let local = kept.or_else(|| Some((self.rows.take(run_len(&locals))?, length(&locals))));
+        let Some((local_run, local_slots)) = local else {
             self.rows.untake(node_run);
             return plan.limit(Limit::Rows);
         };
@@ -195,22 +203,33 @@ impl Tables {
             node_row: node_run.start,
             node_slots: length(&node_table),
             local_row: local_run.start,
-            local_slots: length(&locals),
+            local_slots,
         };
         plan.writes.extend(rows(node_run, &words(&node_table)));
         plan.writes.extend(rows(local_run, &locals));
         plan.writes.push(Write::Service(key(socket), entry));
-        let installed = Installed { targets: targets.clone(), node_run, node_table, local_run };
+        let installed = Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots };
         if let Some(old) = self.services.insert(*socket, installed) {
             self.rows.release(old.node_run, now);
-            self.rows.release(old.local_run, now);
+            if kept.is_none() {
+                self.rows.release(old.local_run, now);
+            }
         }
     }
 
-    fn node_table(&self, socket: &Socket, targets: &Targets) -> Vec<Slot> {
+    /// The local table that is there, if it has exactly the wanted pods. A node's death changes none, and a hundred services
+    /// wait for each other's rows.
+    fn kept_locals(&self, socket: &Socket, targets: &Targets) -> Option<(Run, u32)> {
+        let old = self.services.get(socket).filter(|old| old.targets.local == targets.local)?;
+        let mut pods = targets.local.iter();
+        let all = pods.all(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_some());
+        all.then_some((old.local_run, old.local_slots))
+    }
+
+    fn node_table(&self, socket: &Socket, targets: &Targets, builder: &mut Builder) -> Vec<Slot> {
         let serving: Vec<Share<'_>> = self.shares(&targets.nodes).collect();
         let standby: Vec<Share<'_>> = self.shares(&targets.standby).collect();
-        let mut table = slots::build(&serving, &standby, self.me);
+        let mut table = builder.build(&serving, &standby, self.me);
         if let Some(old) = self.services.get(socket) {
             if table.is_empty() {
                 table = slots::vacant(old.node_table.len());
