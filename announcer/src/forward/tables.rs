@@ -358,12 +358,11 @@ fn release(rows: &mut Rows, shared: &mut BTreeMap<u32, usize>, run: Run, now: In
     if run.len == 0 {
         return;
     }
-    match shared.get_mut(&run.start).filter(|users| **users > 1) {
-        Some(users) => *users -= 1,
-        None => {
-            shared.remove(&run.start);
-            rows.release(run, now);
-        }
+    if let Some(users) = shared.get_mut(&run.start).filter(|users| **users > 1) {
+        *users -= 1;
+    } else {
+        shared.remove(&run.start);
+        rows.release(run, now);
     }
 }
 
