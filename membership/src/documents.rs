@@ -212,6 +212,15 @@ impl Documents {
         self.copies.get(&self.own).map(|copy| copy.batches_above(0)).unwrap_or_default()
     }
 
+    /// The own facts alone; nothing before they were written.
+    pub(crate) fn own_facts(&self) -> Option<Batch> {
+        let copy = self.copies.get(&self.own)?;
+        let facts = copy.cells.get(&CellKey::Facts)?;
+        let cell = Cell { key: CellKey::Facts, version: facts.version, body: facts.body.clone() };
+        let (owner, generation, to) = (copy.name.clone(), copy.generation, facts.version);
+        Some(Batch { owner, generation, from: to.saturating_sub(1), to, cells: vec![cell] })
+    }
+
     /// Goes on under another generation: peers need the whole document again.
     pub(crate) fn set_own_generation(&mut self, generation: u64) {
         if let Some(copy) = self.copies.get_mut(&self.own) {

@@ -133,15 +133,16 @@ impl Spread {
         }
     }
 
-    /// A member has come up: compares notes with it at once.
+    /// A member has come up: it is told at once what this node is, since it may have missed that, and may not be heard
+    /// here yet when it asks; and notes are compared with it.
     pub(crate) fn meet(&mut self, peer: Peer, peers: &Peers, now: Instant) {
         self.brisk_until = now + BRISK_FOR;
         if peers.len() <= FLOOD_ALL {
+            self.out.extend(self.documents.own_facts().map(|facts| (peer, Frame::Cells(facts))));
             self.ask(peer, 0, peers, now);
         }
-        if !self.catch_up.is_done() {
-            self.next_digest = self.next_digest.min(now + CATCH_UP);
-        }
+        let soon = if self.catch_up.is_done() { BRISK } else { CATCH_UP };
+        self.next_digest = self.next_digest.min(now + soon);
     }
 
     /// Takes in cells.

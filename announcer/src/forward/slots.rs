@@ -7,6 +7,9 @@
 
 use crate::forward::maglev;
 
+/// How many different tables a [`Builder`] keeps.
+const MAX_KEPT: usize = 64;
+
 /// A node's part in a service.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share<'a> {
@@ -49,6 +52,31 @@ pub(super) fn build(serving: &[Share<'_>], standby: &[Share<'_>], me: u16) -> Ve
         Slot { current, before: 0, alternate: if current == me { own().unwrap_or(0) } else { 0 } }
     };
     maglev(serving, size).into_iter().enumerate().map(slot).collect()
+}
+
+/// The nodes of a table by number and weight: those that serve, and those that stand by.
+type Kind = [Vec<(u16, u32)>; 2];
+
+/// Builds the tables of one moment. Most services are served by the same nodes, so when a node dies few tables have to be made
+/// for however many services.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    kept: Vec<(Kind, Vec<Slot>)>,
+}
+
+impl Builder {
+    /// As [`build`]; `me` and the names of the numbers must be the same each time.
+    pub(super) fn build(&mut self, serving: &[Share<'_>], standby: &[Share<'_>], me: u16) -> Vec<Slot> {
+        let kind = [serving, standby].map(|shares| shares.iter().map(|share| (share.node, share.weight)).collect());
+        if let Some((_, table)) = self.kept.iter().find(|(kept, _)| *kept == kind) {
+            return table.clone();
+        }
+        let table = build(serving, standby, me);
+        if self.kept.len() < MAX_KEPT {
+            self.kept.push((kind, table.clone()));
+        }
+        table
+    }
 }
 
 fn maglev(shares: &[Share<'_>], size: u32) -> Vec<u16> {
@@ -160,6 +188,17 @@ mod tests {
                 assert_eq!(slot.alternate, if slot.current == me { their.current } else { 0 });
             }
         }
+    }
+
+    #[test]
+    fn a_table_that_is_asked_for_again_is_the_one_that_would_be_built() {
+        let mut builder = Builder::default();
+        let cases =
+            [(&[1, 2, 3][..], &[][..]), (&[1, 2], &[]), (&[1], &[2]), (&[1, 2, 3], &[]), (&[1], &[2]), (&[], &[1])];
+        for (serving, standby) in cases.map(|(serving, standby)| (shares(serving), shares(standby))) {
+            assert_eq!(builder.build(&serving, &standby, 1), build(&serving, &standby, 1));
+        }
+        assert_eq!(builder.kept.len(), 4);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
         maglev,
         plan::{Limit, Plan, Write},
         rows::{Rows, Run},
-        slots::{self, Share, Slot, forget},
+        slots::{self, Builder, Share, Slot, forget},
         wanted::{Socket, Targets, Wanted},
     },
     model::Protocol,
@@ -33,6 +33,8 @@ use crate::{
 const REST: Duration = Duration::from_secs(10);
 /// How long counters rest: flows of a removed service may still count there.
 const COUNTED_REST: Duration = Duration::from_secs(600);
+/// Among how many tables of one plan an equal one is looked for.
+const MAX_SHARED: usize = 64;
 
 /// A pod's socket as the backend of a service socket: health is judged for each service apart.
 type BackendKey = (Socket, IpAddr, u16);
@@ -44,6 +46,7 @@ struct Installed {
     node_run: Run,
     node_table: Vec<Slot>,
     local_run: Run,
+    local_slots: u32,
 }
 
 /// What the kernel's maps hold.
@@ -60,6 +63,15 @@ pub struct Tables {
     uplinks: BTreeMap<u32, Uplink>,
     vips: BTreeSet<IpAddr>,
     services: BTreeMap<Socket, Installed>,
+    /// How many services use the node table that begins at a row: those whose tables became equal at one moment share one.
+    shared: BTreeMap<u32, usize>,
+}
+
+/// The node tables written in one plan.
+#[derive(Debug, Default)]
+struct Fresh {
+    builder: Builder,
+    written: Vec<(Vec<Slot>, Run)>,
 }
 
 impl Default for Tables {
@@ -75,6 +87,7 @@ impl Default for Tables {
             uplinks: BTreeMap::new(),
             vips: BTreeSet::new(),
             services: BTreeMap::new(),
+            shared: BTreeMap::new(),
         }
     }
 }
@@ -87,8 +100,9 @@ impl Tables {
         self.wake(now, &mut plan);
         self.assign_columns(wanted, &mut plan);
         let gone_nodes = self.write_nodes(wanted, &mut plan);
+        let mut fresh = Fresh::default();
         for (socket, targets) in &wanted.services {
-            self.write_service(socket, targets, now, &mut plan);
+            self.write_service(socket, targets, &mut fresh, now, &mut plan);
         }
         self.write_vips(wanted, &mut plan);
         self.write_uplinks(wanted, &mut plan);
@@ -115,8 +129,9 @@ impl Tables {
         self.backends.wake(now);
         self.counted.wake(now);
         for node in self.nodes.wake(now).into_iter().map(number) {
+            let mut written = BTreeSet::new();
             for installed in self.services.values_mut() {
-                if forget(&mut installed.node_table, node) {
+                if forget(&mut installed.node_table, node) && written.insert(installed.node_run.start) {
                     plan.writes.extend(rows(installed.node_run, &words(&installed.node_table)));
                 }
             }
@@ -167,7 +182,7 @@ impl Tables {
         gone
     }
 
-    fn write_service(&mut self, socket: &Socket, targets: &Targets, now: Instant, plan: &mut Plan) {
+    fn write_service(&mut self, socket: &Socket, targets: &Targets, fresh: &mut Fresh, now: Instant, plan: &mut Plan) {
         let old = self.services.get(socket);
         if old.is_some_and(|old| old.targets == *targets) {
             return;
@@ -177,17 +192,21 @@ impl Tables {
         }
         let new_counters = self.counted.get(&targets.labels).is_none();
         let Some(counted) = self.counted.assign(&targets.labels) else { return plan.limit(Limit::Counters) };
-        let node_table = self.node_table(socket, targets);
+        let node_table = self.node_table(socket, targets, &mut fresh.builder);
         if new_counters {
             plan.writes.push(Write::ResetCounters(counted));
         }
-        let locals = self.local_table(socket, targets, plan);
-        let (Some(node_run), local_run) = (self.rows.take(run_len(&node_table)), self.rows.take(run_len(&locals)))
-        else {
+        let kept = self.kept_locals(socket, targets);
+        let locals = if kept.is_some() { Vec::new() } else { self.local_table(socket, targets, plan) };
+        let written = fresh.written.iter().find(|(table, _)| *table == node_table).map(|(_, run)| *run);
+        let Some(node_run) = written.or_else(|| self.rows.take(run_len(&node_table))) else {
             return plan.limit(Limit::Rows);
         };
-        let Some(local_run) = local_run else {
-            self.rows.untake(node_run);
+        let local = kept.or_else(|| Some((self.rows.take(run_len(&locals))?, length(&locals))));
+        let Some((local_run, local_slots)) = local else {
+            if written.is_none() {
+                self.rows.untake(node_run);
+            }
             return plan.limit(Limit::Rows);
         };
         let entry = ServiceEntry {
@@ -195,22 +214,42 @@ impl Tables {
             node_row: node_run.start,
             node_slots: length(&node_table),
             local_row: local_run.start,
-            local_slots: length(&locals),
+            local_slots,
         };
-        plan.writes.extend(rows(node_run, &words(&node_table)));
+        if written.is_none() {
+            plan.writes.extend(rows(node_run, &words(&node_table)));
+            if fresh.written.len() < MAX_SHARED {
+                fresh.written.push((node_table.clone(), node_run));
+            }
+        }
+        // An empty table has no rows, and begins at none.
+        if node_run.len > 0 {
+            *self.shared.entry(node_run.start).or_default() += 1;
+        }
         plan.writes.extend(rows(local_run, &locals));
         plan.writes.push(Write::Service(key(socket), entry));
-        let installed = Installed { targets: targets.clone(), node_run, node_table, local_run };
+        let installed = Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots };
         if let Some(old) = self.services.insert(*socket, installed) {
-            self.rows.release(old.node_run, now);
-            self.rows.release(old.local_run, now);
+            release(&mut self.rows, &mut self.shared, old.node_run, now);
+            if kept.is_none() {
+                self.rows.release(old.local_run, now);
+            }
         }
     }
 
-    fn node_table(&self, socket: &Socket, targets: &Targets) -> Vec<Slot> {
+    /// The local table that is there, if it has exactly the wanted pods. A node's death changes none, and a hundred services
+    /// wait for each other's rows.
+    fn kept_locals(&self, socket: &Socket, targets: &Targets) -> Option<(Run, u32)> {
+        let old = self.services.get(socket).filter(|old| old.targets.local == targets.local)?;
+        let mut pods = targets.local.iter();
+        let all = pods.all(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_some());
+        all.then_some((old.local_run, old.local_slots))
+    }
+
+    fn node_table(&self, socket: &Socket, targets: &Targets, builder: &mut Builder) -> Vec<Slot> {
         let serving: Vec<Share<'_>> = self.shares(&targets.nodes).collect();
         let standby: Vec<Share<'_>> = self.shares(&targets.standby).collect();
-        let mut table = slots::build(&serving, &standby, self.me);
+        let mut table = builder.build(&serving, &standby, self.me);
         if let Some(old) = self.services.get(socket) {
             if table.is_empty() {
                 table = slots::vacant(old.node_table.len());
@@ -292,12 +331,12 @@ impl Tables {
             }
             kept
         });
-        let rows = &mut self.rows;
+        let (rows, shared) = (&mut self.rows, &mut self.shared);
         self.services.retain(|socket, installed| {
             let kept = wanted.services.contains_key(socket);
             if !kept {
                 plan.writes.push(Write::RemoveService(key(socket)));
-                rows.release(installed.node_run, now);
+                release(rows, shared, installed.node_run, now);
                 rows.release(installed.local_run, now);
             }
             kept
@@ -311,6 +350,19 @@ impl Tables {
         plan.writes.extend(gone.into_iter().map(|index| Write::Backend(index, BackendEntry::NONE)));
         let labels: BTreeSet<&Labels> = wanted.services.values().map(|targets| &targets.labels).collect();
         self.counted.release(now, |counted| labels.contains(counted));
+    }
+}
+
+/// Gives a node table back, if no other service uses it.
+fn release(rows: &mut Rows, shared: &mut BTreeMap<u32, usize>, run: Run, now: Instant) {
+    if run.len == 0 {
+        return;
+    }
+    if let Some(users) = shared.get_mut(&run.start).filter(|users| **users > 1) {
+        *users -= 1;
+    } else {
+        shared.remove(&run.start);
+        rows.release(run, now);
     }
 }
 

@@ -79,7 +79,7 @@ pub const TABLE: &[(&str, Bound)] = {
         ("link-down", bound(Takeovers(1), Elsewhere, "one detection")),
         ("cut", bound(Takeovers(1), Elsewhere, "one detection")),
         ("mute", bound(Takeovers(1), Elsewhere, "its peers miss it as if it were gone")),
-        ("deaf", bound(Takeovers(1), Elsewhere, "it cannot refute the suspicion, however loud it is")),
+        ("deaf", bound(Takeovers(1), Elsewhere, "it finds that it hears nobody, and says so: one detection")),
         ("apart", bound(Takeovers(1), Unpromised, "both sides answer the client; each serves by the pods it reaches")),
         ("loss-1", bound(Blink, All, "retransmission; runs of lost datagrams are short")),
         ("loss-5", bound(Blink, All, "retransmission; runs of lost datagrams are short")),

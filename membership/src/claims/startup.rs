@@ -40,7 +40,7 @@ enum Phase {
     Listening {
         caught_up: Option<Instant>,
     },
-    /// A candidate that does not claim yet.
+    /// A candidate that makes no first claims yet.
     Settling {
         since: Instant,
     },
@@ -107,7 +107,12 @@ impl Startup {
         matches!(self.phase, Phase::Deaf | Phase::Listening { .. })
     }
 
-    /// Whether the node may claim.
+    /// Whether others elect the node. It may take over what had an owner: they leave that to it.
+    pub(super) fn is_candidate(&self) -> bool {
+        matches!(self.phase, Phase::Settling { .. } | Phase::Awake)
+    }
+
+    /// Whether the node may claim what nobody has owned.
     pub(super) fn is_awake(&self) -> bool {
         matches!(self.phase, Phase::Awake)
     }

@@ -46,14 +46,17 @@ impl Ownership {
 
     /// The VIPs that are to come here. In a minority only those that this node can serve by itself.
     fn elected(&self, survey: &Survey) -> BTreeSet<IpAddr> {
-        if !self.may_take() {
+        if self.draining || !self.startup.is_candidate() {
             return BTreeSet::new();
         }
+        // The others that start at the same time need not be waited for by a VIP that somebody owned until now.
+        let awake = self.startup.is_awake();
         let current = rebalance::owners(survey);
         elect(&silence::trusted(&self.vips, &current, &self.view), &current)
             .into_iter()
             .filter(|(vip, node)| *node == self.me && current.get(vip) != Some(node))
             .map(|(vip, _)| vip)
+            .filter(|vip| awake || self.epochs.last_owner(*vip).is_some())
             .filter(|vip| self.quorum.has() || self.serving.contains(vip))
             .collect()
     }
@@ -76,7 +79,7 @@ impl Ownership {
         }
     }
 
-    /// Whether this node claims anything at all.
+    /// Whether this node claims anything of its own accord.
     pub(super) fn may_take(&self) -> bool {
         self.startup.is_awake() && !self.draining
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{Facts, Interface, Member, NodeDocument, election::outranks};
 
+mod settling;
 mod silence;
 
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));

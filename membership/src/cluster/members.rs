@@ -32,7 +32,7 @@ impl Cluster {
         }
         for (id, generation) in self.lookout.take_report(report) {
             let Some(life) = self.roster.life(id, generation).cloned() else { continue };
-            tracing::info!(node = %life.name, address = %life.address, "down: its watchers hear nothing of it");
+            tracing::info!(node = %life.name, address = %life.address, "down: its watchers hear nothing of it, or it hears nobody");
             self.handle_death(&life, now);
             self.found_dead.insert(id, generation);
             if self.found_dead.len() > FOUND_DEAD {

@@ -154,6 +154,23 @@ fn a_one_way_cut_heals_too() {
 }
 
 #[test]
+fn a_node_that_comes_back_says_what_it_is_before_it_hears_everybody() {
+    let mut sim = settled(31, 3);
+    sim.partition(&[0], &[1, 2]);
+    sim.run(3 * SECOND);
+    let isolated = Facts { isolated: true, ..facts(0) };
+    sim.command(0, Command::SetFacts(isolated.clone()));
+    sim.run(3 * SECOND);
+    sim.heal();
+    // It hears the one, and is heard by both.
+    sim.cut(1, 0);
+    let up = |sim: &mut Sim| state(sim, 1, 0).is_some_and(MemberState::is_up);
+    sim.run_until("it is back", 2 * SECOND, up);
+    sim.run(Duration::from_millis(10));
+    assert_eq!(sim.member(1, 0).map(|member| member.document.facts), Some(isolated));
+}
+
+#[test]
 fn a_restarted_node_comes_back_with_a_fresh_document() {
     let mut sim = settled(11, 3);
     sim.crash(1);

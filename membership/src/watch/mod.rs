@@ -43,6 +43,11 @@ impl Timing {
     pub const LONGEST: Duration = Duration::from_secs(10);
     /// A question and its answer, on a busy machine.
     pub const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+    /// After so long a silence one is overdue: the misses, and a little for what a beat may be late.
+    pub(crate) fn patience(self) -> Duration {
+        self.interval * self.misses + self.interval / 10
+    }
 }
 
 impl From<Watch> for Timing {
@@ -84,7 +89,7 @@ pub enum Sight {
     Heard,
     /// Overdue; its other watchers are being asked, or hear it.
     Suspect,
-    /// Neither this node nor its other watchers hear it: it is down.
+    /// Neither this node nor its other watchers hear it, or it says that it hears nobody: it is down.
     Silent,
 }
 

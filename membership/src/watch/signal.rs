@@ -1,10 +1,11 @@
-//! What the watch says: four short messages, sealed like gossip under a version byte of their own.
+//! What the watch says: five short messages, sealed like gossip under a version byte of their own.
 //!
 //! ```text
 //!   beat    "I am alive, and say so every 50 ms"          to each watcher, on schedule, and in answer to a ping
 //!   ping    "are you?"                                    to who is late
 //!   ask     "when did you last hear that life of X?"      to the other watchers of who is overdue
 //!   answer  "so many microseconds ago", or "I cannot say"
+//!   deaf    "I have heard nobody for so long"             to all, once, by who finds itself cut off
 //! ```
 //! A life is named by its session, which no two lives share. The encoding is postcard's; the whole content must be read.
 
@@ -40,6 +41,11 @@ pub(crate) enum Signal {
         session: u64,
         /// For how long the sender has not heard it, microseconds. `None`: it does not watch it, or has just begun to.
         silent_us: Option<u32>,
+    },
+    /// The sender hears nobody: it is cut off, at least in the direction towards it.
+    Deaf {
+        /// For how long, microseconds.
+        silent_us: u32,
     },
 }
 
@@ -77,6 +83,7 @@ mod tests {
             Signal::Ask { about: u64::MAX, session: 1 },
             Signal::Answer { about: 1, session: 2, silent_us: Some(3) },
             Signal::Answer { about: 1, session: 2, silent_us: None },
+            Signal::Deaf { silent_us: 155_000 },
         ];
         for signal in all {
             assert_eq!(Signal::decode(&signal.encode()), Some(signal));

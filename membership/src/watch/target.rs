@@ -84,13 +84,19 @@ impl Target {
         suspected
     }
 
-    /// When it is overdue: the misses, and a little for what a beat may be late.
+    /// When it is overdue.
     pub(super) fn deadline(&self) -> Instant {
-        (self.last + self.interval * self.misses + self.interval / 10).max(self.not_before)
+        let timing = Timing { interval: self.interval, misses: self.misses };
+        (self.last + timing.patience()).max(self.not_before)
     }
 
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         now >= self.deadline()
+    }
+
+    /// Whether this node was held up so lately that it judges nobody.
+    pub(super) fn is_excused(&self, now: Instant) -> bool {
+        now < self.not_before
     }
 
     /// For how long it has not been heard, if this node can say.

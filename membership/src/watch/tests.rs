@@ -126,6 +126,36 @@ fn a_node_that_is_cut_off_finds_all_dead_at_once_and_slanders_nobody_on_its_retu
 }
 
 #[test]
+fn a_node_that_hears_nobody_is_down_when_it_knows_that_itself() {
+    for (seed, size) in [(60, 2), (61, 3), (62, 3), (63, 4), (64, 9)] {
+        let mut sim = started(seed, size, Watch::default());
+        let others: Vec<_> = (1..size).collect();
+        sim.run(MS * (seed as u32 * 7 % 50));
+        others.iter().for_each(|other| sim.cut(*other, 0));
+        // In a larger cluster it asks others first, whom it does not hear either.
+        let most = if size > 4 { 215 } else { 160 };
+        let took = found(&mut sim, &[0], &others, SECOND);
+        println!("{size} nodes: {took:?}");
+        assert!(took <= MS * most, "{size} nodes: {took:?}");
+        let slandered = state(&mut sim, 1, size - 1);
+        assert!(slandered.is_some_and(MemberState::is_up), "nobody believes what it says of others: {slandered:?}");
+    }
+}
+
+#[test]
+fn who_was_held_up_does_not_believe_that_another_is_deaf() {
+    for held in [170, 700, 5000] {
+        let mut sim = started(65, 3, Watch::default());
+        sim.freeze(0, MS * held);
+        sim.freeze(1, MS * held);
+        sim.run(MS * held + 3 * SECOND);
+        let found_deaf = [0, 1].map(|node| sim.watcher(node).stats().verdicts.count);
+        assert_eq!(found_deaf, [0, 0], "held up for {held} ms, they believe n2, which did not hear them");
+        assert_eq!(sim.disagreement(), None);
+    }
+}
+
+#[test]
 fn a_watcher_that_was_held_up_blames_nobody() {
     for held in [120, 700, 5000] {
         let mut sim = started(24, 3, Watch::default());

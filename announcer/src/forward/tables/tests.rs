@@ -130,6 +130,33 @@ fn a_vip_appears_after_its_services_and_goes_before_them() {
 }
 
 #[test]
+fn when_a_node_dies_the_tables_of_this_nodes_pods_stay_where_they_are() {
+    let mut bench = (Tables::default(), Kernel::default());
+    let services = |nodes: &[u8]| wanted(nodes, &[(80, vec![1, 2, 3], vec![11, 12]), (81, vec![1, 2, 3], vec![13])]);
+    let local = |kernel: &Kernel| [80, 81].map(|port| kernel.services[&key(&socket(port))].local_row);
+    bench.1.carry_out(&bench.0.plan(&services(&[1, 2, 3]), start()));
+    let before = local(&bench.1);
+    let plan = bench.0.plan(&services(&[1, 2]), start());
+    bench.1.carry_out(&plan);
+    let rows = plan.writes.iter().filter(|write| matches!(write, Write::Row(..))).count();
+    let of_one_table = maglev::size(2).div_ceil(ROW_SLOTS) as usize;
+    assert_eq!((rows, local(&bench.1)), (of_one_table, before), "and both services share one new table");
+}
+
+#[test]
+fn a_table_that_services_share_is_given_back_with_the_last_of_them() {
+    let mut tables = Tables::default();
+    let mut plan = |services: &[(u16, Vec<u8>, Vec<u8>)]| {
+        drop(tables.plan(&wanted(&[1, 2], services), start()));
+        (tables.shared.values().copied().collect::<Vec<_>>(), tables.next_wake().is_some())
+    };
+    let [first, second, without] = [(80, vec![1, 2], vec![]), (81, vec![1, 2], vec![]), (82, vec![], vec![])];
+    assert_eq!(plan(&[without.clone(), first.clone(), second.clone()]), (vec![2], false));
+    assert_eq!(plan(&[without.clone(), second]).0, [1]);
+    assert_eq!(plan(&[without]), (vec![], true));
+}
+
+#[test]
 fn slots_that_moved_remember_a_living_node_and_forget_a_dead_one() {
     let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
     kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3], &[(80, vec![2], vec![])]), now));
