@@ -57,7 +57,7 @@ impl Ownership {
             _ => Reason::WireClaim,
         };
         if !held || node.is_some() {
-            self.wire.hear(vip, node, reason, now, unix_ms);
+            self.wire.hear(vip, node, reason, self.epochs.highest(vip), now, unix_ms);
         }
         if held && node.is_some() {
             self.withdraw(vip, reason);

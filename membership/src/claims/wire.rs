@@ -57,6 +57,8 @@ struct Doubt {
     /// Who announces it. None: nobody was heard, or nobody known.
     holder: Option<NodeName>,
     since_ms: u64,
+    /// The highest epoch known when the holder was first heard.
+    epoch: u64,
     /// Why it went there.
     reason: Reason,
     heard: Instant,
@@ -83,24 +85,34 @@ pub(super) struct Wire {
 
 impl Wire {
     /// Another machine, `holder` if it is a member, says that the VIP is its own. Strangers only keep a doubt alive.
-    pub(super) fn hear(&mut self, vip: IpAddr, holder: Option<&NodeName>, reason: Reason, now: Instant, unix_ms: u64) {
+    /// `epoch` is the highest that is known for the VIP.
+    pub(super) fn hear(
+        &mut self,
+        vip: IpAddr,
+        holder: Option<&NodeName>,
+        reason: Reason,
+        epoch: u64,
+        now: Instant,
+        unix_ms: u64,
+    ) {
         if let Some(doubt) = self.doubts.get_mut(&vip) {
             doubt.heard = now;
             if holder.is_some() && doubt.holder.as_ref() != holder {
-                (doubt.holder, doubt.since_ms, doubt.reason) = (holder.cloned(), unix_ms, reason);
+                (doubt.holder, doubt.since_ms, doubt.epoch, doubt.reason) = (holder.cloned(), unix_ms, epoch, reason);
             }
         } else if holder.is_some() {
-            let doubt = Doubt { holder: holder.cloned(), since_ms: unix_ms, reason, heard: now, asked: None };
+            let doubt = Doubt { holder: holder.cloned(), since_ms: unix_ms, epoch, reason, heard: now, asked: None };
             self.doubts.insert(vip, doubt);
         }
     }
 
     /// Forgets what has been resolved by gossip, because the holder's claim is known (somebody's, if nobody was
-    /// heard), and what is not desired.
+    /// heard), or somebody has taken the VIP over since; and what is not desired.
     pub(super) fn step(&mut self, survey: &Survey, vips: &Candidates, now: Instant) {
         self.doubts.retain(|vip, doubt| {
             let known = |claimant: &NodeName| doubt.holder.as_ref().is_none_or(|holder| holder == claimant);
-            let resolved = survey.claimants(*vip).any(known);
+            let taken_over = survey.winner(*vip).is_some_and(|(_, claim)| claim.epoch > doubt.epoch);
+            let resolved = taken_over || survey.claimants(*vip).any(known);
             let forgotten = doubt.asked.is_none() && now.saturating_duration_since(doubt.heard) >= PASSIVE;
             vips.contains_key(vip) && !resolved && !forgotten
         });
@@ -119,6 +131,7 @@ impl Wire {
             self.doubts.entry(vip).or_insert(Doubt {
                 holder: None,
                 since_ms: 0,
+                epoch: u64::MAX,
                 reason: Reason::WireClaim,
                 heard: now,
                 asked: None,

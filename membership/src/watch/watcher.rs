@@ -14,12 +14,12 @@
 //!   waited for through one interval. With no voters this node decides alone, at once: in a cluster of two; when all other
 //!   watchers died with the node; and when this node is itself cut off. In that last case all verdicts come together
 //!   when the last neighbour is overdue, so that it knows at once that it is in a minority.
-//! - **Deaf** is who finds one down and has heard nobody else for as long. It sends no beats from then on to whom it takes
-//!   for dead; so, in case it is heard, it says at once that it hears nobody. Its watchers take it at its word: it is down
-//!   without their having to miss its beats first. Unless they were held up themselves, or the word has waited.
+//! - **Deaf** is who hears nobody: it says so, and is believed; see `deaf`.
 //! - **Held up** is a watcher that is woken an interval late or more: its machine was busy, or stood still. It
 //!   cannot tell which, so it pings everybody and suspects nobody until there was time for an answer. Arrival times are
 //!   the kernel's, so what waited in the socket meanwhile counts from when it came.
+
+mod deaf;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::deaf::Deafness;
 use super::{
     Contact, Plan, Report, Sight, Timing,
     budget::Budget,
@@ -73,9 +74,7 @@ pub struct Watcher {
     /// Those found down that are watched no more: the session and when they were last heard.
     buried: BTreeMap<u64, (u64, Instant)>,
     next_beat: Instant,
-    /// When anybody was last heard, and whether this node has said that it hears nobody since.
-    heard: Instant,
-    owned_up: bool,
+    deafness: Deafness,
     /// When this node meant to be woken, at the latest.
     expected: Option<Instant>,
     /// When the gossip last showed that it works.
@@ -99,8 +98,7 @@ impl Watcher {
             targets: BTreeMap::new(),
             buried: BTreeMap::new(),
             next_beat: now + phase,
-            heard: now,
-            owned_up: false,
+            deafness: Deafness::new(now),
             expected: None,
             gossip_works: now,
             out: VecDeque::new(),
@@ -284,18 +282,6 @@ impl Watcher {
         }
     }
 
-    /// Tells all, once, if one was found down and nobody else is heard either.
-    fn own_up(&mut self, now: Instant) {
-        let silent = now.saturating_duration_since(self.heard);
-        if self.owned_up || silent < self.timing.patience() {
-            return;
-        }
-        self.owned_up = true;
-        for contact in self.plan.contacts.values().copied().collect::<Vec<_>>() {
-            self.send(contact, Signal::Deaf { silent_us: micros(silent) });
-        }
-    }
-
     /// The other watchers that can be asked and are not overdue here themselves.
     fn voters(&self, id: u64, now: Instant) -> BTreeSet<u64> {
         let others = self.plan.watched.get(&id).into_iter().flatten();
@@ -314,7 +300,7 @@ impl Watcher {
             }
             Signal::Ask { .. } | Signal::Answer { .. } | Signal::Deaf { .. } => None,
         };
-        (self.heard, self.owned_up) = (self.heard.max(arrival), false);
+        self.deafness.hear(arrival);
         if let Some(target) = self.targets.get_mut(&sender) {
             let before = target.sight;
             if target.hear(arrival, interval, self.timing) {
@@ -345,20 +331,6 @@ impl Watcher {
                 self.take_at_its_word(sender, Duration::from_micros(silent_us.into()), arrival, now);
             }
         }
-    }
-
-    /// One that is watched says that it hears nobody. It may be this node that could not be heard: who was held up, or
-    /// reads it late, goes by what it hears.
-    fn take_at_its_word(&mut self, id: u64, silent: Duration, arrival: Instant, now: Instant) {
-        let Some(target) = self.targets.get_mut(&id) else { return };
-        if target.is_excused(now) || now.saturating_duration_since(arrival) >= self.timing.interval {
-            return;
-        }
-        // As if it had been silent itself: so this node answers when others ask.
-        target.last = arrival.checked_sub(silent).unwrap_or(arrival);
-        target.bury();
-        self.stats.verdicts.observe(now.saturating_duration_since(target.last));
-        self.report_is_new = true;
     }
 
     fn silence_of(&self, id: u64, session: u64, now: Instant) -> Option<Duration> {

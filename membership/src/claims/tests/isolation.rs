@@ -261,3 +261,14 @@ fn what_a_minority_was_in_doubt_of_is_no_doubt_when_it_has_found_the_others() {
     bench.peer(&name("p"), MemberState::Down, Some(4));
     assert_eq!(bench.eligible(&alone).input(), claimed(5, Reason::OwnerDown), "at once");
 }
+
+#[test]
+fn a_doubt_ends_when_another_member_takes_the_vip_over() {
+    let mut bench = two_cut_apart(&b());
+    heard(&mut bench, &b());
+    assert_eq!(bench.ownership.owners()[&VIP].node, b());
+    bench.peer(&a(), MemberState::Alive, Some(9)).eligible(&[me(), a()]).input();
+    assert_eq!(bench.ownership.owners()[&VIP].node, a());
+    bench.peer(&a(), MemberState::Down, Some(9)).eligible(&[]).input();
+    assert_eq!(bench.ownership.owners().get(&VIP).map(|owner| owner.node.clone()), None, "what b said is long over");
+}
