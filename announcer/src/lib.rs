@@ -14,6 +14,7 @@ pub mod http;
 mod io;
 pub mod ipam;
 pub mod link;
+pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod ownership;

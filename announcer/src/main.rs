@@ -1,17 +1,14 @@
-//! The node agent `crier`: command line, log, runtime; everything else is in the library.
+//! The node agent `crier`: command line and runtime; everything else is in the library.
 
-use std::{io::IsTerminal as _, process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use announcer::{
-    app::{self, LogLevels, Reload},
-    config::{self, Args, LogFormat, LogLevel, LogSettings, Settings, args::Command},
+    app::{self, Reload},
+    config::{self, Args, Settings, args::Command},
     forward,
+    log::{self, Lines},
 };
 use clap::Parser as _;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{
-    Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
-};
 
 /// The exit code for a mistake in what was given: command line, configuration, manifests.
 const MISTAKE: u8 = 2;
@@ -31,8 +28,14 @@ fn main() -> ExitCode {
         None if args.check => return check(&settings),
         None => {}
     }
-    let log_levels = start_log(&settings.log);
-    end_on_panic();
+    let (lines, log_levels) = match log::start(&settings.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("crier: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    end_on_panic(lines.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -40,7 +43,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(app::run(settings, Reload { args, hostname, log_levels })) {
+    let ended = runtime.block_on(app::run(settings, Reload { args, hostname, log_levels }, lines.clone()));
+    lines.settle();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("crier: {}", app::with_causes(&error));
@@ -51,9 +56,10 @@ fn main() -> ExitCode {
 
 /// An agent of which a part has died would go on answering for VIPs and look healthy. Better that all of it ends: its
 /// hooks go on forwarding, its peers take over, and whatever started it starts it again.
-fn end_on_panic() {
+fn end_on_panic(lines: Lines) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        lines.settle();
         report(panic);
         std::process::abort();
     }));
@@ -79,35 +85,4 @@ fn cleanup(settings: &Settings) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Logs go to standard error; what SIGHUP needs to change the level comes back.
-fn start_log(log: &LogSettings) -> LogLevels {
-    let (filter, handle) = reload::Layer::<Targets, Registry>::new(filter_of(log.level));
-    let registry = tracing_subscriber::registry().with(filter);
-    match log.format {
-        LogFormat::Text => {
-            // Colours are for people; a file or a journal is searched for words.
-            let colours = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false)).init();
-        }
-        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).init(),
-    }
-    Arc::new(move |level| {
-        if let Err(error) = handle.modify(|filter| *filter = filter_of(level)) {
-            tracing::warn!(%error, "the log's level could not be changed");
-        }
-    })
-}
-
-fn filter_of(level: LogLevel) -> Targets {
-    let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // It warns at every look at the links of attributes that the kernel has and it does not know.
-    Targets::new().with_default(level).with_target("netlink_packet_route", LevelFilter::ERROR)
 }

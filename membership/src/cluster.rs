@@ -242,7 +242,11 @@ impl Cluster {
                 self.roster.note_leaver(leaver.clone());
                 self.swim.handle_goodbye(leaver, now);
             }
-            Some(Frame::Death(life)) => self.handle_death(&life, now),
+            // Of one that is down itself it is a rumour, which SWIM brings.
+            Some(Frame::Death(life)) if peers.contains_key(&from.id) || life.name == self.swim.identity().name => {
+                self.handle_death(&life, now);
+            }
+            Some(Frame::Death(_)) => {}
             Some(Frame::Namesake(address)) => self.namesake.locate(address),
             Some(Frame::Greet | Frame::Hello(_)) | None => self.stats.reject(RejectReason::Malformed),
         }

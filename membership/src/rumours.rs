@@ -19,6 +19,9 @@ use crate::{NodeName, identity::Identity, watch::Sight};
 /// How long a rumour stands before it is believed: time for the slandered to hear of it, renew, and be heard.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// For how long a finding that was kept back is still news: an answer that was due shows within it that this node hears.
+const FRESH: Duration = Duration::from_millis(100);
+
 /// What there is against a member that was up.
 #[derive(Debug)]
 struct Case {
@@ -27,6 +30,8 @@ struct Case {
     since: Instant,
     /// Its watchers agree.
     agreed: bool,
+    /// This node has found so, and told nobody yet.
+    untold: bool,
 }
 
 /// See the module's documentation.
@@ -39,9 +44,15 @@ pub(crate) struct Rumours {
 }
 
 impl Rumours {
-    /// The watchers of this life agree that it is over.
-    pub(crate) fn agree(&mut self, life: &Identity, now: Instant) {
-        self.cases.insert(life.name.clone(), Case { life: life.clone(), since: now, agreed: true });
+    /// The watchers of this life agree that it is over. `untold`: that is this node's finding, which it keeps to itself for now.
+    pub(crate) fn agree(&mut self, life: &Identity, untold: bool, now: Instant) {
+        self.cases.insert(life.name.clone(), Case { life: life.clone(), since: now, agreed: true, untold });
+    }
+
+    /// What this node kept to itself, found a moment ago. What is older is not told any more.
+    pub(crate) fn take_untold(&mut self, now: Instant) -> Vec<Identity> {
+        let kept = self.cases.values_mut().filter_map(|case| std::mem::take(&mut case.untold).then_some(&*case));
+        kept.filter(|case| now.saturating_duration_since(case.since) < FRESH).map(|case| case.life.clone()).collect()
     }
 
     /// Whether this life's watchers agreed that it is over.
@@ -62,9 +73,10 @@ impl Rumours {
             life: life.clone(),
             since: now,
             agreed: false,
+            untold: false,
         });
         if case.life != *life {
-            *case = Case { life: life.clone(), since: now, agreed: false };
+            *case = Case { life: life.clone(), since: now, agreed: false, untold: false };
         }
         match sight {
             Some(Sight::Silent) => return false,
@@ -113,7 +125,7 @@ mod tests {
         assert!(rumours.doubts(&life, Some(Sight::Heard)), "this node hears it");
         let next = Identity { renewal: 1, ..life };
         assert!(rumours.doubts(&next, None), "that was another life");
-        rumours.agree(&next, start);
+        rumours.agree(&next, false, start);
         rumours.begin(start);
         assert!(!rumours.doubts(&next, None));
         assert!(!rumours.doubts(&next, Some(Sight::Suspect)), "nor does this node hear it");

@@ -148,9 +148,11 @@ impl Sessions {
         self.senders.get(&id)?.address
     }
 
-    /// Whether a datagram is from another agent of this node's name: former lives have fallen silent.
+    /// Whether a datagram is from another agent of this node's name. Those of former lives, which anybody may have
+    /// recorded, have lower generations.
     pub(crate) fn is_namesake(&self, header: &Header) -> bool {
-        header.sender == self.id && header.session != self.session
+        let alive = header.recipient == self.session || header.generation >= self.generation;
+        header.sender == self.id && header.session != self.session && alive
     }
 
     /// Whether a Hello's echo names a datagram this node has just sent.

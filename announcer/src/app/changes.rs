@@ -1,13 +1,19 @@
 //! Tells what changed between two moments, in the log and the counters: by these lines a takeover can be followed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use membership::{MemberState, NodeName, Standing, View};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::controller::Owners;
-use crate::metrics::{Events, Limits};
+use crate::{
+    log::Lines,
+    metrics::{Events, Limits},
+};
+
+/// How often it is looked whether lines of the log were lost.
+const LOST_LINES: Duration = Duration::from_secs(5);
 
 /// Logs and counts changes of members' states.
 pub(super) fn members(before: &View, now: &View, me: &NodeName, events: &Events) {
@@ -81,6 +87,21 @@ pub(super) async fn count_limits<T, L: Copy + Ord>(
         before = now;
         if published.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Tells of lines of the log that were lost, in what is left of it and in the metrics.
+pub(super) async fn count_lost_lines(lines: Lines, limits: Limits) {
+    let mut tick = tokio::time::interval(LOST_LINES);
+    let mut before = 0;
+    loop {
+        tick.tick().await;
+        let lost = lines.lost();
+        if lost > before {
+            limits.add("log_lines", lost - before);
+            warn!(lost = lost - before, "lines of the log were lost: standard error is not read fast enough");
+            before = lost;
         }
     }
 }

@@ -253,11 +253,10 @@ impl Controller {
     /// Tells the shadow standby for whom to stand in: nobody while this node does not forward or wants to be rid of
     /// what it has.
     fn stand_in(&self, links: &Links) {
-        let wishes = if self.facts.forwarding && !self.facts.draining {
-            shadow::wanted(&self.view, self.ownership.owners(), links.usable(), &self.me)
-        } else {
-            shadow::Wishes::default()
-        };
+        let mut wishes = shadow::wanted(&self.view, self.ownership.owners(), links.usable(), &self.me);
+        if !self.facts.forwarding || self.facts.draining {
+            wishes.shadows.clear();
+        }
         publish(&self.outputs.shadows, Arc::new(wishes));
     }
 

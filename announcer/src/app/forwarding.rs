@@ -73,7 +73,8 @@ async fn run(
             _ = tick.tick() => {}
         }
         let Some(wanted) = wishes.borrow_and_update().clone() else { continue };
-        trouble = match forwarder.apply(&wanted, Instant::now()) {
+        // With many services it takes a while; whoever else runs on this thread goes elsewhere.
+        trouble = match tokio::task::block_in_place(|| forwarder.apply(&wanted, Instant::now())) {
             Ok(applied) => {
                 if applied.writes > 0 {
                     debug!(

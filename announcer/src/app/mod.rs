@@ -35,16 +35,17 @@ use crate::{
     forward, health,
     http::{Orders, listen, router},
     link::{self, Links},
+    log::Lines,
     metrics::{Limits, Metrics, MetricsError},
     selftest, shadow,
     source::{self, manifests},
 };
-use changes::count_limits;
+use changes::{count_limits, count_lost_lines};
 use controller::{Controller, Inputs, Outputs};
 pub use gossip::GossipError;
 use gossip::{Gossip, keep_seeds, literal_seeds};
+pub use reload::Reload;
 use reload::Signals;
-pub use reload::{LogLevels, Reload};
 use report::Reporter;
 
 /// Between announcements of a VIP in calm times.
@@ -109,11 +110,11 @@ pub enum AppError {
     Metrics(#[from] MetricsError),
 }
 
-/// Runs the agent until a signal stops it.
+/// Runs the agent until a signal stops it. `lines` is where its log goes.
 ///
 /// # Errors
 /// See [`AppError`]: only while starting.
-pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
+pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(), AppError> {
     let started = SystemTime::now();
     let signals = Signals::install().map_err(AppError::Signals)?;
     let keys = read_keys(&settings)?;
@@ -188,7 +189,7 @@ pub async fn run(settings: Settings, reload: Reload) -> Result<(), AppError> {
         strangers: strangers_out,
         events: metrics.events.clone(),
     };
-    count_bounds(&metrics.limits, gossip, &reporter);
+    count_bounds(&metrics.limits, gossip, &reporter, lines);
     let controller = Controller::new(settings.node.clone(), ownership, inputs, outputs);
     until_stopped(controller, &settings, reload, signals, gossip).await;
 
@@ -218,7 +219,8 @@ async fn until_stopped(
 }
 
 /// Counts the bounds that parts reach, for as long as these parts live.
-fn count_bounds(limits: &Limits, gossip: &membership::io::Handle, reporter: &Reporter) {
+fn count_bounds(limits: &Limits, gossip: &membership::io::Handle, reporter: &Reporter, lines: Lines) {
+    tokio::spawn(count_lost_lines(lines, limits.clone()));
     let (read, asked) = (reporter.snapshot.clone(), reporter.selftest.clone());
     tokio::spawn(count_limits(read, |read| &read.limits, source::Limit::label, limits.clone()));
     tokio::spawn(count_limits(gossip.stats(), |stats| &stats.limits, membership::Limit::label, limits.clone()));

@@ -1,7 +1,5 @@
 //! Signals: SIGTERM and SIGINT stop the agent in good order, a second one at once; SIGHUP reads configuration and keys anew.
 
-use std::sync::Arc;
-
 use membership::Command;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -9,10 +7,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::config::{Args, HostPort, LogLevel, Settings};
-
-/// Sets the level of the log while the agent runs.
-pub type LogLevels = Arc<dyn Fn(LogLevel) + Send + Sync>;
+use crate::{
+    config::{Args, HostPort, Settings},
+    log,
+};
 
 /// What is needed to read the configuration again.
 pub struct Reload {
@@ -21,7 +19,7 @@ pub struct Reload {
     /// The name of the machine.
     pub hostname: String,
     /// Sets the level of the log.
-    pub log_levels: LogLevels,
+    pub log_levels: log::Levels,
 }
 
 /// The signals the agent acts on: caught from its very start, so that an early SIGHUP does not end it.

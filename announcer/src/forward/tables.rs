@@ -47,6 +47,8 @@ struct Installed {
     node_table: Vec<Slot>,
     local_run: Run,
     local_slots: u32,
+    /// Something did not fit, so it is planned again when there is room.
+    partial: bool,
 }
 
 /// What the kernel's maps hold.
@@ -67,10 +69,13 @@ pub struct Tables {
     shared: BTreeMap<u32, usize>,
 }
 
-/// The node tables written in one plan.
+/// What is new in one plan.
 #[derive(Debug, Default)]
 struct Fresh {
+    /// Numbers have become free: what was left out may fit now.
+    room: bool,
     builder: Builder,
+    /// The node tables that are written.
     written: Vec<(Vec<Slot>, Run)>,
 }
 
@@ -97,10 +102,10 @@ impl Tables {
     /// fails, the maps must be made anew, beginning with empty tables.
     pub fn plan(&mut self, wanted: &Wanted, now: Instant) -> Plan {
         let mut plan = Plan::default();
-        self.wake(now, &mut plan);
+        let room = self.wake(now, &mut plan);
         self.assign_columns(wanted, &mut plan);
         let gone_nodes = self.write_nodes(wanted, &mut plan);
-        let mut fresh = Fresh::default();
+        let mut fresh = Fresh { room, ..Fresh::default() };
         for (socket, targets) in &wanted.services {
             self.write_service(socket, targets, &mut fresh, now, &mut plan);
         }
@@ -124,11 +129,13 @@ impl Tables {
         self.counted.iter()
     }
 
-    fn wake(&mut self, now: Instant, plan: &mut Plan) {
+    /// Ends rests that are over; whether there is room for nodes or pods that did not fit.
+    fn wake(&mut self, now: Instant, plan: &mut Plan) -> bool {
         self.rows.wake(now);
-        self.backends.wake(now);
         self.counted.wake(now);
-        for node in self.nodes.wake(now).into_iter().map(number) {
+        let backends = self.backends.wake(now);
+        let nodes = self.nodes.wake(now);
+        for node in nodes.iter().copied().map(number) {
             let mut written = BTreeSet::new();
             for installed in self.services.values_mut() {
                 if forget(&mut installed.node_table, node) && written.insert(installed.node_run.start) {
@@ -136,6 +143,7 @@ impl Tables {
                 }
             }
         }
+        !backends.is_empty() || !nodes.is_empty()
     }
 
     fn assign_columns(&mut self, wanted: &Wanted, plan: &mut Plan) {
@@ -184,7 +192,10 @@ impl Tables {
 
     fn write_service(&mut self, socket: &Socket, targets: &Targets, fresh: &mut Fresh, now: Instant, plan: &mut Plan) {
         let old = self.services.get(socket);
-        if old.is_some_and(|old| old.targets == *targets) {
+        if let Some(old) = old.filter(|old| old.targets == *targets && !(old.partial && fresh.room)) {
+            if old.partial {
+                plan.limit(Limit::Backends);
+            }
             return;
         }
         if old.is_none() && self.services.len() >= limits::SERVICES as usize {
@@ -228,7 +239,8 @@ impl Tables {
         }
         plan.writes.extend(rows(local_run, &locals));
         plan.writes.push(Write::Service(key(socket), entry));
-        let installed = Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots };
+        let partial = self.is_partial(socket, targets);
+        let installed = Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots, partial };
         if let Some(old) = self.services.insert(*socket, installed) {
             release(&mut self.rows, &mut self.shared, old.node_run, now);
             if kept.is_none() {
@@ -240,10 +252,16 @@ impl Tables {
     /// The local table that is there, if it has exactly the wanted pods. A node's death changes none, and a hundred services
     /// wait for each other's rows.
     fn kept_locals(&self, socket: &Socket, targets: &Targets) -> Option<(Run, u32)> {
-        let old = self.services.get(socket).filter(|old| old.targets.local == targets.local)?;
+        let same = |old: &&Installed| old.targets.local == targets.local && !old.partial;
+        self.services.get(socket).filter(same).map(|old| (old.local_run, old.local_slots))
+    }
+
+    /// Whether a pod or a node has no number, so that it is in no table.
+    fn is_partial(&self, socket: &Socket, targets: &Targets) -> bool {
         let mut pods = targets.local.iter();
-        let all = pods.all(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_some());
-        all.then_some((old.local_run, old.local_slots))
+        let mut nodes = targets.nodes.keys();
+        pods.any(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_none())
+            || nodes.any(|node| self.nodes.get(node).is_none())
     }
 
     fn node_table(&self, socket: &Socket, targets: &Targets, builder: &mut Builder) -> Vec<Slot> {

@@ -150,6 +150,11 @@ impl Keeper {
         std::mem::take(&mut self.actions)
     }
 
+    /// The MACs and VIPs that the kernel was told of.
+    pub fn pairs(&self) -> impl Iterator<Item = (Key, &BTreeSet<IpAddr>)> {
+        self.kept.iter().map(|(key, kept)| (*key, &kept.wish.vips))
+    }
+
     /// All shadowed MACs, with their owners and how their guards are.
     pub fn states(&self) -> impl Iterator<Item = (Key, &NodeName, State)> {
         self.kept.iter().map(|(key, kept)| (*key, &kept.wish.owner, kept.shown))

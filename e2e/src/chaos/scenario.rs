@@ -78,8 +78,8 @@ impl Scenario {
 /// All scenarios, in the order in which they run: those of one bed together.
 pub const ALL: &[Scenario] = &[
     Scenario::new("drain", "the owner is drained, and undrained", planned::drain).short(),
-    Scenario::new("sigterm", "the owner's agent gets SIGTERM, and is started again", planned::sigterm),
-    Scenario::new("kill-owner", "SIGKILL to the owner's agent, and a new start", agents::kill_owner),
+    Scenario::new("sigterm", "the owner's agent gets SIGTERM, and is started again", planned::sigterm).short(),
+    Scenario::new("kill-owner", "SIGKILL to the owner's agent, and a new start", agents::kill_owner).short(),
     Scenario::new("kill-random", "SIGKILL to a random agent, and a new start", agents::kill_random),
     Scenario::new("pause", "SIGSTOP to the owner's agent for 5 s", agents::pause).hold(5000),
     Scenario::new("restart-all", "SIGKILL to all agents at once, and new starts", agents::restart_all).short(),

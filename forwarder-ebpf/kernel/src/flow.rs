@@ -101,24 +101,26 @@ fn is_over(packet: &Packet, flow: &Flow, silent: i32) -> bool {
     if packet.opens() {
         return client | pod != 0 || silent > TCP_IDLE || !takes_new(flow);
     }
-    silent > patience(flow, true)
+    silent > patience(flow)
 }
 
-/// Whether a flow's pod may still take its client's packets for this connection's, whatever becomes of it here.
+/// Whether a TCP flow has been silent for so long that it is known no more.
 #[inline(always)]
-pub fn lingers(flow: &Flow, tcp: bool, now: u32) -> bool {
-    silence(now, flow.seen) <= patience(flow, tcp)
+pub fn is_forgotten(flow: &Flow, now: u32) -> bool {
+    silence(now, flow.seen) > patience(flow)
 }
 
-/// Seconds of silence after which a flow is over.
+/// Seconds of silence after which a TCP flow is over.
 #[inline(always)]
-fn patience(flow: &Flow, tcp: bool) -> i32 {
+fn patience(flow: &Flow) -> i32 {
     let [client, pod] = flow.closed;
-    match (tcp, client & pod != 0) {
-        (false, _) => UDP_IDLE,
-        (true, true) => TCP_CLOSED,
-        (true, false) => TCP_IDLE,
-    }
+    if client & pod != 0 { TCP_CLOSED } else { TCP_IDLE }
+}
+
+/// Whether a pod's datagrams are replies no more.
+#[inline(always)]
+pub fn is_stale(reply: &Reply, now: u32) -> bool {
+    silence(now, reply.seen) > REPLY_IDLE
 }
 
 /// Notes that one end has closed, or by a reset both.
@@ -179,7 +181,7 @@ pub fn reply(packet: &Packet) -> Option<&'static Reply> {
     // SAFETY: points into the map, which outlives the program's run; see `known`.
     let reply = unsafe { REPLIES.get(packet.tuple) }?;
     if !packet.is_tcp() {
-        return (silence(seconds(), reply.seen) <= REPLY_IDLE).then_some(reply);
+        return (!is_stale(reply, seconds())).then_some(reply);
     }
     if packet.ends() {
         close_from_pod(packet, reply);
@@ -212,7 +214,12 @@ fn close_from_pod(packet: &Packet, reply: &Reply) {
     };
     let Some(flow) = FLOWS.get_ptr_mut(&tuple) else { return };
     // SAFETY: points into the map, which outlives the program's run.
-    if unsafe { (*flow).address == packet.tuple.source && (*flow).port == packet.tuple.source_port } {
+    let same = unsafe {
+        (*flow).address == packet.tuple.source
+            && (*flow).port == packet.tuple.source_port
+            && (*flow).client_port == packet.tuple.destination_port
+    };
+    if same {
         close(flow, packet, Flow::BY_POD);
     }
 }

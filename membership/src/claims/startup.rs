@@ -82,12 +82,13 @@ impl Startup {
         let over = |since: Instant, wait: Duration| now.saturating_duration_since(since) >= wait;
         match &mut self.phase {
             Phase::Listening { caught_up } => {
-                if view.caught_up {
+                let heard = view.up().any(|(name, _)| name != me);
+                // Once true that stays so, through deafness too: it says something only where somebody is heard.
+                if view.caught_up && heard {
                     caught_up.get_or_insert(now);
                 }
                 let settled = caught_up.is_some_and(|at| over(at, self.listen.settle));
                 let grace = over(self.started, self.listen.grace);
-                let heard = view.up().any(|(name, _)| name != me);
                 let awake = view.up().any(|(name, member)| name != me && is_awake(member));
                 let ended = settled && (awake || grace) || grace && !heard || over(self.started, self.listen.limit);
                 if ended {

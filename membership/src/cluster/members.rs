@@ -30,13 +30,19 @@ impl Cluster {
         if self.left {
             return;
         }
+        let deaf = report.deaf;
         for (id, generation) in self.lookout.take_report(report) {
             let Some(life) = self.roster.life(id, generation).cloned() else { continue };
             tracing::info!(node = %life.name, address = %life.address, "down: its watchers hear nothing of it, or it hears nobody");
-            self.handle_death(&life, now);
+            self.bury(&life, deaf, now);
             self.found_dead.insert(id, generation);
             if self.found_dead.len() > FOUND_DEAD {
                 self.found_dead.pop_first();
+            }
+        }
+        if !deaf {
+            for life in self.rumours.take_untold(now) {
+                self.tell_death(&life, now);
             }
         }
         self.swim.note_report();
@@ -47,10 +53,19 @@ impl Cluster {
     pub(super) fn handle_death(&mut self, life: &Identity, now: Instant) {
         if life.name == self.swim.identity().name {
             self.swim.handle_death(life, now);
-        } else if self.swim.knows(life) && !self.rumours.is_agreed(life) {
+        } else {
+            self.bury(life, false, now);
+        }
+    }
+
+    /// Another's life is over. Who is deaf tells nobody: it may be the one that is cut off.
+    fn bury(&mut self, life: &Identity, deaf: bool, now: Instant) {
+        if self.swim.knows(life) && !self.rumours.is_agreed(life) {
             self.swim.handle_death(life, now);
-            self.rumours.agree(life, now);
-            self.tell_death(life, now);
+            self.rumours.agree(life, deaf, now);
+            if !deaf {
+                self.tell_death(life, now);
+            }
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Lookout {
 impl Lookout {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            report: Report::new(),
+            report: Report::default(),
             plan: Plan::default(),
             plan_is_new: true,
             strangers: Vec::new(),
@@ -47,16 +47,16 @@ impl Lookout {
     /// Takes over what the watch sees; returns the lives that it has just found silent.
     pub(crate) fn take_report(&mut self, report: Report) -> Vec<(u64, u64)> {
         let before = std::mem::replace(&mut self.report, report);
-        let silent = self.report.iter().filter(|(_, (_, sight))| *sight == Sight::Silent);
+        let silent = self.report.sights.iter().filter(|(_, (_, sight))| *sight == Sight::Silent);
         silent
-            .filter(|(id, seen)| before.get(id) != Some(seen))
+            .filter(|(id, seen)| before.sights.get(id) != Some(seen))
             .map(|(id, (generation, _))| (*id, *generation))
             .collect()
     }
 
     /// What the watch sees of exactly this life, if it watches it.
     pub(crate) fn sight(&self, identity: &Identity) -> Option<Sight> {
-        let (generation, sight) = self.report.get(&identity.id())?;
+        let (generation, sight) = self.report.sights.get(&identity.id())?;
         (*generation == identity.generation).then_some(*sight)
     }
 

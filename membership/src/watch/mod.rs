@@ -93,8 +93,14 @@ pub enum Sight {
     Silent,
 }
 
-/// By id of those watched: the generation, and what is seen of it.
-pub type Report = BTreeMap<u64, (u64, Sight)>;
+/// What the watch sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// By id of those watched: the generation, and what is seen of it.
+    pub sights: BTreeMap<u64, (u64, Sight)>,
+    /// When it last found one down, nobody else was heard either, nor since: its verdicts may be its own deafness.
+    pub deaf: bool,
+}
 
 /// What the watch's thread hands back: the newest state, never a queue.
 #[derive(Debug, Clone, Default)]

@@ -84,10 +84,14 @@ impl Target {
         suspected
     }
 
+    /// The longest silence that is still in order.
+    pub(super) fn patience(&self) -> Duration {
+        Timing { interval: self.interval, misses: self.misses }.patience()
+    }
+
     /// When it is overdue.
     pub(super) fn deadline(&self) -> Instant {
-        let timing = Timing { interval: self.interval, misses: self.misses };
-        (self.last + timing.patience()).max(self.not_before)
+        (self.last + self.patience()).max(self.not_before)
     }
 
     pub(super) fn is_overdue(&self, now: Instant) -> bool {

@@ -155,7 +155,8 @@ impl Watcher {
                 *self.stats.rejected.entry(reason).or_default() += 1;
             }
         }
-        self.expected = self.poll_timeout();
+        // What was late until now has been noted.
+        self.expected = self.poll_timeout().map(|due| due.max(now));
     }
 
     /// Lets time pass: to be called when [`Self::poll_timeout`] says so; earlier does no harm.
@@ -183,7 +184,8 @@ impl Watcher {
             return None;
         }
         let generation = |id: &u64| self.plan.contacts.get(id).map_or(0, |contact| contact.generation);
-        Some(self.targets.iter().map(|(id, target)| (*id, (generation(id), target.sight))).collect())
+        let sights = self.targets.iter().map(|(id, target)| (*id, (generation(id), target.sight))).collect();
+        Some(Report { sights, deaf: self.deafness.is_deaf() })
     }
 
     /// The counters.
@@ -294,13 +296,17 @@ impl Watcher {
 
     fn handle_signal(&mut self, sender: u64, signal: Signal, from: SocketAddr, arrival: Instant, now: Instant) {
         let Some(contact) = self.plan.contacts.get(&sender).copied() else { return };
+        self.report_is_new |= self.deafness.hear(arrival);
         let interval = match signal {
+            Signal::Deaf { silent_us } => {
+                let silent = Duration::from_micros(silent_us.into());
+                return self.take_at_its_word(sender, silent, arrival, now);
+            }
             Signal::Beat { interval_us } | Signal::Ping { interval_us } => {
                 Some(Duration::from_micros(interval_us.into()))
             }
-            Signal::Ask { .. } | Signal::Answer { .. } | Signal::Deaf { .. } => None,
+            Signal::Ask { .. } | Signal::Answer { .. } => None,
         };
-        self.deafness.hear(arrival);
         if let Some(target) = self.targets.get_mut(&sender) {
             let before = target.sight;
             if target.hear(arrival, interval, self.timing) {
@@ -327,9 +333,7 @@ impl Watcher {
                     self.judge(about, now);
                 }
             }
-            Signal::Deaf { silent_us } => {
-                self.take_at_its_word(sender, Duration::from_micros(silent_us.into()), arrival, now);
-            }
+            Signal::Deaf { .. } => {}
         }
     }
 

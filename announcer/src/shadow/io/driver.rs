@@ -84,9 +84,6 @@ impl Driver {
             tokio::select! {
                 biased;
                 slots = floods(self.maps.as_mut()) => self.flooded(&slots),
-                heard = self.lines.hear(&mut buffer) => if let Some((name, frame)) = heard {
-                    self.heard(&name, frame);
-                },
                 changed = wished.changed() => if changed.is_err() { return },
                 changed = links.changed(), if links_known => {
                     links_known = changed.is_ok();
@@ -95,6 +92,10 @@ impl Driver {
                 maps = loaded.recv(), if may_load => match maps {
                     Some(maps) => self.load(maps),
                     None => may_load = false,
+                },
+                // Behind all that is rare: anybody on the segment may send such frames, as many as they like.
+                heard = self.lines.hear(&mut buffer) => if let Some((name, frame)) = heard {
+                    self.heard(&name, frame);
                 },
                 () = sleep_until(due.into_iter().flatten().min()) => {}
             }
@@ -188,13 +189,12 @@ impl Driver {
 
     /// After a failed write nobody knows what the maps hold: all that can be there goes.
     fn clear(&mut self, wishes: &Wishes) {
-        let known: Vec<Key> = self.keeper.states().map(|(key, ..)| key).chain(wishes.shadows.keys().copied()).collect();
-        for key in known {
-            let vips = wishes.shadows.get(&key).map(|wish| wish.vips.clone()).unwrap_or_default();
-            if let Some(maps) = &mut self.maps {
+        let wished = wishes.shadows.iter().map(|(key, wish)| (*key, &wish.vips));
+        if let Some(maps) = &mut self.maps {
+            for (key, vips) in self.keeper.pairs().chain(wished) {
                 let _ = maps.write(&Action::End(key));
                 for vip in vips {
-                    let _ = maps.write(&Action::Remove(key, vip));
+                    let _ = maps.write(&Action::Remove(key, *vip));
                 }
             }
         }

@@ -150,6 +150,9 @@ impl Open {
         // Those to dead pods are not waited for: they have nobody at the other end.
         let ended = self.connections.finish_but(PATIENCE, on_owner)?;
         let elsewhere: Vec<_> = ended.iter().filter(|end| !on_owner(&end.pod)).collect();
+        for end in elsewhere.iter().filter(|end| case.system.is_crier() && end.fate != Fate::Survived) {
+            println!("  {} after {} records, by way of {}: {:?}", end.pod, end.records, self.owner, end.fate);
+        }
         let count = |wanted: fn(&Ended) -> bool| elsewhere.iter().filter(|end| wanted(end)).count();
         let parts = self.report.parts;
         Ok(Outcome {
