@@ -4,6 +4,7 @@
 //! and where it ran late all the same it says so and takes that off (`ledger`). Every request has a number of its own,
 //! by which the pods count what they were given twice ([`crate::pods::received`]).
 
+mod flood;
 mod ledger;
 mod parts;
 
@@ -29,6 +30,7 @@ use crate::{
     stamps::Stamped,
 };
 use ledger::Served;
+pub use flood::flood;
 pub use ledger::{Gap, Number, Report};
 pub use parts::{Part, Parts};
 
@@ -102,27 +104,6 @@ fn udp_to(target: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(target)?;
     Ok(socket)
-}
-
-/// Sends one datagram again and again, from the calling thread's namespace, in bursts a millisecond apart. How many
-/// were sent.
-///
-/// # Errors
-/// When there is no way to `target`.
-pub fn flood(target: SocketAddr, datagram: &[u8], per_second: u32, time: Duration) -> Result<u32> {
-    let socket = udp_to(target)?;
-    let (start, mut sent) = (Instant::now(), 0);
-    while start.elapsed() < time {
-        let due = (start.elapsed().as_secs_f64() * f64::from(per_second)) as u32;
-        for _ in sent..due {
-            // What a full queue refuses is not sent.
-            if socket.send(datagram).is_ok() {
-                sent += 1;
-            }
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(sent)
 }
 
 /// A load to start.

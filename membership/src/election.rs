@@ -58,7 +58,7 @@ pub(crate) fn nodes(vips: &Candidates) -> BTreeSet<&NodeName> {
 /// The owner each VIP should have. VIPs without a candidate are absent from the result.
 ///
 /// A VIP whose `current` owner is a candidate stays where it is. The others go, in order of address, to the candidate
-/// with the highest [`rank`] that carries fewer VIPs than the bound, ceil(VIPs with candidates / nodes that are a
+/// with the highest rank that carries fewer VIPs than the bound, ceil(VIPs with candidates / nodes that are a
 /// candidate anywhere); if all its candidates are at the bound, to the one that carries least.
 ///
 /// With equal candidates for all VIPs no node gets more than the bound, as long as nobody was above it before. A node

@@ -4,7 +4,7 @@
 //! [`speaker`] is the pure core: frames, links and wishes in, frames and conflicts out. It is made of [`responder`]
 //! (an answer to a frame), [`burst`] (when to announce unasked), [`conflict`] (someone else answers for our VIP), [`inquiry`]
 //! (questions for VIPs that may be another's) and [`doubt`] (after a hold-up ours may be, too).
-//! [`io`] holds the packet sockets, group memberships and the thread that serves nothing else.
+//! `io` holds the packet sockets, group memberships and the thread that serves nothing else.
 //!
 //! The VIPs are on no interface, so the kernel neither answers for them nor joins their groups.
 

@@ -3,7 +3,7 @@
 //! Every few seconds one peer resolves each VIP. [`assign`] says who tests what: alike on all nodes, the candidate that
 //! ranks next behind the owner, so that whoever finds an owner silent may rightly replace it. [`tester`] is the pure core
 //! that asks and judges: jobs, frames and time in, questions and [`Verdicts`] out. It is made of [`trial`] (the rounds of
-//! one VIP) and [`question`] (frames). [`io`] holds the sockets and the thread.
+//! one VIP) and [`question`] (frames). `io` holds the sockets and the thread.
 //!
 //! ```text
 //! unicast to the owner, each 12th round to all --answered by the owner----------------> fine

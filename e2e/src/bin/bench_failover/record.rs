@@ -40,7 +40,7 @@ pub(crate) enum Record {
 /// Where the records go.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Output {
-    /// The file; by default target/bench/<command>.jsonl.
+    /// The file; by default `target/bench/COMMAND.jsonl`.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Add to the file; trials that it has already are not made again. Otherwise a file that is there gets `.old`
