@@ -29,8 +29,8 @@ use crate::{
     poll::{readable, real_time},
     stamps::Stamped,
 };
-use ledger::Served;
 pub use flood::flood;
+use ledger::Served;
 pub use ledger::{Gap, Number, Report};
 pub use parts::{Part, Parts};
 
