@@ -178,7 +178,9 @@ impl Spread {
     ) -> bool {
         let own = self.documents.own();
         let listed = |id: u64| id == own || peers.contains_key(&id);
-        let comparison = self.documents.compare(page, listed);
+        // Who is new is told of the dead as well, as far as they are remembered: whoever takes what was theirs must know by
+        // which epoch they held it, or gives it back when they return.
+        let comparison = self.documents.compare(page, |id| listed(id) || !page.settled);
         if comparison.cut_short {
             stats.hit(Limit::RepairBurst, 1);
         }

@@ -89,7 +89,14 @@ pub const TABLE: &[(&str, Bound)] = {
         ),
         ("delay", bound(Blink, All, "a slow link is not a dead one; only the line's insertion may be seen")),
         ("flap", bound(Takeovers(1), Elsewhere, "one detection; who comes back takes nothing back")),
-        ("restart-in-takeover", bound(Takeovers(2), Elsewhere, "the successor may die with the takeover half done")),
+        (
+            "restart-in-takeover",
+            bound(
+                Takeovers(4),
+                Elsewhere,
+                "both others may be gone at once: one alone waits for the start of the other",
+            ),
+        ),
         ("hundred", bound(Takeovers(1), Elsewhere, "one detection, whatever the number of VIPs")),
         ("full-disk", bound(Takeovers(1), Elsewhere, "state on disk is for the next start only: nothing waits for it")),
         ("hung-disk", bound(Takeovers(1), Elsewhere, "as full-disk: no task that serves may wait for the disk")),

@@ -56,7 +56,7 @@ impl Ownership {
             .into_iter()
             .filter(|(vip, node)| *node == self.me && current.get(vip) != Some(node))
             .map(|(vip, _)| vip)
-            .filter(|vip| awake || self.epochs.last_owner(*vip).is_some())
+            .filter(|vip| awake || self.epochs.highest(*vip) > 0)
             .filter(|vip| self.quorum.has() || self.serving.contains(vip))
             .collect()
     }

@@ -58,6 +58,21 @@ fn a_newcomer_catches_up_with_all_claims() {
 }
 
 #[test]
+fn a_newcomer_learns_what_the_dead_claimed() {
+    let mut sim = settled(4, 3);
+    let claim = Claim { epoch: 8, since_ms: 0, standby: 0 };
+    sim.command(2, Command::SetClaims([([10, 0, 0, 1].into(), claim)].into()));
+    sim.run(5 * SECOND);
+    sim.crash(2);
+    sim.run_until("down", SECOND, |sim| state(sim, 0, 2) == Some(MemberState::Down));
+    sim.boot(3, config(3, 1000));
+    sim.run_until("caught up", SECOND, |sim| sim.view(3).caught_up);
+    sim.run(SECOND);
+    let claims = sim.member(3, 2).map(|member| (member.state, member.document.claims.len()));
+    assert_eq!(claims, Some((MemberState::Down, 1)));
+}
+
+#[test]
 fn a_lone_node_is_never_caught_up() {
     let mut sim = Sim::started(3, 1);
     sim.run(60 * SECOND);
