@@ -25,14 +25,19 @@ use crate::{
     verdict::{Action, Verdict},
 };
 
+// Inlined into what the kernel calls: a function of its own would cost a call, and its symbol's hash depends on where
+// it was built.
+
 /// From the wire: finds the pod, or the node to hand the packet to.
 #[classifier]
+#[inline(always)]
 pub fn crier_ingress(ctx: TcContext) -> i32 {
     from_wire(&ctx).code()
 }
 
 /// To the wire: gives a pod's reply the address the client knows.
 #[classifier]
+#[inline(always)]
 pub fn crier_egress(ctx: TcContext) -> i32 {
     to_wire(&ctx).code()
 }
