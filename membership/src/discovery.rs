@@ -34,11 +34,13 @@ pub(crate) struct Discovery {
     own: SocketAddr,
     candidates: BTreeMap<SocketAddr, Candidate>,
     up: BTreeSet<SocketAddr>,
+    /// When the first of those that are not up is due: asked for after every datagram.
+    next: Option<Instant>,
 }
 
 impl Discovery {
     pub(crate) fn new(own: SocketAddr) -> Self {
-        Self { own, candidates: BTreeMap::new(), up: BTreeSet::new() }
+        Self { own, candidates: BTreeMap::new(), up: BTreeSet::new(), next: None }
     }
 
     /// Replaces the seeds; new ones are tried at once. Former ones stay only if members had them: names of seeds may
@@ -52,6 +54,7 @@ impl Discovery {
             self.add(seed, now).seed = true;
         }
         self.candidates.retain(|_, candidate| candidate.seed || candidate.member);
+        self.reschedule();
     }
 
     /// Adds an address that was a member's; false if there are too many.
@@ -69,6 +72,7 @@ impl Discovery {
             self.candidates.remove(&gone);
         }
         self.add(address, now).member = true;
+        self.reschedule();
         true
     }
 
@@ -85,10 +89,14 @@ impl Discovery {
             }
         }
         self.up = up;
+        self.reschedule();
     }
 
     /// The addresses to greet, each then put off. `jitter` gives numbers in `0.0..1.0`.
     pub(crate) fn due(&mut self, now: Instant, mut jitter: impl FnMut() -> f64) -> Vec<SocketAddr> {
+        if self.next.is_none_or(|next| next > now) {
+            return Vec::new();
+        }
         let idle = u32::try_from(self.candidates.len().saturating_sub(self.up.len())).unwrap_or(u32::MAX);
         let longest = LONGEST.saturating_mul(idle.div_ceil(AT_LONGEST_PACE).max(1));
         let mut due = Vec::new();
@@ -100,13 +108,18 @@ impl Discovery {
             candidate.next = now + candidate.delay.mul_f64(0.75 + jitter() / 2.0);
             candidate.delay = (candidate.delay * 2).min(longest);
         }
+        self.reschedule();
         due
     }
 
     /// When the next address is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn reschedule(&mut self) {
         let waiting = self.candidates.iter().filter(|(address, _)| !self.up.contains(address));
-        waiting.map(|(_, candidate)| candidate.next).min()
+        self.next = waiting.map(|(_, candidate)| candidate.next).min();
     }
 
     /// The addresses to remember for the next start.

@@ -198,7 +198,7 @@ impl Spread {
         if page.entries.iter().any(|entry| stranger(u64::from_be_bytes(entry.owner))) {
             return true;
         }
-        if !comparison.behind && self.catch_up.satisfied(from.id, page, &peers.keys().copied().collect()) {
+        if !comparison.behind && self.catch_up.satisfied(from.id, page, peers) {
             self.changed = true;
             // What was written while nobody was known reached nobody.
             self.flood_own(peers);
@@ -223,8 +223,7 @@ impl Spread {
             }
         } else {
             self.next_digest = now + CATCH_UP;
-            let open = peers.values().filter_map(|peer| Some((*peer, self.catch_up.next_page(peer.id)?)));
-            if let Some((peer, first)) = open.choose(&mut self.rng) {
+            if let Some((peer, first)) = self.catch_up.next_question(peers, &mut self.rng) {
                 self.ask(peer, first, peers, now);
             }
         }

@@ -329,3 +329,13 @@ fn equal_seeds_give_equal_runs() {
     assert_eq!(run(20), run(20));
     assert_ne!(run(20), run(21));
 }
+
+#[test]
+fn a_newcomer_to_a_large_cluster_has_soon_learned_what_is_known_there() {
+    let mut sim = Sim::started(77, 200);
+    sim.converge(20 * SECOND);
+    sim.run(4 * SECOND);
+    sim.boot(200, config(200, 1000));
+    // It hears of all members first, and then asks one peer for five pages.
+    sim.run_until("the newcomer has caught up", 3 * SECOND, |sim| sim.view(200).caught_up);
+}

@@ -117,7 +117,7 @@ impl Driver {
             }
             match woken {
                 Woken::Again(_) | Woken::Wished if late.is_some() => {}
-                Woken::Frame(name, frame) => self.heard(&name, frame),
+                Woken::Frame(name, frame) => self.heard(&name, frame, now),
                 Woken::Wished => self.speaker.handle_wishes(wished.borrow_and_update().clone(), now),
                 Woken::Inquiry => self.speaker.handle_inquiry(inquiry.borrow_and_update().clone(), now),
                 Woken::Links => {
@@ -127,15 +127,14 @@ impl Driver {
                 Woken::Again(vip) => self.speaker.handle_again(vip, now),
                 Woken::Lost | Woken::Time => {}
             }
-            self.turn();
-            // From when it woke: it may be held up in the middle of a turn as well.
+            // All of it as of when it woke: it may be held up in the middle of a turn as well.
+            self.turn(now);
             hold_up.sleep(now);
         }
     }
 
-    /// Brings about what the core wants by now: first what others wait for, then memberships.
-    fn turn(&mut self) {
-        let now = Instant::now();
+    /// Brings about what the core wants by `now`: first what others wait for, then memberships.
+    fn turn(&mut self, now: Instant) {
         if self.rejoin_at.is_some_and(|at| at <= now) {
             self.rejoin_at = None;
             self.groups.retry();
@@ -202,8 +201,8 @@ impl Driver {
         }
     }
 
-    fn heard(&mut self, interface: &str, frame: &[u8]) {
-        match self.speaker.handle_frame(interface, frame, Instant::now()) {
+    fn heard(&mut self, interface: &str, frame: &[u8], now: Instant) {
+        match self.speaker.handle_frame(interface, frame, now) {
             Verdict::Fine | Verdict::Foreign => {}
             Verdict::Conflict => self.tally.count(Event::Conflict),
             Verdict::Malformed(reason) => {
