@@ -40,6 +40,8 @@ pub(super) struct Kernel {
     clsact: bool,
     /// What a predecessor attached to; `None` once this agent has attached.
     inherited: Option<Vec<String>>,
+    /// The flows are a predecessor's.
+    pub(super) adopted: bool,
 }
 
 impl Kernel {
@@ -47,6 +49,7 @@ impl Kernel {
     pub(super) fn load(pin_dir: &Path) -> Result<(Self, Maps), StartError> {
         bpffs::prepare(pin_dir)?;
         remove_pins(pin_dir, |name| is_flow_pin(name) && !flow_pins().iter().any(|(_, pin)| pin == name));
+        let adopted = flow_pins().iter().any(|(_, pin)| pin_dir.join(pin).exists());
         let mut loader = EbpfLoader::new();
         for (map, pin) in flow_pins() {
             loader.map_pin_path(map, pin_dir.join(pin));
@@ -58,7 +61,10 @@ impl Kernel {
         }
         let maps = Maps::take(&mut ebpf)?;
         let inherited = Some(inherited(pin_dir));
-        Ok((Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new(), clsact: false, inherited }, maps))
+        Ok((
+            Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new(), clsact: false, inherited, adopted },
+            maps,
+        ))
     }
 
     /// Attaches to the uplinks that are not attached to yet, and lets go of what is no uplink any more.

@@ -194,7 +194,8 @@ impl fmt::Debug for Forwarder {
 impl Running {
     fn load(pin_dir: &Path) -> Result<Self, StartError> {
         let (kernel, maps) = Kernel::load(pin_dir)?;
-        Ok(Self { kernel, maps, tables: Tables::default(), broken: false })
+        let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
+        Ok(Self { kernel, maps, tables, broken: false })
     }
 }
 
