@@ -52,7 +52,7 @@ check-ebpf: ## Verify that the object in the tree is what the source gives
 	@hack/check-ebpf
 
 .PHONY: bench
-bench: bench-failover bench-vips bench-rest ## All figures there are so far
+bench: bench-failover bench-vips bench-rest bench-forward ## All figures there are so far
 
 .PHONY: bench-failover
 bench-failover: ## The client's outage when the owner fails, side by side with keepalived: TRIALS=20, APPEND=1 goes on with a run
@@ -72,6 +72,12 @@ bench-rest: ## Nothing fails for a minute: requests lost, requests that reach po
 	@hack/setup demo
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
 	@$(AS_ROOT) target/release/bench_failover soak --minutes 1 --stress 0 --out target/bench/rest.jsonl
+
+.PHONY: bench-forward
+bench-forward: ## What carrying a packet costs, program by program: ROUNDS=7
+	@hack/setup bench
+	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
+	@$(AS_ROOT) target/release/bench_forward packets --rounds $${ROUNDS:-7}
 
 .PHONY: soak
 soak: ## Nothing fails, all processors are loaded: false takeovers and what they cost: MINUTES=10 for each setting

@@ -24,6 +24,7 @@
 
 pub mod agent;
 pub mod backbone;
+pub mod bench;
 pub mod chaos;
 pub mod cleanup;
 pub mod faults;

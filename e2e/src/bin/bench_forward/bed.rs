@@ -1,0 +1,232 @@
+//! Where a program runs: a network namespace with an uplink, and a forwarder as the agent has it, which fills the maps
+//! and attaches the programs. They are found by their names on the uplink, so whatever the agent loads is measured.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Instant,
+};
+
+use announcer::{
+    forward::{
+        Forwarder, Labels, Mode, Options, Wanted,
+        wanted::{Node, Socket, Targets, Uplink},
+    },
+    model::{Protocol, ServiceName},
+};
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, TcAttachType};
+use e2e::{cleanup::RunDir, netns::Netns};
+use forwarder_ebpf::{Direction, program};
+use membership::NodeName;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::{
+    frame::{Family, Mac, Outcome, Segment, Shape},
+    harness::{Harness, Hook, Packets, Ran},
+};
+
+/// The uplink, and its other end.
+const UPLINK: &str = "eth0";
+pub(crate) const PEER: &str = "peer0";
+/// The program's name, should there be one.
+const XDP: &str = "crier_xdp";
+/// Who sends what comes in.
+const GATEWAY: Mac = [2, 0xc7, 0, 0xff, 0, 1];
+/// The port of services, and that of pods.
+const PORT: u16 = 80;
+const POD_PORT: u16 = 8080;
+
+/// What lies behind the bed's services.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Behind {
+    /// Pods on so many other nodes, of so many together with this one.
+    Others(u16),
+    /// So many pods of this node.
+    Pods(u16),
+}
+
+pub(crate) struct Bed {
+    forwarder: Forwarder,
+    pub(crate) ns: Netns,
+    /// The uplink's index.
+    pub(crate) interface: u32,
+    behind: Behind,
+    programs: BTreeMap<Hook, ProgramFd>,
+    _run: RunDir,
+}
+
+impl Bed {
+    /// Builds it. Fails if the agent knows no such mode.
+    pub(crate) fn new(mode: Mode, behind: Behind) -> Result<Self> {
+        let ns = Netns::new("fwd")?;
+        ns.sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
+        let mac = mac_of(0).map(|byte| format!("{byte:02x}")).join(":");
+        ns.ip(&[
+            format!("link add {UPLINK} address {mac} type veth peer name {PEER}"),
+            format!("link set {PEER} up"),
+            format!("link set {UPLINK} up"),
+        ])?;
+        let run = RunDir::new("fwd")?;
+        let pins = run.path().join("bpf");
+        std::fs::create_dir_all(&pins)?;
+        mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), None::<&str>).context("a BPF file system")?;
+        let (forwarder, interface, programs) = ns.run(|| start(mode, pins.join("crier"), behind))?;
+        Ok(Self { forwarder, ns, interface, behind, programs, _run: run })
+    }
+
+    /// Runs one of the forwarder's programs, or with `null` what does nothing in its place.
+    pub(crate) fn run(&self, harness: &mut Harness, hook: Hook, packets: Packets<'_>, null: bool) -> Result<Ran> {
+        let target = self.programs.get(&hook).with_context(|| format!("there is no program at {}", hook.name()))?;
+        self.ns.run(|| {
+            stay_on_one_cpu()?;
+            harness.run(hook, (!null).then_some(target), self.interface, packets)
+        })
+    }
+
+    /// Connections begun, as the program has counted them.
+    pub(crate) fn begun(&self) -> Result<u64> {
+        let counters = self.forwarder.counters()?;
+        let inbound = counters.traffic.iter().filter(|((_, direction), _)| *direction == Direction::Inbound);
+        Ok(inbound.map(|(_, traffic)| traffic.flows).sum())
+    }
+
+    /// A client's packets to the service.
+    pub(crate) fn to_vip(family: Family, segment: Segment) -> Shape {
+        Shape { to: mac_of(0), from: GATEWAY, other: vip(family), to_client: false, segment }
+    }
+
+    /// A client's packets to this node itself, which are none of Crier's.
+    pub(crate) fn to_node(family: Family) -> Shape {
+        Shape { other: address(family, 1, PORT), ..Self::to_vip(family, Segment::Ack) }
+    }
+
+    /// What this node itself answers them.
+    pub(crate) fn from_node(family: Family) -> Shape {
+        Shape { to: GATEWAY, from: mac_of(0), to_client: true, ..Self::to_node(family) }
+    }
+
+    /// What the first pod answers.
+    pub(crate) fn from_pod(family: Family) -> Shape {
+        Shape { other: pod(family, 0), ..Self::from_node(family) }
+    }
+
+    /// What must become of a client's packets to the service.
+    pub(crate) fn outcome(&self, family: Family) -> Outcome {
+        match self.behind {
+            Behind::Others(nodes) => Outcome::HandedOn { from: mac_of(0), nodes: (1..nodes).map(mac_of).collect() },
+            Behind::Pods(pods) => Outcome::Delivered { pods: (0..pods).map(|number| pod(family, number)).collect() },
+        }
+    }
+
+    /// What must become of the pods' answers.
+    pub(crate) fn reply_outcome(family: Family) -> Outcome {
+        Outcome::From(vip(family))
+    }
+}
+
+fn start(mode: Mode, pin_dir: PathBuf, behind: Behind) -> Result<(Forwarder, u32, BTreeMap<Hook, ProgramFd>)> {
+    let interface = nix::net::if_::if_nametoindex(UPLINK)?;
+    let mut forwarder = Forwarder::start(Options { mode, pin_dir })?;
+    let applied = forwarder.apply(&wanted(interface, behind)?, Instant::now())?;
+    ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
+    let mut programs = BTreeMap::new();
+    for (hook, direction, name) in
+        [(Hook::TcIn, TcAttachType::Ingress, program::INGRESS), (Hook::TcOut, TcAttachType::Egress, program::EGRESS)]
+    {
+        let (_, attached) =
+            SchedClassifier::query_tcx(UPLINK, direction).context("TCX: Linux 6.6 or newer is needed")?;
+        let info = attached.into_iter().find(|info| info.name_as_str() == Some(name));
+        programs.insert(hook, info.with_context(|| format!("{name} is not attached"))?.fd()?);
+    }
+    if let Some(fd) = xdp_program()? {
+        programs.insert(Hook::Xdp, fd);
+    }
+    ensure!(mode != Mode::Xdp || programs.contains_key(&Hook::Xdp), "{XDP} is not attached");
+    Ok((forwarder, interface, programs))
+}
+
+/// The XDP program on the uplink, if it is Crier's.
+fn xdp_program() -> Result<Option<ProgramFd>> {
+    let output = std::process::Command::new("ip").args(["-j", "link", "show", "dev", UPLINK]).output()?;
+    let links: serde_json::Value = serde_json::from_slice(&output.stdout).context("ip -j link")?;
+    let Some(id) = links[0]["xdp"]["prog"]["id"].as_u64() else { return Ok(None) };
+    for info in aya::programs::loaded_programs() {
+        let info: ProgramInfo = info?;
+        if u64::from(info.id()) == id {
+            return Ok(if info.name_as_str() == Some(XDP) { Some(info.fd()?) } else { None });
+        }
+    }
+    bail!("the XDP program {id} is gone")
+}
+
+fn wanted(interface: u32, behind: Behind) -> Result<Wanted> {
+    let (count, first, local) = match behind {
+        Behind::Others(nodes) => (nodes, 1, 0),
+        Behind::Pods(pods) => (1, 0, pods),
+    };
+    let nodes: Vec<NodeName> = (0..count).map(|number| Ok(format!("n{number}").parse()?)).collect::<Result<_>>()?;
+    let node = |number: u16| Node { me: number == 0, macs: BTreeMap::from([(interface, mac_of(number))]) };
+    let mut services = BTreeMap::new();
+    for family in Family::BOTH {
+        let name = ServiceName { namespace: "default".to_owned(), name: format!("web-{family}").to_lowercase() };
+        let vip = vip(family);
+        let targets = Targets {
+            labels: Labels { service: name, port: PORT, protocol: Protocol::Tcp },
+            nodes: nodes.iter().skip(first).map(|name| (name.clone(), 1)).collect(),
+            standby: BTreeMap::new(),
+            local: (0..local).map(|number| pod(family, number)).map(|pod| (pod.ip(), pod.port())).collect(),
+        };
+        services.insert(Socket { vip: vip.ip(), port: vip.port(), protocol: Protocol::Tcp }, targets);
+    }
+    Ok(Wanted {
+        uplinks: BTreeMap::from([(interface, Uplink { name: UPLINK.to_owned(), mac: mac_of(0) })]),
+        nodes: (0..).zip(&nodes).map(|(number, name)| (name.clone(), node(number))).collect(),
+        vips: Family::BOTH.into_iter().map(|family| vip(family).ip()).collect::<BTreeSet<_>>(),
+        services,
+    })
+}
+
+/// A node's MAC; this one is number 0.
+fn mac_of(node: u16) -> Mac {
+    let [high, low] = node.to_be_bytes();
+    [2, 0xc7, 0, 1, high, low]
+}
+
+fn vip(family: Family) -> SocketAddr {
+    address(family, 100, PORT)
+}
+
+fn address(family: Family, number: u8, port: u16) -> SocketAddr {
+    match family {
+        Family::V4 => SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 0, number)), port),
+        Family::V6 => SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into())), port),
+    }
+}
+
+fn pod(family: Family, number: u16) -> SocketAddr {
+    let [high, low] = (number + 1).to_be_bytes();
+    let ip = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 78, high, low)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, number + 1)),
+    };
+    SocketAddr::new(ip, POD_PORT)
+}
+
+/// Keeps the calling thread on the last CPU: the tables of other CPUs would be others.
+pub(crate) fn stay_on_one_cpu() -> Result<()> {
+    let last = std::thread::available_parallelism().map_or(0, |count| count.get() - 1);
+    stay_on(last)
+}
+
+/// Keeps the calling thread on one CPU.
+pub(crate) fn stay_on(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("cannot stay on one CPU")
+}

@@ -1,0 +1,182 @@
+//! Runs programs that are loaded, by `BPF_PROG_TEST_RUN` of the harness program (`e2e/ebpf`), which gives them one packet
+//! after another.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf,
+    maps::{Array, Map, MapData, ProgramArray},
+    programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::{frame::Shape, plan::Plan};
+
+/// The built object; `hack/build-ebpf` makes it from `e2e/ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/obj/harness.o");
+
+/// Room for what a run leaves of its last packet.
+const ROOM: usize = 256;
+
+/// Which kind of program, and from where packets come to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Hook {
+    /// TC, from the wire.
+    TcIn,
+    /// TC, to the wire.
+    TcOut,
+    /// XDP.
+    Xdp,
+}
+
+impl Hook {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TcIn => "TC ingress",
+            Self::TcOut => "TC egress",
+            Self::Xdp => "XDP",
+        }
+    }
+}
+
+/// The packets of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packets<'a> {
+    /// What they look like.
+    pub(crate) shape: &'a Shape,
+    /// From how many clients; a power of two.
+    pub(crate) flows: u32,
+    /// The first of them.
+    pub(crate) first: u32,
+    /// How many packets.
+    pub(crate) count: u32,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// What the program said of the last packet.
+    pub(crate) verdict: i32,
+    /// Nanoseconds of the processor a packet, on average, the harness's own part included.
+    pub(crate) nanos: f64,
+    /// The flow of the last packet.
+    pub(crate) flow: u32,
+    /// The last packet.
+    pub(crate) frame: Vec<u8>,
+}
+
+pub(crate) struct Harness {
+    ebpf: Ebpf,
+    plan: Array<MapData, Plan>,
+    tc: ProgramArray<MapData>,
+    xdp: ProgramArray<MapData>,
+}
+
+impl Harness {
+    pub(crate) fn load() -> Result<Self> {
+        let mut ebpf = Ebpf::load(OBJECT).context("the harness's eBPF object")?;
+        for name in ["harness_tc", "null_tc"] {
+            classifier(&mut ebpf, name)?.load().context(name)?;
+        }
+        for name in ["harness_xdp", "null_xdp"] {
+            xdp(&mut ebpf, name)?.load().context(name)?;
+        }
+        Ok(Self {
+            plan: map(&mut ebpf, "PLAN")?.try_into()?,
+            tc: map(&mut ebpf, "TC_TARGET")?.try_into()?,
+            xdp: map(&mut ebpf, "XDP_TARGET")?.try_into()?,
+            ebpf,
+        })
+    }
+
+    /// Runs a program, or what does nothing, as if the packets were at an interface. The calling thread must be in the
+    /// interface's network namespace.
+    pub(crate) fn run(
+        &mut self,
+        hook: Hook,
+        target: Option<&ProgramFd>,
+        interface: u32,
+        packets: Packets<'_>,
+    ) -> Result<Ran> {
+        let Packets { shape, flows, first, count } = packets;
+        self.aim(hook, target)?;
+        self.plan.set(0, shape.plan(flows, first)?, 0)?;
+        let data_in = shape.bytes(first);
+        let mut data_out = [0; ROOM];
+        let context = match hook {
+            Hook::TcIn | Hook::TcOut => skb_context(interface),
+            Hook::Xdp => xdp_context(interface, data_in.len())?,
+        };
+        let options = TestRunOptions {
+            data_in: Some(&data_in),
+            data_out: Some(&mut data_out),
+            ctx_in: Some(&context),
+            repeat: count,
+            ..TestRunOptions::new()
+        };
+        let before = processor_time()?;
+        let result = match hook {
+            Hook::TcIn | Hook::TcOut => classifier(&mut self.ebpf, "harness_tc")?.test_run(options),
+            Hook::Xdp => xdp(&mut self.ebpf, "harness_xdp")?.test_run(options),
+        };
+        let spent = processor_time()?.saturating_sub(before);
+        let result = result.context("BPF_PROG_TEST_RUN")?;
+        let length = usize::try_from(result.data_size_out)?;
+        ensure!(length <= ROOM, "the packet has grown to {length} bytes");
+        Ok(Ran {
+            verdict: result.return_value.cast_signed(),
+            nanos: spent.as_secs_f64() * 1e9 / f64::from(count),
+            flow: first + self.plan.get(&0, 0)?.last,
+            frame: data_out[..length].to_vec(),
+        })
+    }
+
+    fn aim(&mut self, hook: Hook, target: Option<&ProgramFd>) -> Result<()> {
+        match hook {
+            Hook::TcIn | Hook::TcOut => {
+                let null = classifier(&mut self.ebpf, "null_tc")?.fd()?;
+                self.tc.set(0, target.unwrap_or(null), 0).context("the program under test")
+            }
+            Hook::Xdp => {
+                let null = xdp(&mut self.ebpf, "null_xdp")?.fd()?;
+                self.xdp.set(0, target.unwrap_or(null), 0).context("the program under test")
+            }
+        }
+    }
+}
+
+/// What the calling thread has had of the processor. What the kernel says of a run is the time that passed, in which
+/// others may have had it.
+fn processor_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+/// A `struct __sk_buff` up to its `ifindex`, which alone is said: the kernel refuses most else.
+fn skb_context(interface: u32) -> Vec<u8> {
+    const IFINDEX: usize = 40;
+    let mut context = vec![0; IFINDEX + 4];
+    context[IFINDEX..].copy_from_slice(&interface.to_ne_bytes());
+    context
+}
+
+/// A `struct xdp_md`: where the data ends, and the interface.
+fn xdp_context(interface: u32, length: usize) -> Result<Vec<u8>> {
+    let words = [0, u32::try_from(length)?, 0, interface, 0, 0];
+    Ok(words.into_iter().flat_map(u32::to_ne_bytes).collect())
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the harness has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the harness has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("the harness has no map {name}"))
+}

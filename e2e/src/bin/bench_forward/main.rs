@@ -1,0 +1,46 @@
+//! `make bench-forward`: what carrying packets costs.
+//!
+//! [`packets`]: nanoseconds a packet of each eBPF program alone, run by a [`harness`] on a [`bed`] with [`frame`]s of
+//! many clients. What comes of it is kept in files of [`record`]s, of which [`table`] makes Markdown. Progress goes to
+//! standard error, tables to standard output.
+#![expect(clippy::disallowed_methods, reason = "edge: measures real time")]
+
+mod bed;
+mod frame;
+mod harness;
+mod packets;
+mod plan;
+mod record;
+mod table;
+
+use std::time::SystemTime;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::record::Record;
+
+#[derive(Parser)]
+#[command(about = "Measures what carrying packets costs, in network namespaces; needs root.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Nanoseconds a packet of each eBPF program alone.
+    Packets(packets::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Packets(options) => packets::run(&options),
+    }
+}
+
+/// What a sitting begins with.
+fn sitting(options: &str) -> Record {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    Record::Sitting { machine: e2e::bench::machine(), options: options.to_owned(), unix }
+}
