@@ -40,7 +40,7 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
 fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
     let hash = steer::flow_hash(&packet.tuple);
     let slot = maps::node_slot(service, hash);
-    let searches = packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER;
+    let searches = packet.continues() && packet.hops > SEARCH_OVER;
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
         return match elsewhere(frame, packet, slot) {
@@ -49,6 +49,11 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
         };
     };
     if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
+        if searches && packet.hops <= SEARCHED {
+            if let Some((mac, hops)) = next_in_line(frame, packet, slot) {
+                return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
+            }
+        }
         let hops = packet.hops.saturating_sub(1);
         return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
     }
@@ -99,6 +104,21 @@ fn elsewhere(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Option<(&'static
     Some((found?, if searched { packet.hops.saturating_sub(1) } else { SEARCHED }))
 }
 
+/// The node that had the slot before this one had it, for a packet that is searched for and came from one who had it later.
+#[inline(always)]
+fn next_in_line(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Option<(&'static [u8; 6], u8)> {
+    let mut passed = false;
+    let mut found = None;
+    for number in slot.before() {
+        match candidate(number, frame) {
+            Candidate::Other(mac) if passed && found.is_none() => found = Some(mac),
+            Candidate::Me => passed = true,
+            _ => {}
+        }
+    }
+    Some((found?, packet.hops.saturating_sub(1)))
+}
+
 /// One of a slot's earlier nodes.
 enum Candidate {
     /// Not there, or the packet's sender.
@@ -130,7 +150,7 @@ fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64) -> Verdict
             Err(reason) => return Verdict::Drop(reason),
         }
     }
-    let new = !packet.is_tcp() || packet.opens();
+    let new = !packet.continues();
     Verdict::Deliver { address: &backend.address, port: backend.port, client_port, counted: service.counted, new }
 }
 

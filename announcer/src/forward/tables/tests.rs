@@ -279,3 +279,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn slots_remember_three_nodes_in_the_order_in_which_they_had_them() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    for serving in [vec![1, 2, 3, 4], vec![2], vec![3], vec![4], vec![1]] {
+        kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3, 4], &[(80, serving, vec![2])]), now));
+    }
+    let [one, two, three, four] = [1, 2, 3, 4].map(|node| number(tables.nodes.get(&name(node)).unwrap()));
+    assert_eq!(kernel.shares(&socket(80)), [(NodeSlot::new(one, [four, three, two], true).0, 1021)].into());
+}
