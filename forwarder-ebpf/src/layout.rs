@@ -105,6 +105,30 @@ pub struct ServiceEntry {
     pub local_row: u32,
     /// Slots of the local table; 0: no local pod.
     pub local_slots: u32,
+    /// Seconds for which a client stays with its pod (`sessionAffinity`); 0: it need not.
+    pub affinity: u32,
+}
+
+/// A client of a service with affinity.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffinityKey {
+    /// The client's address.
+    pub client: Address,
+    /// Which counters the service has.
+    pub counted: u32,
+}
+
+/// The pod that a client stays with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// The pod's index among the backends when it was chosen.
+    pub backend: u32,
+    /// The pod's [`BackendEntry::tag`].
+    pub tag: u32,
+    /// Seconds of the kernel's monotonic clock when the client last began a connection.
+    pub seen: u32,
 }
 
 /// A node on one uplink's segment.
@@ -297,7 +321,9 @@ const _: () = assert!(size_of::<Uplinks>() == 48);
 const _: () = assert!(size_of::<Place>() == 32);
 const _: () = assert!(size_of::<Bucket>() == 128);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
-const _: () = assert!(size_of::<ServiceEntry>() == 20);
+const _: () = assert!(size_of::<ServiceEntry>() == 24);
+const _: () = assert!(size_of::<AffinityKey>() == 20);
+const _: () = assert!(size_of::<Affinity>() == 12);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 28);
 const _: () = assert!(size_of::<Tuple>() == 40);

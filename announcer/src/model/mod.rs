@@ -62,6 +62,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Whether only the owner's own pods may serve.
     pub traffic_policy: TrafficPolicy,
+    /// `sessionAffinity: ClientIP`: for so long after its last new connection a client gets the same pod.
+    pub affinity: Option<Duration>,
 }
 
 /// An address of a service, and where it may be announced.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use k8s_openapi::{
@@ -21,6 +22,8 @@ use crate::ipam::{Family, is_possible_vip};
 
 /// The `loadBalancerClass` that is ours; services without one are, too.
 const CLASS: &str = "crier.io/crier";
+/// `timeoutSeconds` where a Service with affinity says none: what Kubernetes documents.
+const AFFINITY_SECONDS: i32 = 10_800;
 
 /// A service that is ours, read.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +39,7 @@ pub(super) struct Wish {
     pub(super) families: Families,
     pub(super) ports: Vec<PortWish>,
     pub(super) policy: TrafficPolicy,
+    pub(super) affinity: Option<Duration>,
     pub(super) publish_not_ready: bool,
     pub(super) check: Option<CheckWish>,
     pub(super) listed: Vec<Listed>,
@@ -96,6 +100,10 @@ pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
         Some(other) => complaints
             .push(Complaint::error("spec.externalTrafficPolicy", format_args!("{other:?} is not Cluster or Local"))),
     }
+    match read_affinity(spec) {
+        Ok(affinity) => wish.affinity = affinity,
+        Err(complaint) => complaints.push(complaint),
+    }
     let non_empty = |name| annotated(&service.metadata, name).filter(|(_, value)| !value.is_empty());
     wish.pool = non_empty(annotation::POOL).map(|(key, value)| (annotation_field(&key), value.to_owned()));
     wish.share = non_empty(annotation::SHARE).map(|(_, value)| value.to_owned());
@@ -118,6 +126,26 @@ fn annotation_field(key: &str) -> String {
     format!("metadata.annotations.{key}")
 }
 
+/// `sessionAffinity` and its timeout, as the API server checks them.
+fn read_affinity(spec: &ServiceSpec) -> Result<Option<Duration>, Complaint> {
+    match spec.session_affinity.as_deref() {
+        None | Some("None" | "") => return Ok(None),
+        Some("ClientIP") => {}
+        Some(other) => {
+            return Err(Complaint::error("spec.sessionAffinity", format_args!("{other:?} is not None or ClientIP")));
+        }
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| config.timeout_seconds).unwrap_or(AFFINITY_SECONDS);
+    match u64::try_from(seconds) {
+        Ok(seconds @ 1..=86_400) => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Complaint::error(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format_args!("{seconds} is not 1 to 86400"),
+        )),
+    }
+}
+
 /// Warnings for what is known and has no effect: nobody should believe it has.
 fn unhonoured(service: &Service, spec: &ServiceSpec) -> Vec<Complaint> {
     let mut complaints = Vec::new();
@@ -125,12 +153,6 @@ fn unhonoured(service: &Service, spec: &ServiceSpec) -> Vec<Complaint> {
         complaints.push(Complaint::warning(
             "spec.loadBalancerSourceRanges",
             "not enforced yet: clients from every address are let in; filter them elsewhere",
-        ));
-    }
-    if spec.session_affinity.as_deref() == Some("ClientIP") {
-        complaints.push(Complaint::warning(
-            "spec.sessionAffinity",
-            "ClientIP is not honoured yet: connections of one client go to different pods",
         ));
     }
     if annotated(&service.metadata, annotation::PREFERRED_NODE).is_some() {

@@ -73,6 +73,35 @@ fn connections_survive_a_join_and_a_drain_and_more_pods_while_the_vip_moves() {
     }
 }
 
+#[test]
+fn a_client_with_affinity_stays_with_its_pod_through_moves_until_its_time_is_over() {
+    let mut rig = Rig::of(4);
+    let serve_with = |rig: &mut Rig, serving: &[usize], seconds: u32| {
+        for n in 0..4 {
+            serve_as_seen_by(rig, n, serving);
+            rig.wanted[n].services.values_mut().for_each(|targets| targets.affinity = seconds);
+            rig.agents[n].apply(&rig.lan.nodes[n], &rig.wanted[n]);
+        }
+    };
+    let who = |rig: &Rig, vip| connect(&rig.lan.client, socket(vip, 80)).1;
+    serve_with(&mut rig, &[0, 1, 2, 3], 600);
+    let pods = [vip4(), vip6()].map(|vip| who(&rig, vip));
+    let again = |rig: &Rig| (0..6).all(|_| [vip4(), vip6()].map(|vip| who(rig, vip)) == pods);
+    assert!(again(&rig), "one pod, from many ports");
+    for serving in [&[0, 1][..], &[2, 3], &[1, 2]] {
+        serve_with(&mut rig, serving, 600);
+        for owner in [1, 3] {
+            rig.lan.announce(vip4(), owner);
+            rig.lan.announce(vip6(), owner);
+            assert!(again(&rig), "{serving:?}, owner {owner}");
+        }
+    }
+    let elsewhere = usize::from(pods[0].starts_with("one"));
+    serve_with(&mut rig, &[elsewhere], 1);
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    assert_ne!(who(&rig, vip4()), pods[0], "its time is over");
+}
+
 /// A QUIC packet with a short header, which says nothing but that it is one of a connection.
 const SHORT: &[u8] = &[0x43, 1, 2, 3, 4, 5, 6, 7, 8];
 /// One with a long header of type Initial, which begins a connection.

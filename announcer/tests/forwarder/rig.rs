@@ -154,6 +154,7 @@ pub(crate) fn serve_at(
             nodes: serving.iter().map(|n| (name(*n), 1)).collect(),
             standby: Default::default(),
             local: local.iter().map(|socket| (socket.ip(), socket.port())).collect(),
+            affinity: 0,
         },
     );
 }

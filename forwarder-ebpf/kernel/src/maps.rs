@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, NodeSlot, Place,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, NodeSlot, Place,
     ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple, Uplink, Uplinks,
     counter_index,
     directory::{self, Route},
@@ -33,6 +33,8 @@ static BACKENDS: Array<BackendEntry> = Array::with_max_entries(limits::BACKENDS,
 pub static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(limits::FLOWS, 0);
 #[map]
 pub static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+#[map]
+pub static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(limits::AFFINITIES, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
 #[map]

@@ -1,9 +1,9 @@
 //! Decides what becomes of a packet. Reads maps, remembers flows, touches no packet.
 
-use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
+use forwarder_ebpf::{BackendEntry, DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
 
 use crate::{
-    flow, maps,
+    affinity, flow, maps,
     parse::{Frame, Packet},
     verdict::Verdict,
 };
@@ -38,9 +38,17 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
 /// if no search began in it, with the TTL.
 #[inline(always)]
 fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
-    let hash = steer::flow_hash(&packet.tuple);
+    let hash = if service.affinity == 0 {
+        steer::flow_hash(&packet.tuple)
+    } else {
+        steer::client_hash(steer::words(&packet.tuple.source))
+    };
     let slot = maps::node_slot(service, hash);
-    let searches = packet.continues() && packet.hops > SEARCH_OVER;
+    if let Some((index, backend)) = affinity::pod(packet, service) {
+        return deliver(packet, service, hash, index, backend);
+    }
+    // A client whose pod is to stay the same is searched for as a connection is: whoever has it has its next one too.
+    let searches = (packet.continues() || service.affinity != 0) && packet.hops > SEARCH_OVER;
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
         return match elsewhere(frame, packet, slot) {
@@ -142,6 +150,19 @@ fn candidate(number: u16, frame: &Frame) -> Candidate {
 fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64) -> Verdict {
     let index = maps::local_slot(service, hash);
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
+    affinity::remember(packet, service, index, backend);
+    deliver(packet, service, hash, index, backend)
+}
+
+/// To a pod that was chosen; what follows goes there too.
+#[inline(always)]
+fn deliver(
+    packet: &Packet,
+    service: &'static ServiceEntry,
+    hash: u64,
+    index: u32,
+    backend: &'static BackendEntry,
+) -> Verdict {
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {

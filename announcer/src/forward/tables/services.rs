@@ -92,6 +92,7 @@ impl Tables {
             node_slots: length(&node_table),
             local_row: local_run.start,
             local_slots,
+            affinity: targets.affinity,
         };
         let place = 2 * number + u32::from(second);
         plan.writes.push(Write::Service(place, entry));
