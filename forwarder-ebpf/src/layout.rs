@@ -107,6 +107,26 @@ pub struct ServiceEntry {
     pub local_slots: u32,
     /// Seconds for which a client stays with its pod (`sessionAffinity`); 0: it need not.
     pub affinity: u32,
+    /// Which [`Source`]s are let in; 0: all are.
+    pub sources: u32,
+}
+
+/// An address range whose clients are let in (`loadBalancerSourceRanges`), as the longest match looks for it: behind
+/// [`Source::OF_SET`] bits of its set come those of the range.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    /// [`ServiceEntry::sources`], big-endian: a match begins with its first bit.
+    pub set: [u8; 4],
+    /// The range's address.
+    pub address: Address,
+}
+
+impl Source {
+    /// Bits of the set.
+    pub const OF_SET: u32 = 32;
+    /// Bits before an IPv4 range in its mapped address.
+    pub const OF_MAPPED: u32 = 96;
 }
 
 /// A client of a service with affinity.
@@ -321,7 +341,8 @@ const _: () = assert!(size_of::<Uplinks>() == 48);
 const _: () = assert!(size_of::<Place>() == 32);
 const _: () = assert!(size_of::<Bucket>() == 128);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
-const _: () = assert!(size_of::<ServiceEntry>() == 24);
+const _: () = assert!(size_of::<ServiceEntry>() == 28);
+const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 20);
 const _: () = assert!(size_of::<Affinity>() == 12);
 const _: () = assert!(size_of::<NodeEntry>() == 8);

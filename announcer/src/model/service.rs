@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
+
+use ipnet::{IpNet, Ipv6Net};
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
@@ -24,6 +26,8 @@ use crate::ipam::{Family, is_possible_vip};
 const CLASS: &str = "crier.io/crier";
 /// `timeoutSeconds` where a Service with affinity says none: what Kubernetes documents.
 const AFFINITY_SECONDS: i32 = 10_800;
+/// A range that holds no client: the unspecified address.
+const NOBODY: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
 
 /// A service that is ours, read.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +44,7 @@ pub(super) struct Wish {
     pub(super) ports: Vec<PortWish>,
     pub(super) policy: TrafficPolicy,
     pub(super) affinity: Option<Duration>,
+    pub(super) sources: BTreeSet<IpNet>,
     pub(super) publish_not_ready: bool,
     pub(super) check: Option<CheckWish>,
     pub(super) listed: Vec<Listed>,
@@ -83,7 +88,7 @@ pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
     if !ours {
         return (None, Vec::new());
     }
-    let mut complaints = unhonoured(service, spec);
+    let mut complaints = unhonoured(service);
     let mut wish = Wish {
         labels: service.metadata.labels.clone().unwrap_or_default(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -104,6 +109,7 @@ pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
         Ok(affinity) => wish.affinity = affinity,
         Err(complaint) => complaints.push(complaint),
     }
+    wish.sources = read_sources(spec, &mut complaints);
     let non_empty = |name| annotated(&service.metadata, name).filter(|(_, value)| !value.is_empty());
     wish.pool = non_empty(annotation::POOL).map(|(key, value)| (annotation_field(&key), value.to_owned()));
     wish.share = non_empty(annotation::SHARE).map(|(_, value)| value.to_owned());
@@ -146,15 +152,29 @@ fn read_affinity(spec: &ServiceSpec) -> Result<Option<Duration>, Complaint> {
     }
 }
 
-/// Warnings for what is known and has no effect: nobody should believe it has.
-fn unhonoured(service: &Service, spec: &ServiceSpec) -> Vec<Complaint> {
-    let mut complaints = Vec::new();
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
-        complaints.push(Complaint::warning(
-            "spec.loadBalancerSourceRanges",
-            "not enforced yet: clients from every address are let in; filter them elsewhere",
-        ));
+/// `loadBalancerSourceRanges`. Who lists none lets all in; who lists only what is no range must not, so nobody is let in then.
+fn read_sources(spec: &ServiceSpec, complaints: &mut Vec<Complaint>) -> BTreeSet<IpNet> {
+    let mut sources = BTreeSet::new();
+    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        match text.trim().parse::<IpNet>() {
+            Ok(net) => sources.insert(net.trunc()),
+            Err(_) => {
+                complaints.push(Complaint::error(
+                    format!("spec.loadBalancerSourceRanges[{index}]"),
+                    format_args!(
+                        "{text:?} is no range of addresses, as in 10.0.0.0/8 or fd00::/8: its clients are not let in"
+                    ),
+                ));
+                sources.insert(NOBODY)
+            }
+        };
     }
+    sources
+}
+
+/// Warnings for what is known and has no effect: nobody should believe it has.
+fn unhonoured(service: &Service) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
     if annotated(&service.metadata, annotation::PREFERRED_NODE).is_some() {
         complaints.push(Complaint::warning(
             format!("metadata.annotations.crier.io/{}", annotation::PREFERRED_NODE),

@@ -56,7 +56,13 @@ fn port(number: u16, pods_on: &[&str]) -> ServicePort {
 }
 
 fn service(traffic_policy: TrafficPolicy, advertise: Vec<Advertise>, ports: Vec<ServicePort>) -> Service {
-    Service { vips: vec![Vip { address: ip(VIP), advertise }], ports, traffic_policy, affinity: None }
+    Service {
+        vips: vec![Vip { address: ip(VIP), advertise }],
+        ports,
+        traffic_policy,
+        affinity: None,
+        sources: BTreeSet::new(),
+    }
 }
 
 fn desired(services: Vec<Service>) -> Desired {
@@ -184,6 +190,7 @@ fn vips_with_equal_conditions_share_one_set() {
         ports: vec![],
         traffic_policy: TrafficPolicy::Cluster,
         affinity: None,
+        sources: BTreeSet::new(),
     };
     let found = eligible(&desired(vec![service]), &view());
     assert!(Arc::ptr_eq(&found[&ip("10.77.0.1")], &found[&ip("10.77.0.2")]));

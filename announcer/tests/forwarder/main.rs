@@ -308,6 +308,36 @@ fn each_unfit_packet_is_dropped_for_its_reason() {
 }
 
 #[test]
+fn clients_outside_the_source_ranges_are_dropped_on_whichever_node_they_come_to() {
+    let mut rig = Rig::new();
+    let mut streams = [vip4(), vip6()].map(|vip| connect(&rig.lan.client, socket(vip, 80)).0);
+    let let_in = |rig: &mut Rig, ranges: &[&str]| {
+        rig.change(|_, wanted| {
+            let ranges: BTreeSet<_> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+            wanted.services.values_mut().for_each(|targets| targets.sources.clone_from(&ranges));
+        });
+    };
+    let refused = |rig: &Rig, vip: IpAddr| {
+        let to = socket(vip, 80);
+        rig.lan.client.run(|| std::net::TcpStream::connect_timeout(&to, Duration::from_millis(300))).is_err()
+    };
+    for owner in [0, 1] {
+        rig.lan.announce(vip4(), owner);
+        rig.lan.announce(vip6(), owner);
+        let_in(&mut rig, &["10.77.0.9/32", "fd77::/64"]);
+        streams.iter_mut().for_each(|stream| echo(stream, 10_000));
+        assert!(![vip4(), vip6()].into_iter().any(|vip| refused(&rig, vip)));
+        let_in(&mut rig, &["10.77.0.0/29", "fd77::9/128"]);
+        let before = rig.drops(owner, DropReason::SourceRange);
+        assert!(refused(&rig, vip4()) && !refused(&rig, vip6()));
+        assert!(rig.drops(owner, DropReason::SourceRange) > before);
+        let_in(&mut rig, &["0.0.0.0/0"]);
+        assert!(!refused(&rig, vip4()) && refused(&rig, vip6()), "all of one family");
+        let_in(&mut rig, &[]);
+    }
+}
+
+#[test]
 fn frames_for_another_mac_and_other_addresses_are_left_alone() {
     let rig = Rig::new();
     let before = rig.agents[0].counters();

@@ -155,6 +155,7 @@ pub(crate) fn serve_at(
             standby: Default::default(),
             local: local.iter().map(|socket| (socket.ip(), socket.port())).collect(),
             affinity: 0,
+            sources: Default::default(),
         },
     );
 }

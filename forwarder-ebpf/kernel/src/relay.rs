@@ -111,6 +111,9 @@ pub fn hand_on(wire: &impl Wire) -> bool {
     let Some(service) = maps::service_at(&route, high, low, port as u32 | (read.protocol as u32) << 16) else {
         return false;
     };
+    if service.sources != 0 {
+        return false;
+    }
     let hash = if service.affinity == 0 {
         steer::hash_words(read.source, read.destination, read.ports, read.protocol)
     } else {

@@ -38,6 +38,9 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
 /// if no search began in it, with the TTL.
 #[inline(always)]
 fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
+    if !maps::lets_in(service, &packet.tuple.source) {
+        return Verdict::Drop(DropReason::SourceRange);
+    }
     let hash = if service.affinity == 0 {
         steer::flow_hash(&packet.tuple)
     } else {
