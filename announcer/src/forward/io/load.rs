@@ -285,12 +285,13 @@ fn program_error(name: &'static str, error: ProgramError) -> StartError {
     }
 }
 
-/// The refusal for want of permission behind an error, if that is what it is.
+/// The refusal for want of permission behind an error, if that is what it is. Not `EACCES`: that is how the kernel's
+/// verifier refuses a program, whoever asks.
 fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return (io.kind() == io::ErrorKind::PermissionDenied).then(|| io::Error::from(io.kind()));
+            return (io.raw_os_error() == Some(libc::EPERM)).then(|| io::Error::from_raw_os_error(libc::EPERM));
         }
         cause = error.source();
     }
@@ -300,4 +301,21 @@ fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
 /// A link of another type than expected: somebody else's pin in our directory.
 fn link_error(error: aya::programs::links::LinkError) -> ProgramError {
     ProgramError::IOError(io::Error::other(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn what_the_verifier_refuses_is_not_taken_for_a_lack_of_permission() {
+        let refused = |errno| {
+            let io_error = io::Error::from_raw_os_error(errno);
+            program_error("program", SyscallError { call: "BPF_PROG_LOAD", io_error }.into())
+        };
+        assert!(matches!(refused(libc::EACCES), StartError::Program { .. }));
+        assert!(matches!(refused(libc::EPERM), StartError::Permission(_)));
+    }
 }
