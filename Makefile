@@ -43,6 +43,11 @@ e2e: ## Scenarios: real agents on the testbed (needs root)
 	@cargo build -p crier -p crierctl -p crier-e2e --bins
 	@$(CARGO) test -p crier-e2e -- --test-threads=2
 
+.PHONY: test-kernels
+test-kernels: ## The forwarder's tests on the oldest kernel that carries it and on a newer one, in virtual machines: KERNELS="6.1 6.12"
+	@hack/setup kernels
+	@hack/test-kernels
+
 .PHONY: ebpf
 ebpf: ## Build the kernel program and put its object in the tree
 	@hack/build-ebpf

@@ -29,6 +29,11 @@ impl Host {
         ip(&format!("-n {} {arguments}", self.name))
     }
 
+    /// Runs `tc` in it.
+    pub(crate) fn tc(&self, arguments: &str) -> String {
+        command("tc", &format!("-n {} {arguments}", self.name))
+    }
+
     /// Runs a closure on a thread inside it; sockets made there stay there.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
@@ -157,7 +162,11 @@ fn plug(switch: &Host, host: &Host, port: &str, number: u8) {
 }
 
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    command("ip", arguments)
+}
+
+fn command(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -20,12 +20,11 @@ use announcer::{
     forward::{Forwarder, Mode, Options, Wanted, detach_all},
     model::Protocol,
 };
-use aya::programs::{SchedClassifier, TcAttachType};
 use forwarder_ebpf::{Direction, DropReason};
 
 use crate::{
     lan::{Lan, pod_v4, pod_v6, socket},
-    rig::{Agent, ask, connect, echo, nodes, serve, tcp_server, udp_server, vip4, vip6},
+    rig::{Agent, ask, attached, connect, echo, nodes, serve, tcp_server, udp_server, vip4, vip6},
 };
 
 /// Two nodes to four, a pod behind each, all four services.
@@ -235,8 +234,7 @@ fn an_agent_killed_and_started_again_disturbs_no_connection() {
         rig.agents[n].apply(&rig.lan.nodes[n], &rig.wanted[n].clone());
         echo(&mut stream, 1 << 16);
     }
-    let programs = rig.lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", TcAttachType::Ingress).unwrap().1.len());
-    assert_eq!(programs, 1, "the new program is in the old one's place, not beside it");
+    assert_eq!(attached(&rig.lan.nodes[0]), [1, 1], "the new programs are in the old ones' place, not beside them");
 }
 
 #[test]
@@ -372,17 +370,20 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
     let mut agent = Agent::start(&lan.nodes[0]);
     assert!(!agent.forwarder.inherited());
     agent.apply(&lan.nodes[0], &nodes(&lan, 0));
+    let first = agent.forwarder.info();
+    assert_eq!(first.interfaces, ["eth0"]);
+    assert!(["tcx", "clsact"].contains(&first.hook));
     agent.restart(&lan.nodes[0]);
     assert!(agent.forwarder.inherited());
-    assert_eq!((agent.forwarder.info().hook, agent.forwarder.info().interfaces), ("tcx", vec!["eth0".to_owned()]));
+    let inherited = agent.forwarder.info();
+    assert_eq!((inherited.hook, inherited.interfaces), (first.hook, first.interfaces));
     agent.apply(&lan.nodes[0], &nodes(&lan, 0));
     assert!(!agent.forwarder.inherited());
 
-    let attached = |direction| lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", direction).unwrap().1.len());
     let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned() };
     let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
     assert!(!off.inherited());
-    assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [0, 0]);
+    eventually("the kernel has let go of the links", || attached(&lan.nodes[0]) == [0, 0]);
 }
 
 #[test]
@@ -406,9 +407,8 @@ fn cleaning_up_leaves_nothing_attached() {
     let lan = Lan::new(1);
     let mut agent = Agent::start(&lan.nodes[0]);
     agent.apply(&lan.nodes[0], &nodes(&lan, 0));
-    let attached = |direction| lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", direction).unwrap().1.len());
-    assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [1, 1]);
+    assert_eq!(attached(&lan.nodes[0]), [1, 1]);
     lan.nodes[0].run(|| detach_all(agent.pins.path()).unwrap());
-    assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [0, 0]);
+    eventually("the kernel has let go of the links", || attached(&lan.nodes[0]) == [0, 0]);
     assert!(!agent.pins.path().exists());
 }

@@ -13,7 +13,10 @@ use announcer::forward::{
     wanted::{Node, Socket, Targets, Uplink},
 };
 use announcer::model::{Protocol, ServiceName};
-use aya::maps::{HashMap, Map, MapData};
+use aya::{
+    maps::{HashMap, Map, MapData},
+    programs::{SchedClassifier, TcAttachType},
+};
 use forwarder_ebpf::{Flow, LAYOUT_VERSION, Reply, Tuple};
 use membership::NodeName;
 
@@ -118,6 +121,16 @@ impl Drop for Agent {
             panic!("pins are left: {error}");
         }
     }
+}
+
+/// How many programs are attached to a node's uplink, inbound and outbound: by TCX, or by clsact on a kernel without.
+pub(crate) fn attached(host: &Host) -> [usize; 2] {
+    let filters = |direction| host.tc(&format!("filter show dev eth0 {direction}")).matches(" handle ").count();
+    let count = |direction, name| match host.run(|| SchedClassifier::query_tcx("eth0", direction)) {
+        Ok((_, programs)) => programs.len(),
+        Err(_) => filters(name),
+    };
+    [count(TcAttachType::Ingress, "ingress"), count(TcAttachType::Egress, "egress")]
 }
 
 /// What node `me` wants: every node of the lan, and no service yet.

@@ -12,27 +12,26 @@ use crate::{
     parse::Packet,
 };
 
-/// The pod of this node that a client who begins a connection had before, if it takes new ones.
+/// The pod of this node that a client who begins a connection had before, by its index, if it takes new ones; else 0.
 #[inline(always)]
-pub fn pod(packet: &Packet, service: &ServiceEntry) -> Option<(u32, &'static BackendEntry)> {
+pub fn pod(packet: &Packet, service: &ServiceEntry) -> u32 {
     if service.affinity == 0 || packet.continues() {
-        return None;
+        return 0;
     }
-    let stored = AFFINITIES.get_ptr_mut(&key(packet, service))?;
+    let Some(stored) = AFFINITIES.get_ptr_mut(&key(packet, service)) else { return 0 };
     // SAFETY: points into the map, which outlives the program's run; an element reused meanwhile gives another client's words: its
     // pod is one of the same or another service, which the tag tells.
     let known = unsafe { *stored };
-    let now = flow::seconds();
-    if now.wrapping_sub(known.seen) as i32 > service.affinity as i32 {
-        return None;
+    if flow::seconds().wrapping_sub(known.seen) as i32 > service.affinity as i32 {
+        return 0;
     }
-    let backend = maps::backend(known.backend).filter(|backend| backend.tag == known.tag)?;
-    // SAFETY: as above; an aligned word.
-    unsafe { (&raw mut (*stored).seen).write_volatile(now) };
-    Some((known.backend, backend))
+    match maps::backend(known.backend) {
+        Some(backend) if backend.tag == known.tag => known.backend,
+        _ => 0,
+    }
 }
 
-/// Remembers the pod that a client got.
+/// Remembers the pod that a client got, and when.
 #[inline(always)]
 pub fn remember(packet: &Packet, service: &ServiceEntry, index: u32, backend: &BackendEntry) {
     if service.affinity == 0 || packet.continues() {

@@ -1,6 +1,6 @@
 //! Decides what becomes of a packet. Reads maps, remembers flows, touches no packet.
 
-use forwarder_ebpf::{BackendEntry, DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
+use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
 
 use crate::{
     affinity, flow, maps,
@@ -46,34 +46,39 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
     } else {
         steer::client_hash(steer::words(&packet.tuple.source))
     };
-    let slot = maps::node_slot(service, hash);
-    if let Some((index, backend)) = affinity::pod(packet, service) {
-        return deliver(packet, service, hash, index, backend);
+    // One way to a pod, whoever chose it: what is written twice the kernel's verifier walks twice.
+    let mut index = affinity::pod(packet, service);
+    if index == 0 {
+        if let Some(verdict) = away(frame, packet, service, maps::node_slot(service, hash)) {
+            return verdict;
+        }
+        index = maps::local_slot(service, hash);
     }
+    to_pod(packet, service, hash, index)
+}
+
+/// What becomes of a packet that is not, or not yet, for a pod of this node.
+#[inline(always)]
+fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: NodeSlot) -> Option<Verdict> {
     // A client whose pod is to stay the same is searched for as a connection is: whoever has it has its next one too.
     let searches = (packet.continues() || service.affinity != 0) && packet.hops > SEARCH_OVER;
+    let second =
+        |(mac, hops): (&'static [u8; 6], u8)| Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
-        return match elsewhere(frame, packet, slot) {
-            Some((mac, hops)) if searches => Verdict::Forward { mac, counted: service.counted, hops, second_hop: true },
-            _ => Verdict::Drop(DropReason::NoBackend),
-        };
+        let found = if searches { elsewhere(frame, packet, slot) } else { None };
+        return Some(found.map_or(Verdict::Drop(DropReason::NoBackend), second));
     };
     if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
         if searches && packet.hops <= SEARCHED {
-            if let Some((mac, hops)) = next_in_line(frame, packet, slot) {
-                return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
+            if let Some(next) = next_in_line(frame, packet, slot) {
+                return Some(second(next));
             }
         }
         let hops = packet.hops.saturating_sub(1);
-        return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
+        return Some(Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false });
     }
-    if searches {
-        if let Some((mac, hops)) = search(frame, packet, node, slot) {
-            return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
-        }
-    }
-    to_pod(packet, service, hash)
+    if searches { search(frame, packet, node, slot).map(second) } else { None }
 }
 
 /// Where a mid-flow packet goes on whose flow is not here, though the slot is this node's or its node sent it here;
@@ -150,22 +155,9 @@ fn candidate(number: u16, frame: &Frame) -> Candidate {
 /// A packet for one of this node's pods, of a connection this node does not know. Mid-flow TCP too: the pod's
 /// stack answers what it does not know by a reset, which the client should get at once.
 #[inline(always)]
-fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64) -> Verdict {
-    let index = maps::local_slot(service, hash);
+fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64, index: u32) -> Verdict {
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
     affinity::remember(packet, service, index, backend);
-    deliver(packet, service, hash, index, backend)
-}
-
-/// To a pod that was chosen; what follows goes there too.
-#[inline(always)]
-fn deliver(
-    packet: &Packet,
-    service: &'static ServiceEntry,
-    hash: u64,
-    index: u32,
-    backend: &'static BackendEntry,
-) -> Verdict {
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {

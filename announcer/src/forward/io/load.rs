@@ -24,6 +24,8 @@ const PRIORITY: u16 = 0x0c71;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 const LINK_PREFIX: &str = "link_";
+/// A clsact filter cannot be pinned: its program is, to tell a successor of it.
+const FILTER_PREFIX: &str = "filter_";
 
 const XDP_HOOK: &str = "xdp";
 
@@ -38,7 +40,7 @@ pub(super) struct Kernel {
     pin_dir: PathBuf,
     /// By interface index: its name.
     attached: BTreeMap<u32, String>,
-    /// The kernel has no TCX.
+    /// The kernel has no TCX: the first attachment shows it, or a predecessor's.
     clsact: bool,
     /// What a predecessor attached to; `None` once this agent has attached.
     inherited: Option<Vec<String>>,
@@ -64,11 +66,12 @@ impl Kernel {
         }
         let maps = Maps::take(&mut ebpf)?;
         let inherited = Some(inherited(pin_dir));
+        let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
         let kernel = Self {
             ebpf,
             pin_dir: pin_dir.to_owned(),
             attached: BTreeMap::new(),
-            clsact: false,
+            clsact,
             inherited,
             accelerator: Accelerator::new(mode),
             adopted,
@@ -111,9 +114,9 @@ impl Kernel {
         }
         self.accelerator.retain(|index| uplinks.contains_key(&index));
         let accelerated = uplinks.keys().filter(|index| self.accelerator.is_attached(**index));
-        let mut kept: Vec<String> = uplinks.keys().flat_map(|i| HOOKS.map(|(.., hook)| link_pin(*i, hook))).collect();
+        let mut kept: Vec<String> = uplinks.keys().flat_map(|index| hook_pins(*index)).flatten().collect();
         kept.extend(accelerated.map(|index| link_pin(*index, XDP_HOOK)));
-        remove_pins(&self.pin_dir, |name| name.starts_with(LINK_PREFIX) && !kept.iter().any(|pin| pin == name));
+        remove_pins(&self.pin_dir, |name| is_hook_pin(name) && !kept.iter().any(|pin| pin == name));
         failed.map_or(Ok(attached), Err)
     }
 
@@ -166,7 +169,12 @@ impl Kernel {
             }
             Err(error) if has_no_tcx(&error) => {
                 self.clsact = true;
-                attach_clsact(program, interface, direction).map_err(failed)
+                attach_clsact(program, interface, direction).map_err(failed)?;
+                // Without it a successor does not know what it inherits until it has attached.
+                let path = self.pin_dir.join(filter_pin(index, suffix));
+                let _ = fs::remove_file(&path);
+                let _ = program.pin(&path);
+                Ok(())
             }
             Err(error) => Err(failed(error)),
         }
@@ -189,7 +197,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(LINK_PREFIX) || is_flow_pin(&name) {
+        if is_hook_pin(&name) || is_flow_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -232,15 +240,17 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, direction: TcAt
     Ok(())
 }
 
-/// The interfaces that a predecessor's pinned links are on, by the pins' names. Its clsact filters leave no pins, so
-/// they are not seen.
+/// The interfaces that a predecessor's programs are on, by the names of its pins.
 fn inherited(pin_dir: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(pin_dir) else { return Vec::new() };
-    let pins: BTreeSet<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    let [(.., first), ..] = HOOKS;
-    let index = |pin: &String| pin.strip_prefix(LINK_PREFIX)?.strip_suffix(first)?.strip_suffix('_')?.parse().ok();
-    let whole = |index: &u32| HOOKS.iter().all(|(.., hook)| pins.contains(&link_pin(*index, hook)));
-    pins.iter().filter_map(index).filter(whole).filter_map(interface_name).collect()
+    let pins = pins(pin_dir);
+    let indices: BTreeSet<u32> = pins.iter().filter_map(|pin| pin.split('_').nth(1)?.parse().ok()).collect();
+    let whole = |index: &u32| hook_pins(*index).iter().any(|both| both.iter().all(|pin| pins.contains(pin)));
+    indices.into_iter().filter(whole).filter_map(interface_name).collect()
+}
+
+fn pins(pin_dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// The interface's name, if it is there.
@@ -270,6 +280,19 @@ fn has_no_tcx(error: &ProgramError) -> bool {
 
 fn link_pin(index: u32, hook: &str) -> String {
     format!("{LINK_PREFIX}{index}_{hook}")
+}
+
+fn filter_pin(index: u32, hook: &str) -> String {
+    format!("{FILTER_PREFIX}{index}_{hook}")
+}
+
+/// What tells of an interface's two hooks: links, or filters.
+fn hook_pins(index: u32) -> [[String; 2]; 2] {
+    [link_pin, filter_pin].map(|pin| HOOKS.map(|(.., hook)| pin(index, hook)))
+}
+
+fn is_hook_pin(name: &str) -> bool {
+    name.starts_with(LINK_PREFIX) || name.starts_with(FILTER_PREFIX)
 }
 
 fn flow_pins() -> [(&'static str, String); 2] {
@@ -302,12 +325,13 @@ fn program_error(name: &'static str, error: ProgramError) -> StartError {
     }
 }
 
-/// The refusal for want of permission behind an error, if that is what it is.
+/// The refusal for want of permission behind an error, if that is what it is. Not `EACCES`: that is how the kernel's
+/// verifier refuses a program, whoever asks.
 fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return (io.kind() == io::ErrorKind::PermissionDenied).then(|| io::Error::from(io.kind()));
+            return (io.raw_os_error() == Some(libc::EPERM)).then(|| io::Error::from_raw_os_error(libc::EPERM));
         }
         cause = error.source();
     }
@@ -317,4 +341,21 @@ fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
 /// A link of another type than expected: somebody else's pin in our directory.
 fn link_error(error: aya::programs::links::LinkError) -> ProgramError {
     ProgramError::IOError(io::Error::other(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn what_the_verifier_refuses_is_not_taken_for_a_lack_of_permission() {
+        let refused = |errno| {
+            let io_error = io::Error::from_raw_os_error(errno);
+            program_error("program", SyscallError { call: "BPF_PROG_LOAD", io_error }.into())
+        };
+        assert!(matches!(refused(libc::EACCES), StartError::Program { .. }));
+        assert!(matches!(refused(libc::EPERM), StartError::Permission(_)));
+    }
 }

@@ -94,7 +94,7 @@ fn wish(mode: Mode, driver: Option<&str>) -> Result<(), String> {
 }
 
 fn attach(ebpf: &mut Ebpf, index: u32, pin: &Path) -> Result<(), String> {
-    let refused = |error: ProgramError| match cause(&error).map(|errno| errno.raw_os_error()) {
+    let refused = |error: ProgramError| match cause(&error).map(io::Error::raw_os_error) {
         Some(Some(libc::EBUSY | libc::EEXIST)) => "tc: another XDP program is there, and stays".to_owned(),
         _ => format!("tc: the driver takes no XDP: {}", crate::app::with_causes(&error)),
     };
