@@ -28,7 +28,7 @@ use nix::{
 
 use crate::{
     frame::{Family, Mac, Outcome, Segment, Shape},
-    harness::{Harness, Hook, Packets, Ran},
+    harness::{Harness, Hook, Packets, Ran, Target},
 };
 
 /// The uplink, and its other end.
@@ -80,12 +80,23 @@ impl Bed {
         Ok(Self { forwarder, ns, interface, behind, programs, _run: run })
     }
 
-    /// Runs one of the forwarder's programs, or with `null` what does nothing in its place.
-    pub(crate) fn run(&self, harness: &mut Harness, hook: Hook, packets: Packets<'_>, null: bool) -> Result<Ran> {
-        let target = self.programs.get(&hook).with_context(|| format!("there is no program at {}", hook.name()))?;
+    /// The forwarder's program.
+    pub(crate) fn program(&self, hook: Hook) -> Result<Target<'_>> {
+        let fd = self.programs.get(&hook).with_context(|| format!("there is no program at {}", hook.name()))?;
+        Ok(Target::Program(fd))
+    }
+
+    /// Runs a program as if packets were at the uplink.
+    pub(crate) fn run(
+        &self,
+        harness: &mut Harness,
+        hook: Hook,
+        target: Target<'_>,
+        packets: Packets<'_>,
+    ) -> Result<Ran> {
         self.ns.run(|| {
             stay_on_one_cpu()?;
-            harness.run(hook, (!null).then_some(target), self.interface, packets)
+            harness.run(hook, target, self.interface, packets)
         })
     }
 

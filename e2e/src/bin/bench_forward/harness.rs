@@ -54,6 +54,17 @@ pub(crate) struct Packets<'a> {
     pub(crate) count: u32,
 }
 
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target<'a> {
+    /// What does nothing.
+    Nothing,
+    /// One of the harness's own programs.
+    Own(&'static str),
+    /// A program of others.
+    Program(&'a ProgramFd),
+}
+
 /// What a run gave.
 #[derive(Debug)]
 pub(crate) struct Ran {
@@ -77,10 +88,10 @@ pub(crate) struct Harness {
 impl Harness {
     pub(crate) fn load() -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT).context("the harness's eBPF object")?;
-        for name in ["harness_tc", "null_tc"] {
+        for name in ["harness_tc", "null_tc", "least_tc", "load_tc", "lookup_tc"] {
             classifier(&mut ebpf, name)?.load().context(name)?;
         }
-        for name in ["harness_xdp", "null_xdp"] {
+        for name in ["harness_xdp", "null_xdp", "least_xdp"] {
             xdp(&mut ebpf, name)?.load().context(name)?;
         }
         Ok(Self {
@@ -91,15 +102,9 @@ impl Harness {
         })
     }
 
-    /// Runs a program, or what does nothing, as if the packets were at an interface. The calling thread must be in the
+    /// Runs a program, as if the packets were at an interface. The calling thread must be in the
     /// interface's network namespace.
-    pub(crate) fn run(
-        &mut self,
-        hook: Hook,
-        target: Option<&ProgramFd>,
-        interface: u32,
-        packets: Packets<'_>,
-    ) -> Result<Ran> {
+    pub(crate) fn run(&mut self, hook: Hook, target: Target<'_>, interface: u32, packets: Packets<'_>) -> Result<Ran> {
         let Packets { shape, flows, first, count } = packets;
         self.aim(hook, target)?;
         self.plan.set(0, shape.plan(flows, first)?, 0)?;
@@ -133,17 +138,21 @@ impl Harness {
         })
     }
 
-    fn aim(&mut self, hook: Hook, target: Option<&ProgramFd>) -> Result<()> {
-        match hook {
-            Hook::TcIn | Hook::TcOut => {
-                let null = classifier(&mut self.ebpf, "null_tc")?.fd()?;
-                self.tc.set(0, target.unwrap_or(null), 0).context("the program under test")
-            }
-            Hook::Xdp => {
-                let null = xdp(&mut self.ebpf, "null_xdp")?.fd()?;
-                self.xdp.set(0, target.unwrap_or(null), 0).context("the program under test")
-            }
-        }
+    fn aim(&mut self, hook: Hook, target: Target<'_>) -> Result<()> {
+        let own = match (target, hook) {
+            (Target::Nothing, Hook::TcIn | Hook::TcOut) => "null_tc",
+            (Target::Nothing, Hook::Xdp) => "null_xdp",
+            (Target::Own(name), _) => name,
+            (Target::Program(fd), _) => return self.set(hook, fd),
+        };
+        let program = self.ebpf.program(own).with_context(|| format!("the harness has no program {own}"))?;
+        let fd = program.fd()?.try_clone()?;
+        self.set(hook, &fd)
+    }
+
+    fn set(&mut self, hook: Hook, program: &ProgramFd) -> Result<()> {
+        let targets = if hook == Hook::Xdp { &mut self.xdp } else { &mut self.tc };
+        targets.set(0, program, 0).context("the program under test")
     }
 }
 
