@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The uplink, and its other end.
-const UPLINK: &str = "eth0";
+pub(crate) const UPLINK: &str = "eth0";
 pub(crate) const PEER: &str = "peer0";
 /// The program's name, should there be one.
 const XDP: &str = "crier_xdp";
@@ -51,11 +51,23 @@ pub(crate) enum Behind {
     Pods(u16),
 }
 
+/// A namespace with an uplink, and its other end.
+pub(crate) fn namespace() -> Result<Netns> {
+    let ns = Netns::new("fwd")?;
+    ns.sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
+    let mac = mac_of(0).map(|byte| format!("{byte:02x}")).join(":");
+    ns.ip(&[
+        format!("link add {UPLINK} address {mac} type veth peer name {PEER}"),
+        format!("link set {PEER} up"),
+        format!("link set {UPLINK} up"),
+    ])?;
+    Ok(ns)
+}
+
 pub(crate) struct Bed {
     forwarder: Forwarder,
     pub(crate) ns: Netns,
-    /// The uplink's index.
-    pub(crate) interface: u32,
+    interface: u32,
     behind: Behind,
     programs: BTreeMap<Hook, ProgramFd>,
     _run: RunDir,
@@ -64,14 +76,7 @@ pub(crate) struct Bed {
 impl Bed {
     /// Builds it. Fails if the agent knows no such mode.
     pub(crate) fn new(mode: Mode, behind: Behind) -> Result<Self> {
-        let ns = Netns::new("fwd")?;
-        ns.sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
-        let mac = mac_of(0).map(|byte| format!("{byte:02x}")).join(":");
-        ns.ip(&[
-            format!("link add {UPLINK} address {mac} type veth peer name {PEER}"),
-            format!("link set {PEER} up"),
-            format!("link set {UPLINK} up"),
-        ])?;
+        let ns = namespace()?;
         let run = RunDir::new("fwd")?;
         let pins = run.path().join("bpf");
         std::fs::create_dir_all(&pins)?;

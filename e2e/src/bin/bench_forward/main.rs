@@ -1,13 +1,14 @@
 //! `make bench-forward`: what carrying packets costs.
 //!
 //! [`packets`]: nanoseconds a packet of each eBPF program alone, run by a [`harness`] on a [`bed`] with [`frame`]s of
-//! many clients. What comes of it is kept in files of [`record`]s, of which [`table`] makes Markdown. Progress goes to
+//! many clients. [`live`]: frames that are really sent. What comes of it is kept in files of [`record`]s, of which [`table`] makes Markdown. Progress goes to
 //! standard error, tables to standard output.
 #![expect(clippy::disallowed_methods, reason = "edge: measures real time")]
 
 mod bed;
 mod frame;
 mod harness;
+mod live;
 mod packets;
 mod plan;
 mod record;
@@ -31,11 +32,14 @@ struct Arguments {
 enum Command {
     /// Nanoseconds a packet of each eBPF program alone.
     Packets(packets::Options),
+    /// Millions of frames a second that an XDP program sends back.
+    Live(live::Options),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Packets(options) => packets::run(&options),
+        Command::Live(options) => live::run(&options),
     }
 }
 

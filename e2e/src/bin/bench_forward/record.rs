@@ -19,6 +19,8 @@ pub(crate) enum Record {
     },
     /// A run of one program.
     Packets(Timed),
+    /// Frames that were really sent, and came back.
+    Live(Live),
 }
 
 /// What a packet cost in one run.
@@ -38,4 +40,17 @@ pub(crate) struct Timed {
     pub(crate) nanos: f64,
     /// The harness's own.
     pub(crate) harness: f64,
+}
+
+/// Frames that were sent to an XDP program and came back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Live {
+    /// Who sent them back.
+    pub(crate) contender: String,
+    pub(crate) family: Family,
+    /// Clients.
+    pub(crate) flows: u32,
+    pub(crate) sent: u32,
+    pub(crate) returned: u64,
+    pub(crate) seconds: f64,
 }

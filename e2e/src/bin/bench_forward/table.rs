@@ -15,9 +15,9 @@ use crate::{
 pub(crate) fn all(records: &[Record]) -> String {
     let sittings = records.iter().filter_map(|record| match record {
         Record::Sitting { machine, options, .. } => Some(format!("`{options}`: {machine}\n")),
-        Record::Packets(_) => None,
+        Record::Packets(_) | Record::Live(_) => None,
     });
-    format!("{}\n{}", sittings.collect::<String>(), packets(records))
+    format!("{}\n{}{}", sittings.collect::<String>(), packets(records), live(records))
 }
 
 /// Median, least and most.
@@ -52,4 +52,32 @@ fn packets(records: &[Record]) -> String {
     };
     let rows: Vec<_> = order.into_iter().map(row).collect();
     markdown("| hook | packet | family | 1 flow | 65,536 flows | 1,048,576 flows |", &rows)
+}
+
+/// Millions of frames a second that came back.
+fn live(records: &[Record]) -> String {
+    let runs = || records.iter().filter_map(|record| if let Record::Live(live) = record { Some(live) } else { None });
+    let mut order = Vec::new();
+    for run in runs() {
+        if !order.contains(&(&run.contender, run.family)) {
+            order.push((&run.contender, run.family));
+        }
+    }
+    let row = |(contender, family): (&String, Family)| {
+        let of = |flows: u32| {
+            runs().filter(move |run| (&run.contender, run.family, run.flows) == (contender, family, flows))
+        };
+        let cell = |flows: u32| {
+            let rates = Summary::of(of(flows).map(|run| run.returned as f64 / run.seconds / 1e6));
+            format!(" {:.1} ({:.1}..{:.1}) |", rates.median, rates.least, rates.most)
+        };
+        let (sent, returned) = COLUMNS
+            .iter()
+            .flat_map(|flows| of(*flows))
+            .fold((0, 0), |(sent, returned), run| (sent + u64::from(run.sent), returned + run.returned));
+        let lost = sent.saturating_sub(returned) as f64 / sent as f64 * 100.0;
+        format!("| {contender} | {family} |{} {lost:.2} |", COLUMNS.map(cell).concat())
+    };
+    let rows: Vec<_> = order.into_iter().map(row).collect();
+    markdown("| Mpps returned | family | 1 flow | 65,536 flows | 1,048,576 flows | lost % |", &rows)
 }
