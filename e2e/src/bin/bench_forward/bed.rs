@@ -29,6 +29,7 @@ use nix::{
 use crate::{
     frame::{Family, Mac, Outcome, Segment, Shape},
     harness::{Harness, Hook, Packets, Ran, Target},
+    update::map_bytes,
 };
 
 /// The uplink, and its other end.
@@ -69,6 +70,8 @@ pub(crate) struct Bed {
     pub(crate) ns: Netns,
     interface: u32,
     behind: Behind,
+    /// What the forwarder was told.
+    pub(crate) wanted: Wanted,
     programs: BTreeMap<Hook, ProgramFd>,
     _run: RunDir,
 }
@@ -81,8 +84,29 @@ impl Bed {
         let pins = run.path().join("bpf");
         std::fs::create_dir_all(&pins)?;
         mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), None::<&str>).context("a BPF file system")?;
-        let (forwarder, interface, programs) = ns.run(|| start(mode, pins.join("crier"), behind))?;
-        Ok(Self { forwarder, ns, interface, behind, programs, _run: run })
+        let interface = ns.run(|| Ok(nix::net::if_::if_nametoindex(UPLINK)?))?;
+        let wanted = wanted(interface, behind)?;
+        let (forwarder, programs) = ns.run(|| start(mode, pins.join("crier"), &wanted))?;
+        Ok(Self { forwarder, ns, interface, behind, wanted, programs, _run: run })
+    }
+
+    /// Has the forwarder hold something else; how many writes to maps that took.
+    pub(crate) fn apply(&mut self, wanted: &Wanted) -> Result<usize> {
+        let forwarder = &mut self.forwarder;
+        let applied = self.ns.run(|| Ok(forwarder.apply(wanted, Instant::now())?))?;
+        ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
+        Ok(applied.writes)
+    }
+
+    /// The maps of the program that packets meet first, and the bytes each takes.
+    pub(crate) fn maps(&self) -> Result<Vec<(String, u64)>> {
+        let (_, attached) = self.ns.run(|| Ok(SchedClassifier::query_tcx(UPLINK, TcAttachType::Ingress)?))?;
+        let mut maps = Vec::new();
+        for id in attached.first().context("nothing is attached")?.map_ids()?.unwrap_or_default() {
+            let info = aya::maps::MapInfo::from_id(id)?;
+            maps.push((info.name_as_str().unwrap_or_default().to_owned(), map_bytes(&info.fd()?)?));
+        }
+        Ok(maps)
     }
 
     /// The forwarder's program.
@@ -146,10 +170,9 @@ impl Bed {
     }
 }
 
-fn start(mode: Mode, pin_dir: PathBuf, behind: Behind) -> Result<(Forwarder, u32, BTreeMap<Hook, ProgramFd>)> {
-    let interface = nix::net::if_::if_nametoindex(UPLINK)?;
+fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
     let mut forwarder = Forwarder::start(Options { mode, pin_dir })?;
-    let applied = forwarder.apply(&wanted(interface, behind)?, Instant::now())?;
+    let applied = forwarder.apply(wanted, Instant::now())?;
     ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
     let mut programs = BTreeMap::new();
     for (hook, direction, name) in
@@ -164,7 +187,7 @@ fn start(mode: Mode, pin_dir: PathBuf, behind: Behind) -> Result<(Forwarder, u32
         programs.insert(Hook::Xdp, fd);
     }
     ensure!(mode != Mode::Xdp || programs.contains_key(&Hook::Xdp), "{XDP} is not attached");
-    Ok((forwarder, interface, programs))
+    Ok((forwarder, programs))
 }
 
 /// The XDP program on the uplink, if it is Crier's.
@@ -209,7 +232,7 @@ fn wanted(interface: u32, behind: Behind) -> Result<Wanted> {
 }
 
 /// A node's MAC; this one is number 0.
-fn mac_of(node: u16) -> Mac {
+pub(crate) fn mac_of(node: u16) -> Mac {
     let [high, low] = node.to_be_bytes();
     [2, 0xc7, 0, 1, high, low]
 }

@@ -1,7 +1,7 @@
 //! `make bench-forward`: what carrying packets costs.
 //!
 //! [`packets`]: nanoseconds a packet of each eBPF program alone, run by a [`harness`] on a [`bed`] with [`frame`]s of
-//! many clients. [`live`]: frames that are really sent. What comes of it is kept in files of [`record`]s, of which [`table`] makes Markdown. Progress goes to
+//! many clients. [`live`]: frames that are really sent. [`update`]: what a change costs the agent. What comes of it is kept in files of [`record`]s, of which [`table`] makes Markdown. Progress goes to
 //! standard error, tables to standard output.
 #![expect(clippy::disallowed_methods, reason = "edge: measures real time")]
 
@@ -13,6 +13,7 @@ mod packets;
 mod plan;
 mod record;
 mod table;
+mod update;
 
 use std::time::SystemTime;
 
@@ -34,12 +35,15 @@ enum Command {
     Packets(packets::Options),
     /// Millions of frames a second that an XDP program sends back.
     Live(live::Options),
+    /// What one pod more costs the agent.
+    Update(update::Options),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Packets(options) => packets::run(&options),
         Command::Live(options) => live::run(&options),
+        Command::Update(options) => update::run(&options),
     }
 }
 

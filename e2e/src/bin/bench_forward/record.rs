@@ -21,6 +21,8 @@ pub(crate) enum Record {
     Packets(Timed),
     /// Frames that were really sent, and came back.
     Live(Live),
+    /// Changes of what is wanted.
+    Update(Update),
 }
 
 /// What a packet cost in one run.
@@ -53,4 +55,23 @@ pub(crate) struct Live {
     pub(crate) sent: u32,
     pub(crate) returned: u64,
     pub(crate) seconds: f64,
+}
+
+/// What a pod more behind one of many services cost.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Update {
+    pub(crate) services: u32,
+    /// To fill empty maps.
+    pub(crate) first_writes: usize,
+    pub(crate) first_seconds: f64,
+    /// Microseconds of each change in the agent's tables alone.
+    pub(crate) plan_micros: Vec<f64>,
+    /// With the writes to the kernel's maps.
+    pub(crate) apply_micros: Vec<f64>,
+    /// How many these were.
+    pub(crate) writes: Vec<usize>,
+    /// What the agent's memory has grown by when it had filled the maps.
+    pub(crate) resident_bytes: u64,
+    /// What all maps of the program take.
+    pub(crate) map_bytes: u64,
 }

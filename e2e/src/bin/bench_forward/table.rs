@@ -8,16 +8,16 @@ use crate::{
     frame::Family,
     harness::Hook,
     packets::COLUMNS,
-    record::{Record, Timed},
+    record::{Record, Timed, Update},
 };
 
 /// All tables of these records.
 pub(crate) fn all(records: &[Record]) -> String {
     let sittings = records.iter().filter_map(|record| match record {
         Record::Sitting { machine, options, .. } => Some(format!("`{options}`: {machine}\n")),
-        Record::Packets(_) | Record::Live(_) => None,
+        Record::Packets(_) | Record::Live(_) | Record::Update(_) => None,
     });
-    format!("{}\n{}{}", sittings.collect::<String>(), packets(records), live(records))
+    format!("{}\n{}{}{}", sittings.collect::<String>(), packets(records), live(records), updates(records))
 }
 
 /// Median, least and most.
@@ -80,4 +80,32 @@ fn live(records: &[Record]) -> String {
     };
     let rows: Vec<_> = order.into_iter().map(row).collect();
     markdown("| Mpps returned | family | 1 flow | 65,536 flows | 1,048,576 flows | lost % |", &rows)
+}
+
+/// What a pod more behind one of many services cost.
+fn updates(records: &[Record]) -> String {
+    let mut sizes: BTreeMap<u32, Vec<&Update>> = BTreeMap::new();
+    for record in records {
+        let Record::Update(update) = record else { continue };
+        sizes.entry(update.services).or_default().push(update);
+    }
+    let row = |(services, runs): (&u32, &Vec<&Update>)| {
+        let mega = |bytes: fn(&Update) -> u64| Summary::of(runs.iter().map(|run| bytes(run) as f64 / 1e6)).median;
+        format!(
+            "| {services} | {} | {} | {} | {:.0} ms, {} writes | {:.1} | {:.0} |",
+            spread(runs.iter().flat_map(|run| run.plan_micros.clone())),
+            spread(runs.iter().flat_map(|run| run.apply_micros.clone())),
+            spread(runs.iter().flat_map(|run| &run.writes).map(|writes| *writes as f64)),
+            Summary::of(runs.iter().map(|run| run.first_seconds * 1e3)).median,
+            runs.first().map_or(0, |run| run.first_writes),
+            mega(|run| run.resident_bytes),
+            mega(|run| run.map_bytes),
+        )
+    };
+    let rows: Vec<_> = sizes.iter().map(row).collect();
+    markdown(
+        "| services | planned in µs | planned and written in µs | map writes | all of them into empty maps | the agent's memory MB \
+         | the kernel's maps MB |",
+        &rows,
+    )
 }
