@@ -17,19 +17,29 @@ pub const UDP: u8 = 17;
 /// Slots in a [`Row`].
 pub const ROW_SLOTS: u32 = 64;
 
-/// 64 slots of a table. A slot of a node table is `current | previous << 16`, of a local table a backend's index;
-/// 0 means none. No current node, but a previous one: there are no new connections, old ones go on there.
+/// 64 slots of a table: of a node table [`crate::NodeSlot`]s, of a local table backends' indices, 0 for none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The slots.
-    pub slots: [u32; ROW_SLOTS as usize],
+    pub slots: [u64; ROW_SLOTS as usize],
+}
+
+/// The interfaces on which VIPs' packets arrive; those without a number are none. All in one cache line, which every packet
+/// of the machine looks at.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uplinks {
+    /// Each at the place that is its column of [`NodeEntry`]s.
+    pub places: [Uplink; crate::limits::UPLINKS as usize],
 }
 
 /// An interface on which VIPs' packets arrive.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uplink {
+    /// The interface's index; 0: no uplink.
+    pub interface: u32,
     /// Its own MAC: other frames are not ours.
     pub mac: [u8; 6],
     /// Which of the columns of [`NodeEntry`] belongs to it; below [`crate::limits::UPLINKS`].
@@ -52,7 +62,36 @@ pub struct ServiceKey {
     pub pad: u8,
 }
 
-/// Where a service's tables lie. Replaced as a whole, so that a service is never half there.
+/// Where a service's entry is found, by hashing its key: a bucket of the directory, see [`crate::directory`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// The places, in no order.
+    pub places: [Place; crate::directory::WAYS as usize],
+}
+
+/// A place in a [`Bucket`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Whose.
+    pub key: ServiceKey,
+    /// A part of the key's hash: others' places are told by it alone.
+    pub tag: u32,
+    /// Which [`ServiceEntry`] it has now, plus one; 0: the place is free.
+    pub entry: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Place {
+    /// A free place.
+    pub const FREE: Self =
+        Self { key: ServiceKey { vip: [0; 16], port: [0; 2], protocol: 0, pad: 0 }, tag: 0, entry: 0, pad: 0 };
+}
+
+/// Where a service's tables lie. One that changes is written beside the old, and then its place in the directory is pointed
+/// to the new, so that a service is never half there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
@@ -252,8 +291,11 @@ const _: () = assert!(size_of::<ShadowKey>() == 12);
 const _: () = assert!(size_of::<Shadow>() == 16);
 const _: () = assert!(size_of::<ShadowedVip>() == 28);
 const _: () = assert!(size_of::<ShadowState>() == 32);
-const _: () = assert!(size_of::<Row>() == 256);
-const _: () = assert!(size_of::<Uplink>() == 8);
+const _: () = assert!(size_of::<Row>() == 512);
+const _: () = assert!(size_of::<Uplink>() == 12);
+const _: () = assert!(size_of::<Uplinks>() == 48);
+const _: () = assert!(size_of::<Place>() == 32);
+const _: () = assert!(size_of::<Bucket>() == 128);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<ServiceEntry>() == 20);
 const _: () = assert!(size_of::<NodeEntry>() == 8);

@@ -4,14 +4,17 @@
 //! built, so that a plain stable `cargo build` needs no eBPF toolchain. `hack/build-ebpf` builds the object anew,
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
-//! Reading order: [`layout`] (what lies in the maps), [`steer`] (which slot a connection hashes to), [`reason`]
+//! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
+//! to), [`reason`]
 //! (why a packet was dropped), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+pub mod directory;
 pub mod layout;
 pub mod limits;
 pub mod reason;
+mod slot;
 pub mod steer;
 
 #[cfg(feature = "user")]
@@ -19,6 +22,7 @@ mod user;
 
 pub use layout::*;
 pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS, ShadowEvent};
+pub use slot::NodeSlot;
 #[cfg(feature = "user")]
 pub use user::OBJECT;
 
@@ -28,15 +32,19 @@ pub mod program {
     pub const INGRESS: &str = "crier_ingress";
     /// TC egress: to the wire.
     pub const EGRESS: &str = "crier_egress";
+    /// XDP: what is handed on to other nodes, before the stack sees it.
+    pub const XDP: &str = "crier_xdp";
 }
 
 /// Names of the maps in the object.
 pub mod map {
-    /// Hash: interface index to [`crate::Uplink`].
+    /// Array of one [`crate::Uplinks`].
     pub const UPLINKS: &str = "UPLINKS";
     /// Hash: address to a word that is not looked at.
     pub const VIPS: &str = "VIPS";
-    /// Hash: [`crate::ServiceKey`] to [`crate::ServiceEntry`].
+    /// Array of [`crate::Bucket`]: [`crate::ServiceKey`]s to numbers of [`crate::ServiceEntry`]s.
+    pub const DIRECTORY: &str = "DIRECTORY";
+    /// Array of [`crate::ServiceEntry`].
     pub const SERVICES: &str = "SERVICES";
     /// Array of [`crate::Row`].
     pub const ROWS: &str = "ROWS";

@@ -8,6 +8,8 @@ pub const NODES: u32 = 4_096;
 pub const VIPS: u32 = 16_384;
 /// Triples of VIP, port and protocol.
 pub const SERVICES: u32 = 16_384;
+/// Entries of services: each has a second one for its next version.
+pub const SERVICE_ENTRIES: u32 = 2 * SERVICES;
 /// Pod sockets of this node, counted once for each VIP they serve; index 0 means none.
 pub const BACKENDS: u32 = 65_536;
 /// Rows of tables: room for 4,194,304 slots.

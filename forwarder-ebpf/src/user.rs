@@ -1,8 +1,8 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::layout::{
-    BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
-    ShadowedVip, Tuple, Uplink,
+    BackendEntry, Bucket, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
+    ShadowState, ShadowedVip, Tuple, Uplinks,
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -18,6 +18,7 @@ macro_rules! pod {
 
 pod!(
     BackendEntry,
+    Bucket,
     Counter,
     Flow,
     NodeEntry,
@@ -31,4 +32,4 @@ pod!(
     ShadowedVip,
     Tuple
 );
-pod!(Uplink);
+pod!(Uplinks);

@@ -92,6 +92,7 @@ impl StatusSource for Reporter {
             forwarder: status::Forwarder {
                 mode: forwarding.info.mode.to_string(),
                 interfaces: forwarding.info.interfaces.clone(),
+                ways: forwarding.info.ways.clone(),
             },
             selftest: selftest(&self.selftest.borrow()),
             conflicts: self.strangers.borrow().latest().to_vec(),

@@ -6,6 +6,7 @@
 //! out the writes. The eBPF program itself is in `forwarder-ebpf/kernel/`.
 
 pub mod counters;
+mod directory;
 mod index;
 pub mod io;
 pub mod maglev;

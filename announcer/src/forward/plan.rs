@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_ebpf::{Address, BackendEntry, NodeEntry, Row, ServiceEntry, ServiceKey, Uplink};
+use forwarder_ebpf::{Address, BackendEntry, Bucket, NodeEntry, Row, ServiceEntry, Uplinks};
 
 /// A write to a map of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,18 +15,16 @@ pub enum Write {
     Backend(u32, BackendEntry),
     /// A service port's counters start from zero.
     ResetCounters(u32),
-    /// A service, as a whole.
-    Service(ServiceKey, ServiceEntry),
+    /// An entry of a service, to which nothing points yet.
+    Service(u32, ServiceEntry),
+    /// A bucket of the directory: by it a service is there, has another entry, or is no more.
+    Bucket(u32, Box<Bucket>),
     /// An address is a VIP.
     Vip(Address),
-    /// An interface is an uplink.
-    Uplink(u32, Uplink),
-    /// An interface is an uplink no more.
-    RemoveUplink(u32),
     /// An address is a VIP no more.
     RemoveVip(Address),
-    /// A service is no more.
-    RemoveService(ServiceKey),
+    /// The interfaces that are uplinks.
+    Uplinks(Uplinks),
 }
 
 /// A capacity that was reached; what did not fit is left out.

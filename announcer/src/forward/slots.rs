@@ -1,9 +1,11 @@
 //! A service's node table: to which node each slot's connections go, and where else they may live.
 //!
-//! The second is what a mid-flow packet is tried with that finds no flow at the slot's node. It is the node the slot
-//! went to before, if one is recorded. A slot of this node without such a record has an *alternate*, so that a node
+//! The others are what a mid-flow packet is tried with that finds no flow at the slot's node. They are the nodes the slot
+//! went to before, as far as they are recorded. A slot of this node without such a record has an *alternate*, so that a node
 //! that was away or has just started need not know its history: the node to which the others' table gives the slot
 //! while this one is away. They compute the same table, from the same nodes without this one.
+
+use forwarder_ebpf::NodeSlot;
 
 use crate::forward::maglev;
 
@@ -25,15 +27,28 @@ pub(super) struct Share<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Slot {
     current: u16,
-    before: u16,
+    /// Newest first.
+    before: [u16; NodeSlot::BEFORE],
     alternate: u16,
+    /// This node has, or had, or may have had the slot: flows of it may be here.
+    mine: bool,
 }
 
 impl Slot {
     /// The slot as the kernel reads it.
-    pub(super) fn word(self) -> u32 {
-        let other = if self.before == 0 { self.alternate } else { self.before };
-        u32::from(self.current) | u32::from(other) << 16
+    pub(super) fn word(self) -> u64 {
+        let mut before = self.before;
+        if !before.contains(&self.alternate)
+            && let Some(free) = before.iter_mut().find(|node| **node == 0)
+        {
+            *free = self.alternate;
+        }
+        NodeSlot::new(self.current, before, self.mine).0
+    }
+
+    /// Flows of it may be here, from before this agent's time.
+    pub(super) fn claim(&mut self) {
+        self.mine = true;
     }
 }
 
@@ -46,12 +61,19 @@ pub(super) fn build(serving: &[Share<'_>], standby: &[Share<'_>], me: u16) -> Ve
     }
     let alternates = maglev(&others, maglev::size(others.len()));
     // A node alone has no finer table than that of the many that are away.
-    let size = maglev::size(serving.len().max(others.len()));
-    let slot = |(slot, current): (usize, u16)| {
-        let own = || slot.checked_rem(alternates.len()).and_then(|slot| alternates.get(slot)).copied();
-        Slot { current, before: 0, alternate: if current == me { own().unwrap_or(0) } else { 0 } }
+    let table = maglev(serving, maglev::size(serving.len().max(others.len())));
+    let slot = |(at, &current): (usize, &u16)| {
+        let mine = current == me;
+        let own = || same_place(at, table.len(), &alternates).copied().unwrap_or(0);
+        Slot { current, alternate: if mine { own() } else { 0 }, mine, ..Slot::default() }
     };
-    maglev(serving, size).into_iter().enumerate().map(slot).collect()
+    table.iter().enumerate().map(slot).collect()
+}
+
+/// Where the connections of the slot at `at` of a table of `len` slots are in another one. Sizes are multiples of one another: in a
+/// larger table they are in several slots, of which this is the first.
+fn same_place<T>(at: usize, len: usize, other: &[T]) -> Option<&T> {
+    other.get((at * other.len()).checked_div(len)?)
 }
 
 /// The nodes of a table by number and weight: those that serve, and those that stand by.
@@ -85,16 +107,19 @@ fn maglev(shares: &[Share<'_>], size: u32) -> Vec<u16> {
     table.iter().filter_map(|at| shares.get(*at as usize)).map(|share| share.node).collect()
 }
 
-/// Records in a new table the node each slot had in the table it replaces. A slot that did not change keeps the
-/// record it has. Nodes that are `known` no more are forgotten.
+/// Records in a new table the nodes each slot had in the table it replaces, newest first. Nodes that are `known` no more
+/// are forgotten. `me` is this node's number.
 ///
 /// Sizes divide one another, so a connection's slot in the smaller table follows from that in the larger; the other
 /// way round, when a table shrinks, one of the candidates is taken.
-pub(super) fn remember(table: &mut [Slot], replaced: &[Slot], known: impl Fn(u16) -> bool) {
+pub(super) fn remember(table: &mut [Slot], replaced: &[Slot], me: u16, known: impl Fn(u16) -> bool) {
+    let len = table.len();
     for (at, slot) in table.iter_mut().enumerate() {
-        let Some(old) = at.checked_rem(replaced.len()).and_then(|at| replaced.get(at)) else { return };
-        let wanted = |&node: &u16| node != slot.current && node != 0 && known(node);
-        slot.before = [old.current, old.before].into_iter().find(wanted).unwrap_or(0);
+        let Some(old) = same_place(at, len, replaced) else { return };
+        let former = std::iter::once(old.current).chain(old.before);
+        let mut kept = former.filter(|&node| node != slot.current && node != 0 && known(node));
+        slot.before = std::array::from_fn(|_| kept.next().unwrap_or(0));
+        slot.mine |= old.mine || (me != 0 && slot.before.contains(&me));
     }
 }
 
@@ -107,9 +132,14 @@ pub(super) fn vacant(size: usize) -> Vec<Slot> {
 /// Forgets a node in a table's records and alternates; whether it was there.
 pub(super) fn forget(table: &mut [Slot], node: u16) -> bool {
     let mut found = false;
-    for field in table.iter_mut().flat_map(|slot| [&mut slot.before, &mut slot.alternate]) {
-        if *field == node {
-            *field = 0;
+    for slot in table {
+        if slot.alternate == node {
+            slot.alternate = 0;
+            found = true;
+        }
+        if slot.before.contains(&node) {
+            let mut kept = slot.before.into_iter().filter(|other| *other != node);
+            slot.before = std::array::from_fn(|_| kept.next().unwrap_or(0));
             found = true;
         }
     }
@@ -118,21 +148,24 @@ pub(super) fn forget(table: &mut [Slot], node: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use forwarder_ebpf::steer;
+
     use super::*;
 
     const NAMES: [&str; 5] = ["n0", "n1", "n2", "n3", "n4"];
 
-    fn slot(current: u16, before: u16) -> Slot {
-        Slot { current, before, alternate: 0 }
+    fn slot<const N: usize>(current: u16, before: [u16; N]) -> Slot {
+        let before = std::array::from_fn(|at| before.get(at).copied().unwrap_or(0));
+        Slot { current, before, ..Slot::default() }
     }
 
     fn current(nodes: &[u16]) -> Vec<Slot> {
-        nodes.iter().map(|node| slot(*node, 0)).collect()
+        nodes.iter().map(|node| slot(*node, [])).collect()
     }
 
     fn with_history(nodes: &[u16], replaced: &[Slot], known: impl Fn(u16) -> bool) -> Vec<Slot> {
         let mut table = current(nodes);
-        remember(&mut table, replaced, known);
+        remember(&mut table, replaced, 0, known);
         table
     }
 
@@ -142,41 +175,65 @@ mod tests {
 
     #[test]
     fn a_changed_slot_remembers_the_node_it_had() {
-        assert_eq!(with_history(&[2, 1], &current(&[1, 1]), |_| true), [slot(2, 1), slot(1, 0)]);
+        assert_eq!(with_history(&[2, 1], &current(&[1, 1]), |_| true), [slot(2, [1]), slot(1, [])]);
     }
 
     #[test]
-    fn an_unchanged_slot_keeps_its_memory() {
-        assert_eq!(with_history(&[2], &[slot(2, 1)], |_| true), [slot(2, 1)]);
+    fn a_slot_remembers_three_nodes_and_each_once() {
+        let mut table = current(&[1]);
+        for (node, before) in
+            [(2, [1, 0, 0]), (1, [2, 0, 0]), (3, [1, 2, 0]), (4, [3, 1, 2]), (5, [4, 3, 1]), (5, [4, 3, 1])]
+        {
+            table = with_history(&[node], &table, |_| true);
+            assert_eq!(table, [slot(node, before)]);
+        }
     }
 
     #[test]
     fn an_unknown_node_is_not_remembered_but_the_one_before_it_is() {
-        assert_eq!(with_history(&[3], &[slot(2, 1)], |node| node != 2), [slot(3, 1)]);
-        assert_eq!(with_history(&[3], &[slot(2, 0)], |node| node != 2), [slot(3, 0)]);
+        assert_eq!(with_history(&[3], &[slot(2, [1])], |node| node != 2), [slot(3, [1])]);
+        assert_eq!(with_history(&[3], &[slot(2, [])], |node| node != 2), [slot(3, [])]);
+    }
+
+    #[test]
+    fn a_slot_that_was_this_nodes_stays_marked() {
+        let (me, mut table) = (1, build(&shares(&[1]), &[], 1));
+        for nodes in [[2, 3], [3, 4], [4, 2]] {
+            let mut next = build(&shares(&nodes), &[], me);
+            remember(&mut next, &table, me, |_| true);
+            table = next;
+        }
+        assert!(table.iter().all(|slot| slot.mine && slot.current != me && NodeSlot(slot.word()).is_mine()));
+        let mut strangers = build(&shares(&[2, 3]), &[], me);
+        assert!(strangers.iter().all(|slot| !slot.mine));
+        strangers.iter_mut().for_each(Slot::claim);
+        assert!(strangers.iter().all(|slot| slot.mine));
     }
 
     #[test]
     fn what_nobody_serves_remembers_who_did_and_hands_it_down() {
         let mut table = vacant(2);
-        remember(&mut table, &[slot(1, 0), slot(2, 1)], |_| true);
-        assert_eq!(table, [slot(0, 1), slot(0, 2)]);
-        assert_eq!(with_history(&[3, 2], &table, |_| true), [slot(3, 1), slot(2, 0)]);
+        remember(&mut table, &[slot(1, []), slot(2, [1])], 0, |_| true);
+        assert_eq!(table, [slot(0, [1]), slot(0, [2, 1])]);
+        assert_eq!(with_history(&[3, 2], &table, |_| true), [slot(3, [1]), slot(2, [1])]);
     }
 
     #[test]
     fn a_grown_table_finds_its_history_by_the_smaller_size() {
         let small = current(&[1, 2]);
-        assert_eq!(with_history(&[3, 3, 3, 3], &small, |_| true), [slot(3, 1), slot(3, 2), slot(3, 1), slot(3, 2)]);
-        assert_eq!(with_history(&[3], &[], |_| true), [slot(3, 0)]);
+        let grown = [slot(3, [1]), slot(3, [1]), slot(3, [2]), slot(3, [2])];
+        assert_eq!(with_history(&[3, 3, 3, 3], &small, |_| true), grown);
+        assert_eq!(with_history(&[3], &[], |_| true), [slot(3, [])]);
+        assert_eq!(with_history(&[4, 4], &grown, |_| true), [slot(4, [3, 1]), slot(4, [3, 2])]);
     }
 
     #[test]
     fn what_is_recorded_goes_before_the_alternate() {
-        let alternate = Slot { current: 1, before: 0, alternate: 2 };
-        assert_eq!(alternate.word(), 1 | 2 << 16);
-        assert_eq!(Slot { before: 3, ..alternate }.word(), 1 | 3 << 16);
-        assert_eq!(with_history(&[1], &[alternate], |_| true), [slot(1, 0)], "an alternate is no record");
+        let alternate = Slot { current: 1, alternate: 2, ..Slot::default() };
+        assert_eq!(NodeSlot(alternate.word()).before(), [2, 0, 0]);
+        assert_eq!(NodeSlot(Slot { before: [3, 0, 0], ..alternate }.word()).before(), [3, 2, 0]);
+        assert_eq!(NodeSlot(Slot { before: [2, 3, 0], ..alternate }.word()).before(), [2, 3, 0]);
+        assert_eq!(with_history(&[1], &[alternate], |_| true), [slot(1, [])], "an alternate is no record");
     }
 
     #[test]
@@ -218,8 +275,9 @@ mod tests {
         let cases = [(&all[..11], &all[..0], &all[1..11]), (&all[..1], &all[1..], &all[1..])];
         for (serving, standby, others) in cases {
             let (mine, theirs) = (build(serving, standby, 1), build(others, &[], 2));
-            for hash in 0..20_000 {
-                let (mine, theirs) = (mine[hash % mine.len()], theirs[hash % theirs.len()]);
+            for hash in (0..20_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+                let at = |table: &[Slot]| table[steer::node_slot(hash, table.len().try_into().unwrap()) as usize];
+                let (mine, theirs) = (at(&mine), at(&theirs));
                 assert!(mine.current != 1 || mine.alternate == theirs.current);
             }
         }
@@ -227,9 +285,9 @@ mod tests {
 
     #[test]
     fn forgetting_leaves_the_current_nodes() {
-        let mut table = [slot(1, 2), slot(2, 1), Slot { current: 1, before: 3, alternate: 2 }];
+        let mut table = [slot(1, [2]), slot(2, [1]), Slot { alternate: 2, ..slot(1, [3, 2, 4]) }];
         assert!(forget(&mut table, 2));
-        assert_eq!(table, [slot(1, 0), slot(2, 1), slot(1, 3)]);
+        assert_eq!(table, [slot(1, []), slot(2, [1]), slot(1, [3, 4])]);
         assert!(!forget(&mut table, 2));
     }
 }

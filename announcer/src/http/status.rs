@@ -4,6 +4,7 @@
 //! RFC 3339 in UTC, to the millisecond.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::SystemTime,
 };
@@ -173,6 +174,9 @@ pub struct Forwarder {
     pub mode: String,
     /// The uplinks it is attached to.
     pub interfaces: Vec<String>,
+    /// By uplink: `xdp`, or `tc` and why it has no XDP.
+    #[serde(default)]
+    pub ways: BTreeMap<String, String>,
 }
 
 /// What came of asking for other nodes' VIPs on the wire, as clients do.

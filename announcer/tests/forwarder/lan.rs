@@ -94,7 +94,7 @@ pub(crate) struct Lan {
     pub(crate) client: Host,
     pub(crate) nodes: Vec<Host>,
     pub(crate) pods: Vec<Host>,
-    switch: Host,
+    pub(crate) switch: Host,
 }
 
 impl Lan {

@@ -6,6 +6,7 @@ mod frames;
 mod lan;
 mod reuse;
 mod rig;
+mod xdp;
 
 use std::{
     collections::BTreeSet,

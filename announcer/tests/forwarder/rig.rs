@@ -42,17 +42,26 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(host: &Host) -> Self {
-        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
-        Self { forwarder: Self::open(host, pins.path().to_owned()), pins }
+        Self::start_in(host, Mode::Auto)
     }
 
-    fn open(host: &Host, pin_dir: PathBuf) -> Forwarder {
-        host.run(|| Forwarder::start(Options { mode: Mode::Auto, pin_dir }).unwrap())
+    pub(crate) fn start_in(host: &Host, mode: Mode) -> Self {
+        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
+        Self { forwarder: Self::open(host, pins.path().to_owned(), mode), pins }
+    }
+
+    fn open(host: &Host, pin_dir: PathBuf, mode: Mode) -> Forwarder {
+        host.run(|| Forwarder::start(Options { mode, pin_dir }).unwrap())
     }
 
     /// As if the agent was killed and started again.
     pub(crate) fn restart(&mut self, host: &Host) {
-        self.forwarder = Self::open(host, self.pins.path().to_owned());
+        self.restart_in(host, Mode::Auto);
+    }
+
+    /// The same, with another mode from now on.
+    pub(crate) fn restart_in(&mut self, host: &Host, mode: Mode) {
+        self.forwarder = Self::open(host, self.pins.path().to_owned(), mode);
     }
 
     pub(crate) fn apply(&mut self, host: &Host, wanted: &Wanted) {

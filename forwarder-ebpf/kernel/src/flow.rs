@@ -150,7 +150,7 @@ pub fn forget(tuple: &Tuple) {
 #[inline(always)]
 pub fn remember(
     packet: &Packet,
-    hash: u32,
+    hash: u64,
     index: u32,
     backend: &BackendEntry,
     counted: u32,

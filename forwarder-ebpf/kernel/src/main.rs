@@ -1,5 +1,5 @@
-//! Crier's eBPF program. A packet's way is this file from top to bottom:
-//! [`parse`] reads it, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
+//! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
+//! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded.
 //!
@@ -12,12 +12,17 @@ mod flow;
 mod maps;
 mod parse;
 mod ports;
+mod relay;
 mod rewrite;
 mod shadow;
 mod steer;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_PASS, XDP_TX},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, Uplink};
 
 use crate::{
@@ -32,14 +37,27 @@ use crate::{
 #[classifier]
 #[inline(always)]
 pub fn crier_ingress(ctx: TcContext) -> i32 {
-    from_wire(&ctx).code()
+    if relay::hand_on(&ctx) {
+        return Action::Redirect(maps::interface(&ctx)).code(&ctx);
+    }
+    from_wire(&ctx).code(&ctx)
+}
+
+/// From the wire, before the stack has it: what is another node's goes on to it, all else up to [`crier_ingress`].
+#[xdp]
+#[inline(always)]
+pub fn crier_xdp(ctx: XdpContext) -> u32 {
+    if relay::hand_on(&ctx) { XDP_TX } else { XDP_PASS }
 }
 
 /// To the wire: gives a pod's reply the address the client knows.
 #[classifier]
 #[inline(always)]
 pub fn crier_egress(ctx: TcContext) -> i32 {
-    to_wire(&ctx).code()
+    if verdict::is_handed_on(&ctx) {
+        return Action::Next.code(&ctx);
+    }
+    to_wire(&ctx).code(&ctx)
 }
 
 #[inline(always)]
@@ -64,7 +82,7 @@ fn from_wire(ctx: &TcContext) -> Action {
         Transport::Unfit(reason) => Verdict::Drop(reason),
         Transport::Discovery => Verdict::Swallow,
     };
-    perform(ctx, &packet, verdict, &frame.uplink)
+    perform(ctx, &packet, verdict, frame.uplink)
 }
 
 /// A frame for others, which must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its
@@ -77,15 +95,15 @@ fn flooded(ctx: &TcContext, frame: &Frame) -> Action {
     if !shadow::takes(ctx, &standing, &packet) {
         return Action::Next;
     }
-    perform(ctx, &packet, steer::inbound(frame, &packet), &frame.uplink)
+    perform(ctx, &packet, steer::inbound(frame, &packet), frame.uplink)
 }
 
 #[inline(always)]
 fn to_wire(ctx: &TcContext) -> Action {
-    let Some(uplink) = maps::uplink(ctx) else { return Action::Next };
+    let Some(uplink) = maps::uplink(maps::interface(ctx)) else { return Action::Next };
     let Some(mut packet) = parse::network(ctx) else { return Action::Next };
     match parse::transport(ctx, &mut packet) {
-        Transport::Whole => perform(ctx, &packet, steer::outbound(&packet), &uplink),
+        Transport::Whole => perform(ctx, &packet, steer::outbound(&packet), uplink),
         Transport::Unfit(_) | Transport::Discovery => Action::Next,
     }
 }

@@ -8,17 +8,21 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, ROW_SLOTS, Reply, Row,
-    ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple, Uplink, counter_index, limits,
-    node_entry_index, steer,
+    Address, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, NodeSlot, Place,
+    ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple, Uplink, Uplinks,
+    counter_index,
+    directory::{self, Route},
+    limits, node_entry_index, steer,
 };
 
 #[map]
-static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(limits::UPLINKS, 0);
+static UPLINKS: Array<Uplinks> = Array::with_max_entries(1, 0);
 #[map]
 static VIPS: HashMap<Address, u32> = HashMap::with_max_entries(limits::VIPS, 0);
 #[map]
-static SERVICES: HashMap<ServiceKey, ServiceEntry> = HashMap::with_max_entries(limits::SERVICES, 0);
+static DIRECTORY: Array<Bucket> = Array::with_max_entries(directory::BUCKETS, 0);
+#[map]
+static SERVICES: Array<ServiceEntry> = Array::with_max_entries(limits::SERVICE_ENTRIES, 0);
 #[map]
 static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS, 0);
 #[map]
@@ -52,11 +56,22 @@ pub fn interface(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
-/// The uplink the packet came in by, if it is one.
+/// The uplink of that interface index, if it is one. An entry replaced meanwhile gives an old or a new MAC, both were or are
+/// right, or at worst a mixture, which is nobody's.
 #[inline(always)]
-pub fn uplink(ctx: &TcContext) -> Option<Uplink> {
-    // SAFETY: copied at once; an entry replaced meanwhile gives an old or a new MAC, both were or are right.
-    unsafe { UPLINKS.get(interface(ctx)) }.copied()
+pub fn uplink(interface: u32) -> Option<&'static Uplink> {
+    let [a, b, c, d] = &UPLINKS.get(0)?.places;
+    if a.interface == interface {
+        Some(a)
+    } else if b.interface == interface {
+        Some(b)
+    } else if c.interface == interface {
+        Some(c)
+    } else if d.interface == interface {
+        Some(d)
+    } else {
+        None
+    }
 }
 
 /// Whether an address is a VIP.
@@ -68,18 +83,61 @@ pub fn is_vip(address: &Address) -> bool {
 /// The service behind a socket.
 #[inline(always)]
 pub fn service(tuple: &Tuple) -> Option<&'static ServiceEntry> {
-    let key = ServiceKey { vip: tuple.destination, port: tuple.destination_port, protocol: tuple.protocol, pad: 0 };
-    // SAFETY: the agent replaces entries by new elements, the old one lives until this run ends.
-    unsafe { SERVICES.get(key) }
+    let [high, low] = steer::words(&tuple.destination);
+    let port = u16::from_le_bytes(tuple.destination_port);
+    let route = directory::route_words(high, low, port, tuple.protocol);
+    service_at(&route, high, low, port as u32 | (tuple.protocol as u32) << 16)
 }
 
-/// A table's slot; 0 if the table has none.
+/// The same by the words of the address, and port and protocol as they lie in a [`forwarder_ebpf::ServiceKey`].
 #[inline(always)]
-pub fn slot(row: u32, slots: u32, hash: u32) -> u32 {
-    if slots == 0 {
+pub fn service_at(route: &Route, high: u64, low: u64, socket: u32) -> Option<&'static ServiceEntry> {
+    let [first, second] = route.buckets;
+    let entry = find(first, route.tag, high, low, socket).or_else(|| find(second, route.tag, high, low, socket))?;
+    SERVICES.get(entry - 1)
+}
+
+#[inline(always)]
+fn find(bucket: u32, tag: u32, high: u64, low: u64, socket: u32) -> Option<u32> {
+    let [a, b, c, d] = &DIRECTORY.get(bucket)?.places;
+    let at = |place: &Place| {
+        if place.tag != tag || place.entry == 0 {
+            return false;
+        }
+        let key = (&raw const place.key).cast::<u64>();
+        // SAFETY: the key is 20 bytes of the map's value, whose places lie at multiples of 32 bytes.
+        unsafe { key.add(1).read() == low && key.read() == high && key.add(2).cast::<u32>().read() == socket }
+    };
+    if at(a) {
+        Some(a.entry)
+    } else if at(b) {
+        Some(b.entry)
+    } else if at(c) {
+        Some(c.entry)
+    } else if at(d) {
+        Some(d.entry)
+    } else {
+        None
+    }
+}
+
+/// A connection's slot in its service's node table; empty if there is no table.
+#[inline(always)]
+pub fn node_slot(service: &ServiceEntry, hash: u64) -> NodeSlot {
+    NodeSlot(slot(service.node_row, steer::node_slot(hash, service.node_slots)))
+}
+
+/// A connection's pod by its service's local table; 0 if there is none.
+#[inline(always)]
+pub fn local_slot(service: &ServiceEntry, hash: u64) -> u32 {
+    if service.local_slots == 0 {
         return 0;
     }
-    let slot = steer::slot(hash, slots);
+    slot(service.local_row, steer::local_slot(hash, service.local_slots)) as u32
+}
+
+#[inline(always)]
+fn slot(row: u32, slot: u32) -> u64 {
     match ROWS.get(row + slot / ROW_SLOTS) {
         Some(row) => row.slots[(slot % ROW_SLOTS) as usize],
         None => 0,
@@ -106,17 +164,38 @@ pub fn backend(index: u32) -> Option<&'static BackendEntry> {
     (entry.flags & BackendEntry::USABLE != 0).then_some(entry)
 }
 
+/// What a packet is on the wire.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// Packets: segments, where the kernel carries many as one.
+    pub packets: u64,
+    /// Bytes with link-layer headers.
+    pub bytes: u64,
+}
+
+/// How much a packet is.
+#[inline(always)]
+pub fn size(ctx: &TcContext) -> Size {
+    let skb = ctx.as_ptr().cast::<__sk_buff>();
+    // SAFETY: the context is valid for the program's run.
+    let (segments, bytes) = unsafe { ((*skb).gso_segs as u64, (*skb).len as u64) };
+    Size { packets: if segments == 0 { 1 } else { segments }, bytes }
+}
+
 /// Counts a packet for its service.
 #[inline(always)]
 pub fn count(ctx: &TcContext, counted: u32, direction: Direction, new: bool) {
-    let skb = ctx.as_ptr().cast::<__sk_buff>();
+    count_size(counted, direction, size(ctx), new);
+}
+
+/// The same for one that is that much.
+#[inline(always)]
+pub fn count_size(counted: u32, direction: Direction, size: Size, new: bool) {
     if let Some(counter) = COUNTERS.get_ptr_mut(counter_index(counted, direction)) {
-        // SAFETY: the context is valid for the program's run; the counter is this CPU's own, and programs are not
-        // preempted by one another on it.
+        // SAFETY: the counter is this CPU's own, and programs are not preempted by one another on it.
         unsafe {
-            let segments = (*skb).gso_segs as u64;
-            (*counter).packets += if segments == 0 { 1 } else { segments };
-            (*counter).bytes += (*skb).len as u64;
+            (*counter).packets += size.packets;
+            (*counter).bytes += size.bytes;
             (*counter).flows += new as u64;
         }
     }

@@ -26,7 +26,7 @@ const TCP_ACK: u8 = 0x10;
 /// A frame that came in by an uplink.
 pub struct Frame {
     /// The uplink.
-    pub uplink: Uplink,
+    pub uplink: &'static Uplink,
     /// Whom it is addressed to.
     pub destination: [u8; 6],
     /// Who sent it, on the segment.
@@ -88,7 +88,7 @@ pub enum Transport {
 /// The frame, if it came in by an uplink.
 #[inline(always)]
 pub fn uplink_frame(ctx: &TcContext) -> Option<Frame> {
-    let uplink = maps::uplink(ctx)?;
+    let uplink = maps::uplink(maps::interface(ctx))?;
     // SAFETY: the context is valid for the program's run.
     if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
         return None;

@@ -27,7 +27,7 @@ enum Port {
 /// Puts into `key`, the ends of the replies to a client's packet, a port by which the pod knows no other connection
 /// of the client's; at the worst one that is closed.
 #[inline(always)]
-pub fn choose(key: &mut Tuple, packet: &Tuple, hash: u32, now: u32) -> Result<(), DropReason> {
+pub fn choose(key: &mut Tuple, packet: &Tuple, hash: u64, now: u32) -> Result<(), DropReason> {
     let mut closed = None;
     for attempt in 0..ATTEMPTS + 1 {
         if attempt > 0 {

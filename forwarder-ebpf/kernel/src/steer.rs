@@ -1,6 +1,6 @@
 //! Decides what becomes of a packet. Reads maps, remembers flows, touches no packet.
 
-use forwarder_ebpf::{DropReason, NodeEntry, ServiceEntry, steer};
+use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
 
 use crate::{
     flow, maps,
@@ -39,12 +39,11 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
 #[inline(always)]
 fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
     let hash = steer::flow_hash(&packet.tuple);
-    let slot = maps::slot(service.node_row, service.node_slots, hash);
-    let (current, previous) = (slot as u16, (slot >> 16) as u16);
+    let slot = maps::node_slot(service, hash);
     let searches = packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER;
-    let Some(node) = maps::node(current, &frame.uplink) else {
+    let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
-        return match elsewhere(frame, packet, previous) {
+        return match elsewhere(frame, packet, slot) {
             Some((mac, hops)) if searches => Verdict::Forward { mac, counted: service.counted, hops, second_hop: true },
             _ => Verdict::Drop(DropReason::NoBackend),
         };
@@ -54,7 +53,7 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
         return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
     }
     if searches {
-        if let Some((mac, hops)) = search(frame, packet, node, previous) {
+        if let Some((mac, hops)) = search(frame, packet, node, slot) {
             return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
         }
     }
@@ -64,37 +63,64 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
 /// Where a mid-flow packet goes on whose flow is not here, though the slot is this node's or its node sent it here;
 /// and with how many hops left.
 ///
-/// First to the slot's other node, where its connections lived before, or live while the slot's own node is away.
-/// If that is who sent it here, back to it, marked: what this node remembers is older than what the sender knows,
-/// whose own record comes next. If there is none, back to the slot's node, which searches no more: it has lost the
-/// flow, and its tables find the pod again; or the connection is dead, and its pod says so.
+/// First to the newest of the slot's other nodes, where its connections lived before, or live while the slot's own node is
+/// away; who has not the flow either passes it on to the next. If the slot's own node sent it here, and there is no
+/// other, it goes back, and is searched for no more: that node has lost the flow, and its tables find the pod again; or the
+/// connection is dead, and its pod says so. If who sent it here is the only other, it goes back too, marked: what this node
+/// remembers is older than what the sender knows, whose own record comes next.
 #[inline(always)]
-fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, previous: u16) -> Option<(&'static [u8; 6], u8)> {
-    let other = elsewhere(frame, packet, previous);
+fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, slot: NodeSlot) -> Option<(&'static [u8; 6], u8)> {
+    let other = elsewhere(frame, packet, slot);
     if other.is_some() {
         return other;
     }
     let own = node.flags & NodeEntry::SELF != 0;
     if own && packet.hops > SEARCHED {
-        let sender = maps::node(previous, &frame.uplink).filter(|sender| sender.mac == frame.source)?;
+        let [previous, ..] = slot.before();
+        let sender = maps::node(previous, frame.uplink).filter(|sender| sender.mac == frame.source)?;
         return Some((&sender.mac, SEARCHED));
     }
     (!own && packet.hops <= SEARCHED).then_some((&node.mac, SEARCH_OVER))
 }
 
-/// The slot's other node, unless it is this one or the packet's sender; and the hops left to the packet.
+/// The newest of the slot's other nodes that is not the packet's sender, and the hops left to the packet. A packet that is
+/// searched for already has been at those newer than this one.
 #[inline(always)]
-fn elsewhere(frame: &Frame, packet: &Packet, previous: u16) -> Option<(&'static [u8; 6], u8)> {
-    let other = maps::node(previous, &frame.uplink)?;
-    let away = other.flags & NodeEntry::SELF == 0 && other.mac != frame.source;
-    away.then_some((&other.mac, if packet.hops > SEARCHED { SEARCHED } else { packet.hops.saturating_sub(1) }))
+fn elsewhere(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Option<(&'static [u8; 6], u8)> {
+    let searched = packet.hops <= SEARCHED;
+    let mut found = None;
+    for number in slot.before() {
+        match candidate(number, frame) {
+            Candidate::Other(mac) if found.is_none() => found = Some(mac),
+            Candidate::Me if searched => found = None,
+            _ => {}
+        }
+    }
+    Some((found?, if searched { packet.hops.saturating_sub(1) } else { SEARCHED }))
+}
+
+/// One of a slot's earlier nodes.
+enum Candidate {
+    /// Not there, or the packet's sender.
+    No,
+    Me,
+    Other(&'static [u8; 6]),
+}
+
+#[inline(always)]
+fn candidate(number: u16, frame: &Frame) -> Candidate {
+    match maps::node(number, frame.uplink) {
+        Some(node) if node.flags & NodeEntry::SELF != 0 => Candidate::Me,
+        Some(node) if node.mac != frame.source => Candidate::Other(&node.mac),
+        _ => Candidate::No,
+    }
 }
 
 /// A packet for one of this node's pods, of a connection this node does not know. Mid-flow TCP too: the pod's
 /// stack answers what it does not know by a reset, which the client should get at once.
 #[inline(always)]
-fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u32) -> Verdict {
-    let index = maps::slot(service.local_row, service.local_slots, steer::local_hash(hash));
+fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64) -> Verdict {
+    let index = maps::local_slot(service, hash);
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.

@@ -3,8 +3,13 @@
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated::bpf_redirect,
+    programs::TcContext,
 };
 use forwarder_ebpf::{Address, DropReason};
+
+/// Tells the egress hook that a packet is one that the ingress hook hands on: no pod's reply, so it need not be looked up. The
+/// field is for traffic control alone and is not on the wire.
+const HANDED_ON: u32 = 0xc71e;
 
 /// A decision about a packet. References are into maps: the stack holds 512 bytes.
 pub enum Verdict {
@@ -36,12 +41,25 @@ pub enum Action {
 impl Action {
     /// The number the kernel expects.
     #[inline(always)]
-    pub fn code(self) -> i32 {
+    pub fn code(self, ctx: &TcContext) -> i32 {
         match self {
             Self::Next => TC_ACT_UNSPEC,
             Self::Drop => TC_ACT_SHOT,
-            // SAFETY: takes integers only; sets the target of the redirect for this packet.
-            Self::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
+            Self::Redirect(interface) => {
+                // SAFETY: the context is valid for the program's run; the helper takes integers only, and sets the target of
+                // the redirect for this packet.
+                unsafe {
+                    (*ctx.skb.skb).tc_index = HANDED_ON;
+                    bpf_redirect(interface, 0) as i32
+                }
+            }
         }
     }
+}
+
+/// Whether the ingress hook has just handed this packet on.
+#[inline(always)]
+pub fn is_handed_on(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid for the program's run.
+    unsafe { (*ctx.skb.skb).tc_index == HANDED_ON }
 }

@@ -35,7 +35,7 @@ fn header(status: &Status, style: Style) -> String {
     let up = status.now.duration_since(status.started).unwrap_or_default();
     let forwarder = match status.forwarder.mode.as_str() {
         "off" => "off (announces only)".to_owned(),
-        mode => format!("{mode} on {}", status.forwarder.interfaces.join(", ")),
+        _ => status.forwarder.interfaces.iter().map(|name| way(status, name)).collect::<Vec<_>>().join(", "),
     };
     let source = &status.source;
     let path = source.path.as_ref().map(|path| format!(" {path}")).unwrap_or_default();
@@ -47,6 +47,13 @@ fn header(status: &Status, style: Style) -> String {
         printable(&forwarder),
         printable(&format!("{}{path}, {} objects", source.kind, source.objects)),
     )
+}
+
+/// By what an uplink's packets are carried.
+fn way(status: &Status, interface: &str) -> String {
+    let (mode, ways) = (&status.forwarder.mode, &status.forwarder.ways);
+    let way = ways.get(interface).map_or(mode.as_str(), |way| way.split(':').next().unwrap_or(way));
+    format!("{way} on {interface}")
 }
 
 /// What is wrong, a line each; nothing if nothing is.

@@ -16,7 +16,7 @@ use aya::{
 };
 use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, map, program};
 
-use super::{ApplyError, Info, Maps, StartError, bpffs};
+use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -24,6 +24,8 @@ const PRIORITY: u16 = 0x0c71;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 const LINK_PREFIX: &str = "link_";
+
+const XDP_HOOK: &str = "xdp";
 
 /// The two hooks of an uplink.
 const HOOKS: [(TcAttachType, &str, &str); 2] =
@@ -40,13 +42,17 @@ pub(super) struct Kernel {
     clsact: bool,
     /// What a predecessor attached to; `None` once this agent has attached.
     inherited: Option<Vec<String>>,
+    accelerator: Accelerator,
+    /// The flows are a predecessor's.
+    pub(super) adopted: bool,
 }
 
 impl Kernel {
     /// Loads the object with maps of its own, but the flows of a predecessor with the same layout.
-    pub(super) fn load(pin_dir: &Path) -> Result<(Self, Maps), StartError> {
+    pub(super) fn load(pin_dir: &Path, mode: Mode) -> Result<(Self, Maps), StartError> {
         bpffs::prepare(pin_dir)?;
         remove_pins(pin_dir, |name| is_flow_pin(name) && !flow_pins().iter().any(|(_, pin)| pin == name));
+        let adopted = flow_pins().iter().any(|(_, pin)| pin_dir.join(pin).exists());
         let mut loader = EbpfLoader::new();
         for (map, pin) in flow_pins() {
             loader.map_pin_path(map, pin_dir.join(pin));
@@ -58,7 +64,16 @@ impl Kernel {
         }
         let maps = Maps::take(&mut ebpf)?;
         let inherited = Some(inherited(pin_dir));
-        Ok((Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new(), clsact: false, inherited }, maps))
+        let kernel = Self {
+            ebpf,
+            pin_dir: pin_dir.to_owned(),
+            attached: BTreeMap::new(),
+            clsact: false,
+            inherited,
+            accelerator: Accelerator::new(mode),
+            adopted,
+        };
+        Ok((kernel, maps))
     }
 
     /// Attaches to the uplinks that are not attached to yet, and lets go of what is no uplink any more.
@@ -86,13 +101,18 @@ impl Kernel {
             let hooks = HOOKS.iter().try_for_each(|hook| self.attach_hook(index, &uplink.name, *hook));
             match hooks {
                 Ok(()) => {
+                    let pin = self.pin_dir.join(link_pin(index, XDP_HOOK));
+                    self.accelerator.attach(&mut self.ebpf, index, &uplink.name, &pin);
                     self.attached.insert(index, uplink.name.clone());
                     attached.push(uplink.name.clone());
                 }
                 Err(error) => failed = Some(error),
             }
         }
-        let kept: Vec<String> = uplinks.keys().flat_map(|i| HOOKS.map(|(.., hook)| link_pin(*i, hook))).collect();
+        self.accelerator.retain(|index| uplinks.contains_key(&index));
+        let accelerated = uplinks.keys().filter(|index| self.accelerator.is_attached(**index));
+        let mut kept: Vec<String> = uplinks.keys().flat_map(|i| HOOKS.map(|(.., hook)| link_pin(*i, hook))).collect();
+        kept.extend(accelerated.map(|index| link_pin(*index, XDP_HOOK)));
         remove_pins(&self.pin_dir, |name| name.starts_with(LINK_PREFIX) && !kept.iter().any(|pin| pin == name));
         failed.map_or(Ok(attached), Err)
     }
@@ -111,7 +131,10 @@ impl Kernel {
             (false, true) => "clsact",
             (false, false) => "tcx",
         };
-        Info { mode: "tc", hook, interfaces }
+        let named = |(index, way): (u32, &str)| Some((self.attached.get(&index)?.clone(), way.to_owned()));
+        let ways: BTreeMap<String, String> = self.accelerator.reasons().filter_map(named).collect();
+        let mode = if ways.values().any(|way| way == "xdp") { "xdp" } else { "tc" };
+        Info { mode, hook, interfaces, ways }
     }
 
     fn attach_hook(&mut self, index: u32, interface: &str, hook: (TcAttachType, &str, &str)) -> Result<(), ApplyError> {

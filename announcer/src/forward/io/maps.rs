@@ -6,7 +6,7 @@ use aya::{
     util::nr_cpus,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Counter, Direction, NodeEntry, Row, ServiceEntry, ServiceKey, Uplink, counter_index, map,
+    Address, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Uplinks, counter_index, map,
 };
 
 use super::{ApplyError, StartError};
@@ -17,9 +17,10 @@ use crate::{
 
 /// All maps but those that only the kernel program touches.
 pub(super) struct Maps {
-    uplinks: HashMap<MapData, u32, Uplink>,
+    uplinks: Array<MapData, Uplinks>,
     vips: HashMap<MapData, Address, u32>,
-    services: HashMap<MapData, ServiceKey, ServiceEntry>,
+    directory: Array<MapData, Bucket>,
+    services: Array<MapData, ServiceEntry>,
     rows: Array<MapData, Row>,
     nodes: Array<MapData, NodeEntry>,
     backends: Array<MapData, BackendEntry>,
@@ -37,6 +38,7 @@ impl Maps {
         Ok(Self {
             uplinks: take(ebpf, map::UPLINKS)?,
             vips: take(ebpf, map::VIPS)?,
+            directory: take(ebpf, map::DIRECTORY)?,
             services: take(ebpf, map::SERVICES)?,
             rows: take(ebpf, map::ROWS)?,
             nodes: take(ebpf, map::NODES)?,
@@ -60,12 +62,11 @@ impl Maps {
             Write::Node(place, entry) => (map::NODES, self.nodes.set(*place, entry, 0)),
             Write::Backend(index, entry) => (map::BACKENDS, self.backends.set(*index, entry, 0)),
             Write::ResetCounters(counted) => (map::COUNTERS, self.reset(*counted)),
-            Write::Service(key, entry) => (map::SERVICES, self.services.insert(key, entry, 0)),
+            Write::Service(place, entry) => (map::SERVICES, self.services.set(*place, entry, 0)),
+            Write::Bucket(place, bucket) => (map::DIRECTORY, self.directory.set(*place, **bucket, 0)),
             Write::Vip(address) => (map::VIPS, self.vips.insert(address, 1, 0)),
-            Write::Uplink(interface, entry) => (map::UPLINKS, self.uplinks.insert(interface, entry, 0)),
-            Write::RemoveUplink(interface) => (map::UPLINKS, self.uplinks.remove(interface)),
             Write::RemoveVip(address) => (map::VIPS, self.vips.remove(address)),
-            Write::RemoveService(key) => (map::SERVICES, self.services.remove(key)),
+            Write::Uplinks(uplinks) => (map::UPLINKS, self.uplinks.set(0, *uplinks, 0)),
         };
         done.map_err(|source| ApplyError::Write { map, source: Box::new(source) })
     }

@@ -7,15 +7,12 @@
 //! membership has caught up.
 
 mod bpffs;
+mod driver;
 mod load;
 mod maps;
+mod xdp;
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
 
 use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, ShadowEvent};
 
@@ -38,7 +35,7 @@ pub enum Mode {
     /// The best this kernel has.
     #[default]
     Auto,
-    /// XDP for what is handed on.
+    /// XDP for what is handed on, on any driver that takes it, and TC for the rest.
     Xdp,
     /// TC (TCX where the kernel has it, else clsact).
     Tc,
@@ -58,9 +55,6 @@ pub struct Options {
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// XDP was asked for.
-    #[error("forwarder.mode xdp is not available in this version: use auto or tc")]
-    XdpMissing,
     /// The kernel refused.
     #[error(
         "no permission to load eBPF programs: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN \
@@ -164,12 +158,14 @@ pub struct Applied {
 /// What the status page says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
-    /// `tc` or `off`.
+    /// `xdp` if any interface has it, `tc` or `off`.
     pub mode: &'static str,
-    /// How it is attached: `tcx` or `clsact`; empty while it is not.
+    /// How TC is attached: `tcx` or `clsact`; empty while it is not.
     pub hook: &'static str,
     /// The interfaces attached to, sorted.
     pub interfaces: Vec<String>,
+    /// By interface: `xdp`, or why it has none.
+    pub ways: BTreeMap<String, String>,
 }
 
 /// The running forwarder. Dropping it leaves the programs where they are.
@@ -192,9 +188,10 @@ impl fmt::Debug for Forwarder {
 }
 
 impl Running {
-    fn load(pin_dir: &Path) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(pin_dir)?;
-        Ok(Self { kernel, maps, tables: Tables::default(), broken: false })
+    fn load(options: &Options) -> Result<Self, StartError> {
+        let (kernel, maps) = Kernel::load(&options.pin_dir, options.mode)?;
+        let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
+        Ok(Self { kernel, maps, tables, broken: false })
     }
 }
 
@@ -211,8 +208,7 @@ impl Forwarder {
                 detach_all(&options.pin_dir).map_err(failed)?;
                 None
             }
-            Mode::Xdp => return Err(StartError::XdpMissing),
-            Mode::Auto | Mode::Tc => Some(Running::load(&options.pin_dir)?),
+            Mode::Auto | Mode::Xdp | Mode::Tc => Some(Running::load(&options)?),
         };
         Ok(Self { options, running })
     }
@@ -224,7 +220,7 @@ impl Forwarder {
     pub fn apply(&mut self, wanted: &Wanted, now: Instant) -> Result<Applied, ApplyError> {
         let Some(running) = &mut self.running else { return Ok(Applied::default()) };
         if running.broken {
-            *running = Running::load(&self.options.pin_dir)?;
+            *running = Running::load(&self.options)?;
         }
         let plan = running.tables.plan(wanted, now);
         running.broken = true;
@@ -277,7 +273,7 @@ impl Forwarder {
     pub fn info(&self) -> Info {
         match &self.running {
             Some(running) => running.kernel.info(),
-            None => Info { mode: "off", hook: "", interfaces: Vec::new() },
+            None => Info { mode: "off", ..Info::default() },
         }
     }
 }

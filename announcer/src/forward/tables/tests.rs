@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use forwarder_ebpf::{Bucket, NodeSlot, ROW_SLOTS, Row, ServiceEntry};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    forward::wanted::{Node, Uplink as WantedUplink},
+    forward::{
+        maglev,
+        wanted::{Node, Targets, Uplink as WantedUplink},
+    },
     model::ServiceName,
 };
 
@@ -16,9 +20,10 @@ struct Kernel {
     rows: BTreeMap<u32, Row>,
     nodes: BTreeMap<u32, NodeEntry>,
     backends: BTreeMap<u32, BackendEntry>,
-    services: BTreeMap<ServiceKey, ServiceEntry>,
+    entries: BTreeMap<u32, ServiceEntry>,
+    directory: BTreeMap<u32, Bucket>,
     vips: BTreeSet<Address>,
-    uplinks: BTreeMap<u32, Uplink>,
+    uplinks: Uplinks,
 }
 
 impl Kernel {
@@ -35,41 +40,45 @@ impl Kernel {
             Write::Node(place, entry) => drop(self.nodes.insert(place, entry)),
             Write::Backend(index, entry) => drop(self.backends.insert(index, entry)),
             Write::ResetCounters(_) => {}
-            Write::Service(key, entry) => drop(self.services.insert(key, entry)),
+            Write::Service(place, entry) => drop(self.entries.insert(place, entry)),
+            Write::Bucket(place, bucket) => drop(self.directory.insert(place, *bucket)),
             Write::Vip(address) => drop(self.vips.insert(address)),
-            Write::Uplink(index, entry) => drop(self.uplinks.insert(index, entry)),
-            Write::RemoveUplink(index) => assert!(self.uplinks.remove(&index).is_some()),
             Write::RemoveVip(address) => assert!(self.vips.remove(&address)),
-            Write::RemoveService(key) => assert!(self.services.remove(&key).is_some()),
+            Write::Uplinks(uplinks) => self.uplinks = uplinks,
         }
     }
 
-    fn slots(&self, row: u32, slots: u32) -> impl Iterator<Item = u32> {
+    fn services(&self) -> BTreeMap<ServiceKey, ServiceEntry> {
+        let places = self.directory.values().flat_map(|bucket| bucket.places).filter(|place| place.entry != 0);
+        places.map(|place| (place.key, self.entries[&(place.entry - 1)])).collect()
+    }
+
+    fn slots(&self, row: u32, slots: u32) -> impl Iterator<Item = u64> {
         (0..slots).map(move |slot| self.rows[&(row + slot / ROW_SLOTS)].slots[(slot % ROW_SLOTS) as usize])
     }
 
     /// Every slot of every service leads to a node that is there, and to a pod that is its own.
     fn check(&self, after: &Write) {
-        for (key, service) in &self.services {
-            for slot in self.slots(service.node_row, service.node_slots) {
-                let (current, previous) = (slot & 0xffff, slot >> 16);
-                let entry = self.nodes.get(&(current * limits::UPLINKS)).copied().unwrap_or(NodeEntry::NONE);
+        for (key, service) in &self.services() {
+            for slot in self.slots(service.node_row, service.node_slots).map(NodeSlot) {
+                let current = slot.current();
+                let entry = self.nodes.get(&(u32::from(current) * limits::UPLINKS)).copied().unwrap_or(NodeEntry::NONE);
                 assert!(
                     current == 0 || entry.flags & NodeEntry::PRESENT != 0,
                     "{key:?} leads to no node after {after:?}"
                 );
-                assert!(current != previous || current == 0);
+                assert!(current == 0 || !slot.before().contains(&current));
             }
             for index in self.slots(service.local_row, service.local_slots) {
-                let pod = self.backends.get(&index).copied().unwrap_or(BackendEntry::NONE);
+                let pod = self.backends.get(&(index as u32)).copied().unwrap_or(BackendEntry::NONE);
                 assert!(pod.flags & BackendEntry::USABLE != 0, "{key:?} leads to no pod after {after:?}");
                 assert_eq!(pod.port, key.port, "{key:?} leads to a pod of another service after {after:?}");
             }
         }
     }
 
-    fn shares(&self, socket: &Socket) -> BTreeMap<u32, usize> {
-        let service = self.services[&key(socket)];
+    fn shares(&self, socket: &Socket) -> BTreeMap<u64, usize> {
+        let service = self.services()[&key(socket)];
         let mut shares = BTreeMap::new();
         for slot in self.slots(service.node_row, service.node_slots) {
             *shares.entry(slot).or_default() += 1;
@@ -104,6 +113,10 @@ fn wanted(nodes: &[u8], services: &[(u16, Vec<u8>, Vec<u8>)]) -> Wanted {
     }
 }
 
+fn word(current: u32, before: u32, mine: bool) -> u64 {
+    NodeSlot::new(number(current), [number(before), 0, 0], mine).0
+}
+
 #[expect(clippy::disallowed_methods, reason = "any instant will do to begin at")]
 fn start() -> Instant {
     Instant::now()
@@ -123,17 +136,17 @@ fn a_vip_appears_after_its_services_and_goes_before_them() {
     let position = |plan: &Plan, wanted: fn(&Write) -> bool| plan.writes.iter().position(wanted).unwrap();
     let plan = tables.plan(&wanted(&[1], &[(80, vec![1], vec![2])]), now);
     assert!(position(&plan, |w| matches!(w, Write::Vip(_))) > position(&plan, |w| matches!(w, Write::Service(..))));
-    assert!(matches!(plan.writes.last(), Some(Write::Uplink(..))), "the uplink last of all: {plan:?}");
+    assert!(matches!(plan.writes.last(), Some(Write::Uplinks(..))), "the uplink last of all: {plan:?}");
     let plan = tables.plan(&wanted(&[1], &[]), now);
     let removed = position(&plan, |w| matches!(w, Write::RemoveVip(_)));
-    assert!(removed < position(&plan, |w| matches!(w, Write::RemoveService(_))));
+    assert!(removed < position(&plan, |w| matches!(w, Write::Bucket(..))));
 }
 
 #[test]
 fn when_a_node_dies_the_tables_of_this_nodes_pods_stay_where_they_are() {
     let mut bench = (Tables::default(), Kernel::default());
     let services = |nodes: &[u8]| wanted(nodes, &[(80, vec![1, 2, 3], vec![11, 12]), (81, vec![1, 2, 3], vec![13])]);
-    let local = |kernel: &Kernel| [80, 81].map(|port| kernel.services[&key(&socket(port))].local_row);
+    let local = |kernel: &Kernel| [80, 81].map(|port| kernel.services()[&key(&socket(port))].local_row);
     bench.1.carry_out(&bench.0.plan(&services(&[1, 2, 3]), start()));
     let before = local(&bench.1);
     let plan = bench.0.plan(&services(&[1, 2]), start());
@@ -162,12 +175,12 @@ fn slots_that_moved_remember_a_living_node_and_forget_a_dead_one() {
     kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3], &[(80, vec![2], vec![])]), now));
     kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3], &[(80, vec![3], vec![])]), now));
     let (two, three) = (tables.nodes.get(&name(2)).unwrap(), tables.nodes.get(&name(3)).unwrap());
-    assert_eq!(kernel.shares(&socket(80)), [(three | two << 16, 1021)].into());
+    assert_eq!(kernel.shares(&socket(80)), [(word(three, two, false), 1021)].into());
 
     kernel.carry_out(&tables.plan(&wanted(&[1, 3], &[(80, vec![3], vec![])]), now));
     assert_eq!(kernel.nodes[&(two * limits::UPLINKS)], NodeEntry::NONE);
     kernel.carry_out(&tables.plan(&wanted(&[1, 3], &[(80, vec![3], vec![])]), now + REST));
-    assert_eq!(kernel.shares(&socket(80)), [(three, 1021)].into(), "before its number is another's");
+    assert_eq!(kernel.shares(&socket(80)), [(word(three, 0, false), 1021)].into(), "before its number is another's");
 }
 
 #[test]
@@ -177,23 +190,23 @@ fn this_nodes_slots_have_an_alternate_until_its_number_may_be_anothers() {
     alone.services.values_mut().for_each(|targets| targets.standby = [(name(2), 1)].into());
     kernel.carry_out(&tables.plan(&alone, now));
     let (one, two) = (tables.nodes.get(&name(1)).unwrap(), tables.nodes.get(&name(2)).unwrap());
-    assert_eq!(kernel.shares(&socket(80)), [(one | two << 16, 1021)].into());
+    assert_eq!(kernel.shares(&socket(80)), [(word(one, two, true), 1021)].into());
 
     alone.nodes.remove(&name(2));
     kernel.carry_out(&tables.plan(&alone, now));
     kernel.carry_out(&tables.plan(&alone, now + REST));
-    assert_eq!(kernel.shares(&socket(80)), [(one, 1021)].into());
+    assert_eq!(kernel.shares(&socket(80)), [(word(one, 0, true), 1021)].into());
 }
 
 #[test]
-fn a_slot_that_came_to_this_node_remembers_where_from_rather_than_its_alternate() {
+fn a_slot_that_came_to_this_node_remembers_where_from_before_its_alternate() {
     let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
     kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3], &[(80, vec![3], vec![])]), now));
     let mut change = wanted(&[1, 2, 3], &[(80, vec![1], vec![2])]);
     change.services.values_mut().for_each(|targets| targets.standby = [(name(2), 1)].into());
     kernel.carry_out(&tables.plan(&change, now));
-    let (one, three) = (tables.nodes.get(&name(1)).unwrap(), tables.nodes.get(&name(3)).unwrap());
-    assert_eq!(kernel.shares(&socket(80)), [(one | three << 16, 1021)].into());
+    let [one, two, three] = [1, 2, 3].map(|node| number(tables.nodes.get(&name(node)).unwrap()));
+    assert_eq!(kernel.shares(&socket(80)), [(NodeSlot::new(one, [three, two, 0], true).0, 1021)].into());
 }
 
 /// Not a check of time, which a busy machine would fail: prints it. Run with `--release --ignored --nocapture`.
@@ -214,12 +227,12 @@ fn what_does_not_fit_is_reported_and_what_is_there_stays() {
     let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
     tables.rows = Rows::new(20, REST);
     kernel.carry_out(&tables.plan(&wanted(&[1, 2], &[(80, vec![1], vec![])]), now));
-    let before = kernel.services.clone();
+    let before = kernel.services();
     let changed = wanted(&[1, 2], &[(80, vec![2], vec![])]);
     let plan = tables.plan(&changed, now);
     assert_eq!(plan.limits, [(Limit::Rows, 1)].into());
     kernel.carry_out(&plan);
-    assert_eq!(kernel.services, before);
+    assert_eq!(kernel.services(), before);
 }
 
 #[test]
@@ -254,9 +267,10 @@ proptest! {
             let nodes: Vec<u8> = peers.into_iter().chain([1]).collect();
             let wanted = wanted(&nodes, &services);
             kernel.carry_out(&tables.plan(&wanted, now));
-            prop_assert_eq!(kernel.services.len(), wanted.services.len());
+            prop_assert_eq!(kernel.services().len(), wanted.services.len());
             for (socket, targets) in &wanted.services {
-                let nodes: BTreeSet<u32> = kernel.shares(socket).keys().map(|slot| slot & 0xffff).collect();
+                let slots = kernel.shares(socket);
+                let nodes: BTreeSet<u32> = slots.keys().map(|slot| NodeSlot(*slot).current().into()).collect();
                 let none = BTreeSet::from([0]);
                 let nodes = if nodes == none { BTreeSet::new() } else { nodes };
                 let expected = targets.nodes.keys().map(|name| tables.nodes.get(name).unwrap()).collect();

@@ -82,7 +82,11 @@ pub(crate) fn example() -> Status {
                 message: "99999 is not a port: choose 1 to 65535".into(),
             }],
         },
-        forwarder: Forwarder { mode: "tc".into(), interfaces: vec!["eth0".into()] },
+        forwarder: Forwarder {
+            mode: "tc".into(),
+            interfaces: vec!["eth0".into()],
+            ways: [("eth0".into(), "tc: as configured".into())].into(),
+        },
         selftest: SelfTest {
             tested: 1,
             untested: 0,

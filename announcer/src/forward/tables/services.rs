@@ -1,0 +1,247 @@
+//! One service's part of the maps: its tables, its entry, its place in the directory.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use forwarder_ebpf::{BackendEntry, ROW_SLOTS, Row, ServiceEntry, limits};
+use membership::NodeName;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{BackendKey, Tables, address, key, number};
+use crate::forward::{
+    maglev,
+    plan::{Limit, Plan, Write},
+    rows::{Rows, Run},
+    slots::{self, Builder, Share, Slot},
+    wanted::{Socket, Targets},
+};
+
+/// Among how many tables of one plan an equal one is looked for.
+const MAX_SHARED: usize = 64;
+
+/// What is in the maps for a socket.
+#[derive(Debug)]
+pub(super) struct Installed {
+    pub(super) targets: Targets,
+    pub(super) node_run: Run,
+    pub(super) node_table: Vec<Slot>,
+    pub(super) local_run: Run,
+    local_slots: u32,
+    /// It has the second of its number's two entries.
+    second: bool,
+    /// Something did not fit, so it is planned again when there is room.
+    partial: bool,
+}
+
+/// What is new in one plan.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    /// Numbers have become free: what was left out may fit now.
+    room: bool,
+    builder: Builder,
+    /// The node tables that are written.
+    written: Vec<(Vec<Slot>, Run)>,
+}
+
+impl Fresh {
+    pub(super) fn new(room: bool) -> Self {
+        Self { room, ..Self::default() }
+    }
+}
+
+/// A service's tables, where they lie.
+struct Placed {
+    node_run: Run,
+    node_table: Vec<Slot>,
+    local_run: Run,
+    local_slots: u32,
+    /// The local table is another than before.
+    fresh_locals: bool,
+}
+
+impl Tables {
+    /// Writes a service whose targets have changed: its tables, then an entry that leads to them, and last its place in the
+    /// directory, by which it becomes true.
+    pub(super) fn write_service(
+        &mut self,
+        socket: &Socket,
+        targets: &Targets,
+        fresh: &mut Fresh,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
+        let old = self.services.get(socket);
+        if let Some(old) = old.filter(|old| old.targets == *targets && !(old.partial && fresh.room)) {
+            if old.partial {
+                plan.limit(Limit::Backends);
+            }
+            return;
+        }
+        let second = old.is_some_and(|old| !old.second);
+        let number = self.directory.has_room(&key(socket)).then(|| self.numbers.assign(socket)).flatten();
+        let Some(number) = number else { return plan.limit(Limit::Services) };
+        let new_counters = self.counted.get(&targets.labels).is_none();
+        let Some(counted) = self.counted.assign(&targets.labels) else { return plan.limit(Limit::Counters) };
+        if new_counters {
+            plan.writes.push(Write::ResetCounters(counted));
+        }
+        let Some(tables) = self.write_tables(socket, targets, fresh, plan) else { return plan.limit(Limit::Rows) };
+        let Placed { node_run, node_table, local_run, local_slots, fresh_locals } = tables;
+        let entry = ServiceEntry {
+            counted,
+            node_row: node_run.start,
+            node_slots: length(&node_table),
+            local_row: local_run.start,
+            local_slots,
+        };
+        let place = 2 * number + u32::from(second);
+        plan.writes.push(Write::Service(place, entry));
+        let pointed = self.directory.point(key(socket), place);
+        plan.writes.extend(pointed.map(|(bucket, changed)| Write::Bucket(bucket, Box::new(changed))));
+        let partial = self.is_partial(socket, targets);
+        let installed =
+            Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots, second, partial };
+        if let Some(old) = self.services.insert(*socket, installed) {
+            release(&mut self.rows, &mut self.shared, old.node_run, now);
+            if fresh_locals {
+                self.rows.release(old.local_run, now);
+            }
+        }
+    }
+
+    /// Writes both of a service's tables, or finds them written. `None` if there are no rows for them.
+    fn write_tables(
+        &mut self,
+        socket: &Socket,
+        targets: &Targets,
+        fresh: &mut Fresh,
+        plan: &mut Plan,
+    ) -> Option<Placed> {
+        let node_table = self.node_table(socket, targets, &mut fresh.builder);
+        let kept = self.kept_locals(socket, targets);
+        let locals = if kept.is_some() { Vec::new() } else { self.local_table(socket, targets, plan) };
+        let written = fresh.written.iter().find(|(table, _)| *table == node_table).map(|(_, run)| *run);
+        let node_run = written.or_else(|| self.rows.take(run_len(&node_table)))?;
+        let local = kept.or_else(|| Some((self.rows.take(run_len(&locals))?, length(&locals))));
+        let Some((local_run, local_slots)) = local else {
+            if written.is_none() {
+                self.rows.untake(node_run);
+            }
+            return None;
+        };
+        if written.is_none() {
+            plan.writes.extend(rows(node_run, &words(&node_table)));
+            if fresh.written.len() < MAX_SHARED {
+                fresh.written.push((node_table.clone(), node_run));
+            }
+        }
+        // An empty table has no rows, and begins at none.
+        if node_run.len > 0 {
+            *self.shared.entry(node_run.start).or_default() += 1;
+        }
+        plan.writes.extend(rows(local_run, &locals));
+        Some(Placed { node_run, node_table, local_run, local_slots, fresh_locals: kept.is_none() })
+    }
+
+    /// The local table that is there, if it has exactly the wanted pods. A node's death changes none, and a hundred services
+    /// wait for each other's rows.
+    fn kept_locals(&self, socket: &Socket, targets: &Targets) -> Option<(Run, u32)> {
+        let same = |old: &&Installed| old.targets.local == targets.local && !old.partial;
+        self.services.get(socket).filter(same).map(|old| (old.local_run, old.local_slots))
+    }
+
+    /// Whether a pod or a node has no number, so that it is in no table.
+    fn is_partial(&self, socket: &Socket, targets: &Targets) -> bool {
+        let mut pods = targets.local.iter();
+        let mut nodes = targets.nodes.keys();
+        pods.any(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_none())
+            || nodes.any(|node| self.nodes.get(node).is_none())
+    }
+
+    fn node_table(&self, socket: &Socket, targets: &Targets, builder: &mut Builder) -> Vec<Slot> {
+        let serving: Vec<Share<'_>> = self.shares(&targets.nodes).collect();
+        let standby: Vec<Share<'_>> = self.shares(&targets.standby).collect();
+        let mut table = builder.build(&serving, &standby, self.me);
+        if let Some(old) = self.services.get(socket) {
+            if table.is_empty() {
+                table = slots::vacant(old.node_table.len());
+            }
+            let known = |node: u16| {
+                let first = u32::from(node) * limits::UPLINKS;
+                self.node_entries.range(first..first + limits::UPLINKS).next().is_some()
+            };
+            slots::remember(&mut table, &old.node_table, self.me, known);
+        } else if self.inherits {
+            table.iter_mut().for_each(Slot::claim);
+        }
+        table
+    }
+
+    fn shares<'a>(&self, nodes: &'a BTreeMap<NodeName, u32>) -> impl Iterator<Item = Share<'a>> {
+        nodes.iter().filter_map(|(name, weight)| {
+            let node = number(self.nodes.get(name)?);
+            Some(Share { name: name.as_str(), node, weight: *weight })
+        })
+    }
+
+    /// The local table; pods that were not there yet are written.
+    fn local_table(&mut self, socket: &Socket, targets: &Targets, plan: &mut Plan) -> Vec<u64> {
+        let (mut numbers, mut entries) = (Vec::new(), Vec::new());
+        for &(ip, port) in &targets.local {
+            let backend = (*socket, ip, port);
+            let known = self.backends.get(&backend).is_some();
+            let Some(index) = self.backends.assign(&backend) else {
+                plan.limit(Limit::Backends);
+                continue;
+            };
+            let entry = backend_entry(&backend);
+            if !known {
+                plan.writes.push(Write::Backend(index, entry));
+            }
+            numbers.push(u64::from(index));
+            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), 1));
+        }
+        let table = maglev::build(&entries, maglev::size(entries.len()));
+        table.iter().filter_map(|at| numbers.get(*at as usize)).copied().collect()
+    }
+}
+
+/// Gives a node table back, if no other service uses it.
+pub(super) fn release(rows: &mut Rows, shared: &mut BTreeMap<u32, usize>, run: Run, now: Instant) {
+    if run.len == 0 {
+        return;
+    }
+    if let Some(users) = shared.get_mut(&run.start).filter(|users| **users > 1) {
+        *users -= 1;
+    } else {
+        shared.remove(&run.start);
+        rows.release(run, now);
+    }
+}
+
+/// The writes that fill a run with a table.
+pub(super) fn rows(run: Run, table: &[u64]) -> impl Iterator<Item = Write> {
+    (run.start..).zip(table.chunks(ROW_SLOTS as usize)).map(|(index, chunk)| {
+        let mut row = Row { slots: [0; ROW_SLOTS as usize] };
+        row.slots.iter_mut().zip(chunk).for_each(|(slot, value)| *slot = *value);
+        Write::Row(index, Box::new(row))
+    })
+}
+
+pub(super) fn words(table: &[Slot]) -> Vec<u64> {
+    table.iter().map(|slot| slot.word()).collect()
+}
+
+fn run_len<T>(table: &[T]) -> u32 {
+    length(table).div_ceil(ROW_SLOTS)
+}
+
+fn length<T>(table: &[T]) -> u32 {
+    u32::try_from(table.len()).unwrap_or(u32::MAX)
+}
+
+fn backend_entry((socket, ip, port): &BackendKey) -> BackendEntry {
+    let (key, address, port) = (key(socket), address(*ip), port.to_be_bytes());
+    let hash = xxh3_64(&[&key.vip[..], &key.port[..], &[key.protocol], &address[..], &port[..]].concat());
+    let [a, b, c, d, ..] = hash.to_le_bytes();
+    BackendEntry { address, port, pad: [0; 2], tag: u32::from_le_bytes([a, b, c, d]), flags: BackendEntry::USABLE }
+}
