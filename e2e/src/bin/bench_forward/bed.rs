@@ -35,8 +35,6 @@ use crate::{
 /// The uplink, and its other end.
 pub(crate) const UPLINK: &str = "eth0";
 pub(crate) const PEER: &str = "peer0";
-/// The program's name, should there be one.
-const XDP: &str = "crier_xdp";
 /// Who sends what comes in.
 const GATEWAY: Mac = [2, 0xc7, 0, 0xff, 0, 1];
 /// The port of services, and that of pods.
@@ -186,7 +184,7 @@ fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BT
     if let Some(fd) = xdp_program()? {
         programs.insert(Hook::Xdp, fd);
     }
-    ensure!(mode != Mode::Xdp || programs.contains_key(&Hook::Xdp), "{XDP} is not attached");
+    ensure!(mode != Mode::Xdp || programs.contains_key(&Hook::Xdp), "{} is not attached", program::XDP);
     Ok((forwarder, programs))
 }
 
@@ -198,7 +196,7 @@ fn xdp_program() -> Result<Option<ProgramFd>> {
     for info in aya::programs::loaded_programs() {
         let info: ProgramInfo = info?;
         if u64::from(info.id()) == id {
-            return Ok(if info.name_as_str() == Some(XDP) { Some(info.fd()?) } else { None });
+            return Ok(if info.name_as_str() == Some(program::XDP) { Some(info.fd()?) } else { None });
         }
     }
     bail!("the XDP program {id} is gone")
