@@ -32,6 +32,8 @@ use crate::{
 
 /// Services.
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
+/// Of these, how many have a pod on this node, as many as a node may have pods: the others' are all on other nodes.
+const LOCAL: u32 = 100;
 /// Changes whose cost is measured, each of another service.
 const CHANGES: u32 = 10;
 const PORT: u16 = 80;
@@ -101,6 +103,7 @@ fn change_each(
     let (mut micros, mut writes) = (Vec::new(), Vec::new());
     for change in 0..CHANGES {
         let number = services / CHANGES * change;
+        ensure!(is_local(number, services), "service {number} has no pod here");
         let targets = wanted.services.get_mut(&socket(number)).context("no such service")?;
         targets.local.insert(pod(number, 1));
         *targets.nodes.entry("n0".parse()?).or_default() += 1;
@@ -111,28 +114,35 @@ fn change_each(
     Ok((micros, writes))
 }
 
+/// Whether a service has a pod on this node: evenly spread over all.
+fn is_local(number: u32, services: u32) -> bool {
+    number % (services / LOCAL).max(1) == 0
+}
+
 /// Many services instead of one, each with a pod on each of three nodes.
 fn all_services(bed: &Wanted, services: u32) -> Result<Wanted> {
     let mut wanted = bed.clone();
     wanted.services.clear();
     wanted.vips.clear();
     let me = wanted.nodes.values().next().context("no node")?.clone();
-    let mut nodes = BTreeMap::new();
-    for number in 0..3_u16 {
+    let mut names = Vec::new();
+    for number in 0..4_u16 {
         let mut node = me.clone();
         node.me = number == 0;
         node.macs.values_mut().for_each(|mac| *mac = bed::mac_of(number));
         let name: membership::NodeName = format!("n{number}").parse()?;
-        nodes.insert(name.clone(), 1);
+        names.push(name.clone());
         wanted.nodes.insert(name, node);
     }
     for number in 0..services {
         let service = ServiceName { namespace: "default".to_owned(), name: format!("s{number}") };
+        let local = is_local(number, services);
+        let serving = if local { &names[..3] } else { &names[1..] };
         let targets = Targets {
             labels: Labels { service, port: PORT, protocol: Protocol::Tcp },
-            nodes: nodes.clone(),
+            nodes: serving.iter().map(|name| (name.clone(), 1)).collect(),
             standby: BTreeMap::new(),
-            local: [pod(number, 0)].into(),
+            local: if local { [pod(number, 0)].into() } else { [].into() },
         };
         let socket = socket(number);
         wanted.vips.insert(socket.vip);
