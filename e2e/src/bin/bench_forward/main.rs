@@ -14,6 +14,7 @@ mod plan;
 mod record;
 mod table;
 mod update;
+mod wire;
 
 use std::time::SystemTime;
 
@@ -37,6 +38,8 @@ enum Command {
     Live(live::Options),
     /// What one pod more costs the agent.
     Update(update::Options),
+    /// Packets, connections and round trips through a node, side by side with the kernel's own means.
+    Wire(wire::Options),
 }
 
 fn main() -> Result<()> {
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
         Command::Packets(options) => packets::run(&options),
         Command::Live(options) => live::run(&options),
         Command::Update(options) => update::run(&options),
+        Command::Wire(options) => wire::run(&options),
     }
 }
 

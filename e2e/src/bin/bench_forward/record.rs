@@ -23,6 +23,8 @@ pub(crate) enum Record {
     Live(Live),
     /// Changes of what is wanted.
     Update(Update),
+    /// One contender in a network.
+    Wire(Wire),
 }
 
 /// What a packet cost in one run.
@@ -74,4 +76,16 @@ pub(crate) struct Update {
     pub(crate) resident_bytes: u64,
     /// What all maps of the program take.
     pub(crate) map_bytes: u64,
+}
+
+/// A contender among whole hosts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Wire {
+    pub(crate) contender: String,
+    /// Thousands of datagrams a second that arrived: of one flow, of many.
+    pub(crate) kilo_packets: Vec<f64>,
+    /// Connections a second.
+    pub(crate) connections: f64,
+    /// The median round trip on a connection.
+    pub(crate) round_trip_micros: f64,
 }

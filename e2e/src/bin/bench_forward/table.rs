@@ -8,16 +8,17 @@ use crate::{
     frame::Family,
     harness::Hook,
     packets::COLUMNS,
-    record::{Record, Timed, Update},
+    record::{Record, Timed, Update, Wire},
 };
 
 /// All tables of these records.
 pub(crate) fn all(records: &[Record]) -> String {
     let sittings = records.iter().filter_map(|record| match record {
         Record::Sitting { machine, options, .. } => Some(format!("`{options}`: {machine}\n")),
-        Record::Packets(_) | Record::Live(_) | Record::Update(_) => None,
+        _ => None,
     });
-    format!("{}\n{}{}{}", sittings.collect::<String>(), packets(records), live(records), updates(records))
+    let sittings = sittings.collect::<String>();
+    format!("{sittings}\n{}{}{}{}", packets(records), live(records), wire(records), updates(records))
 }
 
 /// Median, least and most.
@@ -106,6 +107,34 @@ fn updates(records: &[Record]) -> String {
     markdown(
         "| services | planned in µs | planned and written in µs | map writes | all of them into empty maps | the agent's memory MB \
          | the kernel's maps MB |",
+        &rows,
+    )
+}
+
+/// Contenders among whole hosts.
+fn wire(records: &[Record]) -> String {
+    let runs = || records.iter().filter_map(|record| if let Record::Wire(wire) = record { Some(wire) } else { None });
+    let mut order = Vec::new();
+    for run in runs() {
+        if !order.contains(&run.contender.as_str()) {
+            order.push(&run.contender);
+        }
+    }
+    let row = |contender: &str| {
+        let of = |value: &dyn Fn(&Wire) -> Option<f64>| {
+            spread(runs().filter(|run| run.contender == contender).filter_map(value))
+        };
+        format!(
+            "| {contender} | {} | {} | {} | {} |",
+            of(&|run| run.kilo_packets.first().copied()),
+            of(&|run| run.kilo_packets.get(1).copied()),
+            of(&|run| Some(run.connections)),
+            of(&|run| Some(run.round_trip_micros)),
+        )
+    };
+    let rows: Vec<_> = order.into_iter().map(row).collect();
+    markdown(
+        "| between whole hosts | kpps, 1 flow | kpps, 65,536 flows | new connections/s | round trip p50 µs |",
         &rows,
     )
 }
