@@ -37,7 +37,7 @@ enum Reflector {
     /// One of the harness's programs.
     Own(&'static str, Netns),
     /// The agent's.
-    Crier(Bed),
+    Crier(Box<Bed>),
 }
 
 struct Contender {
@@ -57,7 +57,7 @@ fn contenders() -> Result<Vec<Contender>> {
         match Bed::new(Mode::Xdp, Behind::Others(100)) {
             Ok(bed) => {
                 let name = "Crier, steered to one of 99 other nodes";
-                all.push(Contender { name, family, reflector: Reflector::Crier(bed) });
+                all.push(Contender { name, family, reflector: Reflector::Crier(Box::new(bed)) });
             }
             Err(error) => eprintln!("Crier's XDP program is left out: {error:#}"),
         }

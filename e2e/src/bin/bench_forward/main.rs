@@ -1,8 +1,9 @@
 //! `make bench-forward`: what carrying packets costs.
 //!
 //! [`packets`]: nanoseconds a packet of each eBPF program alone, run by a [`harness`] on a [`bed`] with [`frame`]s of
-//! many clients. [`live`]: frames that are really sent. [`update`]: what a change costs the agent. What comes of it is kept in files of [`record`]s, of which [`table`] makes Markdown. Progress goes to
-//! standard error, tables to standard output.
+//! many clients. [`live`]: frames that XDP really sends. [`wire`]: whole hosts, side by side with the kernel's own means.
+//! [`update`]: what a change costs the agent. What comes of it is kept in files of [`record`]s, of which [`table`] makes
+//! Markdown. Progress goes to standard error, tables to standard output.
 #![expect(clippy::disallowed_methods, reason = "edge: measures real time")]
 
 mod bed;
@@ -40,6 +41,8 @@ enum Command {
     Update(update::Options),
     /// Packets, connections and round trips through a node, side by side with the kernel's own means.
     Wire(wire::Options),
+    /// Prints the tables of what was measured before, also of a run that was interrupted.
+    Table(record::Options),
 }
 
 fn main() -> Result<()> {
@@ -48,6 +51,7 @@ fn main() -> Result<()> {
         Command::Live(options) => live::run(&options),
         Command::Update(options) => update::run(&options),
         Command::Wire(options) => wire::run(&options),
+        Command::Table(options) => record::tabulate(&options),
     }
 }
 

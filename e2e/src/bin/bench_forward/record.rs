@@ -1,8 +1,13 @@
 //! What is measured, as it is kept.
 
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use e2e::bench::{FOLDER, read};
 use serde::{Deserialize, Serialize};
 
-use crate::{frame::Family, harness::Hook};
+use crate::{frame::Family, harness::Hook, table};
 
 /// A line of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -88,4 +93,27 @@ pub(crate) struct Wire {
     pub(crate) connections: f64,
     /// The median round trip on a connection.
     pub(crate) round_trip_micros: f64,
+}
+
+/// `bench_forward table`: the tables of what the files say.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Files of records; by default all in target/bench/forward.
+    files: Vec<PathBuf>,
+}
+
+pub(crate) fn tabulate(options: &Options) -> Result<()> {
+    let mut files = options.files.clone();
+    let folder = format!("{FOLDER}/forward");
+    if files.is_empty() {
+        let there = fs::read_dir(&folder).with_context(|| format!("there is no {folder}"))?;
+        let paths = there.flatten().map(|entry| entry.path());
+        files = paths.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect();
+        files.sort();
+    }
+    ensure!(!files.is_empty(), "there are no records in {folder}");
+    for file in files {
+        println!("{}", table::all(&read::<Record>(&file)?));
+    }
+    Ok(())
 }

@@ -138,3 +138,57 @@ fn wire(records: &[Record]) -> String {
         &rows,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Live;
+
+    fn timed(nanos: f64, column: u32, flows: u32) -> Record {
+        let case = "known".to_owned();
+        Record::Packets(Timed {
+            case,
+            hook: Hook::TcIn,
+            family: Family::V4,
+            column,
+            flows,
+            packets: 9,
+            nanos,
+            harness: 8.0,
+        })
+    }
+
+    #[test]
+    fn a_cell_is_the_median_and_says_if_the_table_held_fewer_flows() {
+        let mut records: Vec<_> = [30.0, 10.0, 20.0].map(|nanos| timed(nanos, 1, 1)).into();
+        records.push(timed(40.0, 1 << 20, 1 << 18));
+        let text = all(&records);
+        assert!(text.contains("| TC ingress | known | IPv4 | 20 (10..30) | - | 40 (40..40) at 262144 |\n"), "{text}");
+        assert!(!text.contains("Mpps") && !text.contains("kpps"), "tables without rows are left out: {text}");
+    }
+
+    #[test]
+    fn frames_that_did_not_come_back_are_told() {
+        let live = |returned| Live {
+            contender: "x".to_owned(),
+            family: Family::V6,
+            flows: 1,
+            sent: 2_000_000,
+            returned,
+            seconds: 0.5,
+        };
+        let text = all(&[Record::Live(live(2_000_000)), Record::Live(live(1_000_000))]);
+        assert!(text.contains("| x | IPv6 | 3.0 (2.0..4.0) | 0.0 (0.0..0.0) | 0.0 (0.0..0.0) | 25.00 |\n"), "{text}");
+    }
+
+    #[test]
+    fn contenders_keep_their_order() {
+        let wire = |contender: &str, connections| {
+            let contender = contender.to_owned();
+            Record::Wire(Wire { contender, kilo_packets: vec![1.0, 2.0], connections, round_trip_micros: 30.0 })
+        };
+        let text = all(&[wire("z", 5.0), wire("a", 6.0), wire("z", 7.0)]);
+        let (z, a) = (text.find("| z | 1 (1..1) | 2 (2..2) | 6 (5..7) | 30 (30..30) |"), text.find("| a |"));
+        assert!(z.is_some() && z < a, "{text}");
+    }
+}

@@ -116,7 +116,7 @@ fn change_each(
 
 /// Whether a service has a pod on this node: evenly spread over all.
 fn is_local(number: u32, services: u32) -> bool {
-    number % (services / LOCAL).max(1) == 0
+    number.is_multiple_of((services / LOCAL).max(1))
 }
 
 /// Many services instead of one, each with a pod on each of three nodes.
@@ -172,4 +172,19 @@ pub(crate) fn map_bytes(map: &impl AsFd) -> Result<u64> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()))?;
     let memory = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("fdinfo without memlock")?;
     Ok(memory.trim().parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_services_that_change_are_others_each_and_have_a_pod_here() {
+        for services in SIZES {
+            let changed: Vec<_> = (0..CHANGES).map(|change| services / CHANGES * change).collect();
+            assert!(changed.iter().all(|number| *number < services && is_local(*number, services)), "{changed:?}");
+            assert!(changed.windows(2).all(|pair| pair[0] < pair[1]), "{changed:?}");
+            assert!((0..services).filter(|number| is_local(*number, services)).count() <= LOCAL as usize);
+        }
+    }
 }

@@ -133,12 +133,36 @@ fn send(socket: &Socket, frames: &[[u8; LENGTH]]) -> Result<()> {
 
 /// Datagrams that came to a socket in a namespace, whether it had room for them or not.
 pub(super) fn arrived(ns: &Netns) -> Result<u64> {
-    ns.run(|| {
-        let text = fs::read_to_string("/proc/thread-self/net/snmp")?;
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
-        let (names, values) = lines.next().zip(lines.next()).context("no counters of UDP")?;
-        let columns = names.split(' ').zip(values.split(' '));
-        let counted = columns.filter(|(name, _)| ["InDatagrams", "RcvbufErrors"].contains(name));
-        counted.map(|(_, value)| Ok(value.parse::<u64>()?)).sum()
-    })
+    ns.run(|| counted(&fs::read_to_string("/proc/thread-self/net/snmp")?))
+}
+
+/// The same, from the kernel's table: a line of names, and one of values.
+fn counted(text: &str) -> Result<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = lines.next().zip(lines.next()).context("no counters of UDP")?;
+    let columns = names.split(' ').zip(values.split(' '));
+    let wanted = columns.filter(|(name, _)| ["InDatagrams", "RcvbufErrors"].contains(name));
+    wanted.map(|(_, value)| Ok(value.parse::<u64>()?)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use pnet_packet::ipv4;
+
+    use super::*;
+
+    #[test]
+    fn datagrams_for_which_there_was_no_room_have_arrived_too() {
+        let text = "Tcp: A B\nTcp: 1 2\nUdp: InDatagrams NoPorts InErrors RcvbufErrors\nUdp: 30 4 500 500\n";
+        assert_eq!(counted(text).expect("counters"), 530);
+        assert!(counted("Tcp: A\nTcp: 1\n").is_err());
+    }
+
+    #[test]
+    fn the_header_is_one_that_another_parser_takes_for_it() {
+        let bytes = header(46, [10, 77, 0, 9], [10, 77, 0, 100]);
+        let packet = ipv4::Ipv4Packet::new(&bytes).expect("a packet");
+        assert_eq!((packet.get_total_length(), packet.get_ttl()), (46, 64));
+        assert_eq!(packet.get_checksum(), ipv4::checksum(&packet));
+    }
 }

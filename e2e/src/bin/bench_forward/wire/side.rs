@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpLink;
 use e2e::{
-    agent::Agent,
+    agent::{Agent, Config},
     manifests::web,
     observe::eventually,
     pods::{TCP_PORT, UDP_PORT},
@@ -63,8 +63,15 @@ pub(super) struct Target {
 pub(super) enum Side {
     /// The kernel's own, one after another.
     Kernel(Box<Lan>),
-    /// Agents, in one of their modes.
-    Crier(Box<Cluster>, Contender, Option<(XdpLink, Box<Harness>)>),
+    /// Agents, `n1`'s in one of its modes.
+    Crier(Box<Crier>),
+}
+
+/// Agents. What is attached to the switch goes before the network.
+pub(super) struct Crier {
+    contender: Contender,
+    _passes: Option<(XdpLink, Harness)>,
+    cluster: Cluster,
 }
 
 impl Side {
@@ -111,12 +118,11 @@ impl Side {
         let mut cluster = cluster.extra("rebalance: off\n").quiet().build()?;
         cluster.edit("web", |service| service.endpoints.retain(|endpoint| endpoint.node != "n1"))?;
         prepare(&cluster.lan)?;
-        let mut passes = None;
-        if contender == Contender::CrierXdp {
-            // A veth takes frames that XDP sends only where its other end has a program as well.
-            let mut harness = Harness::load()?;
-            let link = cluster.lan.switch().run(|| harness.attach("null_xdp", "n1"))?;
-            passes = Some((link, Box::new(harness)));
+        let passes = (contender == Contender::CrierXdp).then(|| pass_all(&cluster.lan)).transpose()?;
+        for agent in &cluster.agents[1..] {
+            // XDP is for what is handed on, which they do not.
+            let config = Config { forwarder: "tc".to_owned(), ..cluster.config(&agent.name)?.clone() };
+            agent.configure(&config)?;
         }
         let (first, others) = cluster.agents.split_first().context("no agents")?;
         first.start()?;
@@ -127,16 +133,18 @@ impl Side {
         others.iter().try_for_each(Agent::start)?;
         cluster.settle()?;
         ensure!(cluster.owner(cluster.vip4())? == "n1", "n1 does not own the VIP");
+        let forwarder = first.status()?.forwarder;
+        ensure!(forwarder.mode == mode, "it is {forwarder:?}");
         // Their places are taken by servers that do nothing but serve.
         cluster.pods.clear();
-        Ok(Self::Crier(Box::new(cluster), contender, passes))
+        Ok(Self::Crier(Box::new(Crier { contender, _passes: passes, cluster })))
     }
 
     /// Those that run here.
     pub(super) fn contenders(&self, only: &str) -> Vec<Contender> {
         let here = |contender: &Contender| match self {
             Self::Kernel(_) => contender.mode().is_none(),
-            Self::Crier(_, own, _) => contender == own,
+            Self::Crier(crier) => *contender == crier.contender,
         };
         Contender::ALL.into_iter().filter(here).filter(|contender| contender.name().contains(only)).collect()
     }
@@ -144,7 +152,7 @@ impl Side {
     fn lan(&self) -> &Lan {
         match self {
             Self::Kernel(lan) => lan,
-            Self::Crier(cluster, ..) => &cluster.lan,
+            Self::Crier(crier) => &crier.cluster.lan,
         }
     }
 
@@ -180,6 +188,14 @@ impl Side {
         };
         Ok(())
     }
+}
+
+/// Puts an XDP program that does nothing on the switch's port to `n1`: a veth takes frames that XDP sends only where its
+/// other end has a program as well.
+fn pass_all(lan: &Lan) -> Result<(XdpLink, Harness)> {
+    let mut harness = Harness::load()?;
+    let link = lan.switch().run(|| harness.attach("null_xdp", "n1"))?;
+    Ok((link, harness))
 }
 
 /// As between machines: whole packets with their checksums. Without the rules that the testbed's nodes have for pods.
