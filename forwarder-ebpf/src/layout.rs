@@ -105,6 +105,50 @@ pub struct ServiceEntry {
     pub local_row: u32,
     /// Slots of the local table; 0: no local pod.
     pub local_slots: u32,
+    /// Seconds for which a client stays with its pod (`sessionAffinity`); 0: it need not.
+    pub affinity: u32,
+    /// Which [`Source`]s are let in; 0: all are.
+    pub sources: u32,
+}
+
+/// An address range whose clients are let in (`loadBalancerSourceRanges`), as the longest match looks for it: behind
+/// [`Source::OF_SET`] bits of its set come those of the range.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    /// [`ServiceEntry::sources`], big-endian: a match begins with its first bit.
+    pub set: [u8; 4],
+    /// The range's address.
+    pub address: Address,
+}
+
+impl Source {
+    /// Bits of the set.
+    pub const OF_SET: u32 = 32;
+    /// Bits before an IPv4 range in its mapped address.
+    pub const OF_MAPPED: u32 = 96;
+}
+
+/// A client of a service with affinity.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffinityKey {
+    /// The client's address.
+    pub client: Address,
+    /// Which counters the service has.
+    pub counted: u32,
+}
+
+/// The pod that a client stays with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// The pod's index among the backends when it was chosen.
+    pub backend: u32,
+    /// The pod's [`BackendEntry::tag`].
+    pub tag: u32,
+    /// Seconds of the kernel's monotonic clock when the client last began a connection.
+    pub seen: u32,
 }
 
 /// A node on one uplink's segment.
@@ -297,7 +341,10 @@ const _: () = assert!(size_of::<Uplinks>() == 48);
 const _: () = assert!(size_of::<Place>() == 32);
 const _: () = assert!(size_of::<Bucket>() == 128);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
-const _: () = assert!(size_of::<ServiceEntry>() == 20);
+const _: () = assert!(size_of::<ServiceEntry>() == 28);
+const _: () = assert!(size_of::<Source>() == 20);
+const _: () = assert!(size_of::<AffinityKey>() == 20);
+const _: () = assert!(size_of::<Affinity>() == 12);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 28);
 const _: () = assert!(size_of::<Tuple>() == 40);

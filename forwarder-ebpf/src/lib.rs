@@ -46,6 +46,8 @@ pub mod map {
     pub const DIRECTORY: &str = "DIRECTORY";
     /// Array of [`crate::ServiceEntry`].
     pub const SERVICES: &str = "SERVICES";
+    /// Longest prefix match: [`crate::Source`]s to a word that is not looked at.
+    pub const SOURCES: &str = "SOURCES";
     /// Array of [`crate::Row`].
     pub const ROWS: &str = "ROWS";
     /// Array of [`crate::NodeEntry`], by [`crate::node_entry_index`].

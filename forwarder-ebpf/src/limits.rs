@@ -16,6 +16,10 @@ pub const BACKENDS: u32 = 65_536;
 pub const ROWS: u32 = 65_536;
 /// Connections a node remembers for its own pods; the least recently used go first.
 pub const FLOWS: u32 = 262_144;
+/// Source ranges: of all services' ports and addresses together, and of changing ones twice.
+pub const SOURCES: u32 = 65_536;
+/// Clients that a node remembers for services with affinity, once for each service; the least recently used go first.
+pub const AFFINITIES: u32 = 65_536;
 /// Counters: triples of service, port and protocol.
 pub const COUNTED: u32 = 16_384;
 /// MACs of other nodes that this one stands in for. Network cards match a few dozen MACs at most before they let in all.

@@ -24,11 +24,13 @@ pub enum DropReason {
     FlowTable = 8,
     /// The pod knows other live connections of the client's by each of the ports that were tried.
     ClientPort = 9,
+    /// The client is outside the service's source ranges.
+    SourceRange = 10,
 }
 
 impl DropReason {
     /// How many there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 11;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Malformed,
@@ -41,6 +43,7 @@ impl DropReason {
         Self::Rewrite,
         Self::FlowTable,
         Self::ClientPort,
+        Self::SourceRange,
     ];
 
     /// Its name in metrics.
@@ -57,6 +60,7 @@ impl DropReason {
             Self::Rewrite => "rewrite",
             Self::FlowTable => "flow_table",
             Self::ClientPort => "client_port",
+            Self::SourceRange => "source_range",
         }
     }
 }

@@ -35,6 +35,13 @@ pub fn hash_words(source: [u64; 2], destination: [u64; 2], ports: u32, protocol:
     hash ^ (hash >> 31)
 }
 
+/// A hash of the client's address alone, for services whose clients stay with their pods.
+#[inline(always)]
+#[must_use]
+pub fn client_hash(source: [u64; 2]) -> u64 {
+    hash_words(source, [0; 2], 0, 0)
+}
+
 /// The slot of a connection in a node table of `slots`. In a table that is a whole number of times smaller it is the slot
 /// divided by that number.
 #[inline(always)]

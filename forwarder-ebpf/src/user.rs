@@ -2,7 +2,7 @@
 
 use crate::layout::{
     BackendEntry, Bucket, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
-    ShadowState, ShadowedVip, Tuple, Uplinks,
+    ShadowState, ShadowedVip, Source, Tuple, Uplinks,
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -30,6 +30,7 @@ pod!(
     ShadowKey,
     ShadowState,
     ShadowedVip,
+    Source,
     Tuple
 );
 pod!(Uplinks);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use forwarder_ebpf::{Address, BackendEntry, Bucket, NodeEntry, Row, ServiceEntry, Uplinks};
+use ipnet::IpNet;
 
 /// A write to a map of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,10 @@ pub enum Write {
     Backend(u32, BackendEntry),
     /// A service port's counters start from zero.
     ResetCounters(u32),
+    /// A range of clients that an entry lets in: the set and the range.
+    Source(u32, IpNet),
+    /// One that no entry in use has any more.
+    RemoveSource(u32, IpNet),
     /// An entry of a service, to which nothing points yet.
     Service(u32, ServiceEntry),
     /// A bucket of the directory: by it a service is there, has another entry, or is no more.
@@ -44,6 +49,8 @@ pub enum Limit {
     Vips,
     /// Counters.
     Counters,
+    /// Ranges of clients.
+    Sources,
 }
 
 impl Limit {
@@ -58,6 +65,7 @@ impl Limit {
             Self::Services => "services",
             Self::Vips => "vips",
             Self::Counters => "counters",
+            Self::Sources => "sources",
         }
     }
 }

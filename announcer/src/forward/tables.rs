@@ -50,6 +50,8 @@ pub struct Tables {
     /// Numbers of services: each has two entries, of which one is in use.
     numbers: Indices<Socket>,
     directory: Directory,
+    /// Ranges of clients in the map.
+    sources: usize,
     /// Flows of a predecessor are here, of any slot.
     inherits: bool,
     columns: BTreeMap<u32, u8>,
@@ -71,6 +73,7 @@ impl Default for Tables {
             counted: Indices::new(limits::COUNTED, COUNTED_REST),
             numbers: Indices::new(limits::SERVICES, REST),
             directory: Directory::default(),
+            sources: 0,
             inherits: false,
             columns: BTreeMap::new(),
             node_entries: BTreeMap::new(),
@@ -226,12 +229,15 @@ impl Tables {
             }
             kept
         });
-        let (rows, shared, directory) = (&mut self.rows, &mut self.shared, &mut self.directory);
+        let (rows, shared, directory, sources) =
+            (&mut self.rows, &mut self.shared, &mut self.directory, &mut self.sources);
         self.services.retain(|socket, installed| {
             let kept = wanted.services.contains_key(socket);
             if !kept {
                 let removed = directory.remove(&key(socket));
                 plan.writes.extend(removed.map(|(place, bucket)| Write::Bucket(place, Box::new(bucket))));
+                plan.writes.extend(installed.forgotten_sources());
+                *sources -= installed.targets.sources.len();
                 release(rows, shared, installed.node_run, now);
                 rows.release(installed.local_run, now);
             }

@@ -84,6 +84,10 @@ pub struct Targets {
     pub standby: BTreeMap<NodeName, u32>,
     /// This node's usable pods.
     pub local: BTreeSet<(IpAddr, u16)>,
+    /// Seconds for which a client stays with its pod; 0: it need not.
+    pub affinity: u32,
+    /// The clients that are let in; empty: all.
+    pub sources: BTreeSet<IpNet>,
 }
 
 /// What the kernel's maps should hold on node `me` with its uplinks `links`.
@@ -119,7 +123,10 @@ fn targets(
     me: &NodeName,
 ) -> Targets {
     let labels = Labels { service: name.clone(), port: port.port, protocol: port.protocol };
-    let mut targets = Targets { labels, nodes: BTreeMap::new(), standby: BTreeMap::new(), local: BTreeSet::new() };
+    let affinity = service.affinity.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+    let (nodes_serving, standing_by) = (BTreeMap::new(), BTreeMap::new());
+    let (local, sources) = (BTreeSet::new(), service.sources.clone());
+    let mut targets = Targets { labels, nodes: nodes_serving, standby: standing_by, local, affinity, sources };
     for backend in serving(port, vip, view).backends {
         let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
         if node == me {

@@ -70,7 +70,13 @@ mod tests {
         let mut desired = Desired::default();
         for (name, check, backends) in ports {
             let port = ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, backends, check };
-            let service = Service { vips: vec![], ports: vec![port], traffic_policy: TrafficPolicy::Cluster };
+            let service = Service {
+                vips: vec![],
+                ports: vec![port],
+                traffic_policy: TrafficPolicy::Cluster,
+                affinity: None,
+                sources: std::collections::BTreeSet::new(),
+            };
             desired.services.insert(ServiceName { namespace: "default".into(), name: name.into() }, service);
         }
         desired

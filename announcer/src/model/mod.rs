@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use membership::NodeName;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,10 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Whether only the owner's own pods may serve.
     pub traffic_policy: TrafficPolicy,
+    /// `sessionAffinity: ClientIP`: for so long after its last new connection a client gets the same pod.
+    pub affinity: Option<Duration>,
+    /// `loadBalancerSourceRanges`: the clients that are let in; empty: all.
+    pub sources: BTreeSet<IpNet>,
 }
 
 /// An address of a service, and where it may be announced.

@@ -74,7 +74,16 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
             })
             .collect();
         problems.extend(unserved(source, name, wish, slices, &ports));
-        services.insert(name.clone(), Service { vips, ports, traffic_policy: wish.policy });
+        services.insert(
+            name.clone(),
+            Service {
+                vips,
+                ports,
+                traffic_policy: wish.policy,
+                affinity: wish.affinity,
+                sources: wish.sources.clone(),
+            },
+        );
     }
     problems.extend(silent.into_iter().filter_map(|(pool, vips)| unannounced(&world, pool, &vips)));
     let mut all = world.problems;

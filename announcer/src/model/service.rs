@@ -2,8 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
 };
+
+use ipnet::{IpNet, Ipv6Net};
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
@@ -21,6 +24,10 @@ use crate::ipam::{Family, is_possible_vip};
 
 /// The `loadBalancerClass` that is ours; services without one are, too.
 const CLASS: &str = "crier.io/crier";
+/// `timeoutSeconds` where a Service with affinity says none: what Kubernetes documents.
+const AFFINITY_SECONDS: i32 = 10_800;
+/// A range that holds no client: the unspecified address.
+const NOBODY: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
 
 /// A service that is ours, read.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +43,8 @@ pub(super) struct Wish {
     pub(super) families: Families,
     pub(super) ports: Vec<PortWish>,
     pub(super) policy: TrafficPolicy,
+    pub(super) affinity: Option<Duration>,
+    pub(super) sources: BTreeSet<IpNet>,
     pub(super) publish_not_ready: bool,
     pub(super) check: Option<CheckWish>,
     pub(super) listed: Vec<Listed>,
@@ -79,7 +88,7 @@ pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
     if !ours {
         return (None, Vec::new());
     }
-    let mut complaints = unhonoured(service, spec);
+    let mut complaints = unhonoured(service);
     let mut wish = Wish {
         labels: service.metadata.labels.clone().unwrap_or_default(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -96,6 +105,11 @@ pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
         Some(other) => complaints
             .push(Complaint::error("spec.externalTrafficPolicy", format_args!("{other:?} is not Cluster or Local"))),
     }
+    match read_affinity(spec) {
+        Ok(affinity) => wish.affinity = affinity,
+        Err(complaint) => complaints.push(complaint),
+    }
+    wish.sources = read_sources(spec, &mut complaints);
     let non_empty = |name| annotated(&service.metadata, name).filter(|(_, value)| !value.is_empty());
     wish.pool = non_empty(annotation::POOL).map(|(key, value)| (annotation_field(&key), value.to_owned()));
     wish.share = non_empty(annotation::SHARE).map(|(_, value)| value.to_owned());
@@ -118,21 +132,49 @@ fn annotation_field(key: &str) -> String {
     format!("metadata.annotations.{key}")
 }
 
+/// `sessionAffinity` and its timeout, as the API server checks them.
+fn read_affinity(spec: &ServiceSpec) -> Result<Option<Duration>, Complaint> {
+    match spec.session_affinity.as_deref() {
+        None | Some("None" | "") => return Ok(None),
+        Some("ClientIP") => {}
+        Some(other) => {
+            return Err(Complaint::error("spec.sessionAffinity", format_args!("{other:?} is not None or ClientIP")));
+        }
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| config.timeout_seconds).unwrap_or(AFFINITY_SECONDS);
+    match u64::try_from(seconds) {
+        Ok(seconds @ 1..=86_400) => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Complaint::error(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format_args!("{seconds} is not 1 to 86400"),
+        )),
+    }
+}
+
+/// `loadBalancerSourceRanges`. Who lists none lets all in; who lists only what is no range must not, so nobody is let in then.
+fn read_sources(spec: &ServiceSpec, complaints: &mut Vec<Complaint>) -> BTreeSet<IpNet> {
+    let mut sources = BTreeSet::new();
+    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        match text.trim().parse::<IpNet>() {
+            Ok(net) => sources.insert(net.trunc()),
+            Err(_) => {
+                complaints.push(Complaint::error(
+                    format!("spec.loadBalancerSourceRanges[{index}]"),
+                    format_args!(
+                        "{text:?} is no range of addresses, as in 10.0.0.0/8 or fd00::/8: its clients are not let in"
+                    ),
+                ));
+                sources.insert(NOBODY)
+            }
+        };
+    }
+    sources
+}
+
 /// Warnings for what is known and has no effect: nobody should believe it has.
-fn unhonoured(service: &Service, spec: &ServiceSpec) -> Vec<Complaint> {
+fn unhonoured(service: &Service) -> Vec<Complaint> {
     let mut complaints = Vec::new();
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
-        complaints.push(Complaint::warning(
-            "spec.loadBalancerSourceRanges",
-            "not enforced yet: clients from every address are let in; filter them elsewhere",
-        ));
-    }
-    if spec.session_affinity.as_deref() == Some("ClientIP") {
-        complaints.push(Complaint::warning(
-            "spec.sessionAffinity",
-            "ClientIP is not honoured yet: connections of one client go to different pods",
-        ));
-    }
     if annotated(&service.metadata, annotation::PREFERRED_NODE).is_some() {
         complaints.push(Complaint::warning(
             format!("metadata.annotations.crier.io/{}", annotation::PREFERRED_NODE),

@@ -56,7 +56,13 @@ fn port(number: u16, pods_on: &[&str]) -> ServicePort {
 }
 
 fn service(traffic_policy: TrafficPolicy, advertise: Vec<Advertise>, ports: Vec<ServicePort>) -> Service {
-    Service { vips: vec![Vip { address: ip(VIP), advertise }], ports, traffic_policy }
+    Service {
+        vips: vec![Vip { address: ip(VIP), advertise }],
+        ports,
+        traffic_policy,
+        affinity: None,
+        sources: BTreeSet::new(),
+    }
 }
 
 fn desired(services: Vec<Service>) -> Desired {
@@ -179,8 +185,13 @@ fn an_owner_announces_where_any_of_the_services_asks_for_it() {
 fn vips_with_equal_conditions_share_one_set() {
     let vip = |n: u8| Vip { address: IpAddr::from([10, 77, 0, n]), advertise: vec![anywhere()] };
     let off_segment = Vip { address: ip("10.99.0.1"), advertise: vec![anywhere()] };
-    let service =
-        Service { vips: vec![vip(1), vip(2), off_segment], ports: vec![], traffic_policy: TrafficPolicy::Cluster };
+    let service = Service {
+        vips: vec![vip(1), vip(2), off_segment],
+        ports: vec![],
+        traffic_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        sources: BTreeSet::new(),
+    };
     let found = eligible(&desired(vec![service]), &view());
     assert!(Arc::ptr_eq(&found[&ip("10.77.0.1")], &found[&ip("10.77.0.2")]));
     assert!(found[&ip("10.99.0.1")].is_empty());

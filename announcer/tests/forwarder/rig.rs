@@ -133,15 +133,29 @@ pub(crate) fn nodes(lan: &Lan, me: usize) -> Wanted {
 
 /// Adds a service served by `serving` nodes, with this node's pods.
 pub(crate) fn serve(wanted: &mut Wanted, vip: IpAddr, protocol: Protocol, serving: &[usize], local: &[SocketAddr]) {
+    serve_at(wanted, vip, 80, protocol, serving, local);
+}
+
+/// The same on another port.
+pub(crate) fn serve_at(
+    wanted: &mut Wanted,
+    vip: IpAddr,
+    port: u16,
+    protocol: Protocol,
+    serving: &[usize],
+    local: &[SocketAddr],
+) {
     let service = ServiceName { namespace: "default".into(), name: "web".into() };
     wanted.vips.insert(vip);
     wanted.services.insert(
-        Socket { vip, port: 80, protocol },
+        Socket { vip, port, protocol },
         Targets {
-            labels: Labels { service, port: 80, protocol },
+            labels: Labels { service, port, protocol },
             nodes: serving.iter().map(|n| (name(*n), 1)).collect(),
             standby: Default::default(),
             local: local.iter().map(|socket| (socket.ip(), socket.port())).collect(),
+            affinity: 0,
+            sources: Default::default(),
         },
     );
 }

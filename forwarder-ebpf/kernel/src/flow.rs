@@ -254,7 +254,7 @@ fn silence(now: u32, seen: u32) -> i32 {
 
 /// The kernel's monotonic clock, to the tick: the exact one costs as much as the whole decision.
 #[inline(always)]
-fn seconds() -> u32 {
+pub fn seconds() -> u32 {
     // SAFETY: no arguments, no effects.
     (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }

@@ -1,13 +1,14 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded.
+//! ([`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded.
 //!
 //! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
 #![no_std]
 #![no_main]
 
+mod affinity;
 mod flow;
 mod maps;
 mod parse;

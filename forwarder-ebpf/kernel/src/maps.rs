@@ -4,12 +4,12 @@ use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, NodeSlot, Place,
-    ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple, Uplink, Uplinks,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, NodeSlot, Place,
+    ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source, Tuple, Uplink, Uplinks,
     counter_index,
     directory::{self, Route},
     limits, node_entry_index, steer,
@@ -33,6 +33,10 @@ static BACKENDS: Array<BackendEntry> = Array::with_max_entries(limits::BACKENDS,
 pub static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(limits::FLOWS, 0);
 #[map]
 pub static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+#[map]
+static SOURCES: LpmTrie<Source, u32> = LpmTrie::with_max_entries(limits::SOURCES, 0);
+#[map]
+pub static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(limits::AFFINITIES, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
 #[map]
@@ -119,6 +123,16 @@ fn find(bucket: u32, tag: u32, high: u64, low: u64, socket: u32) -> Option<u32> 
     } else {
         None
     }
+}
+
+/// Whether a service lets a client in.
+#[inline(always)]
+pub fn lets_in(service: &ServiceEntry, client: &Address) -> bool {
+    if service.sources == 0 {
+        return true;
+    }
+    let source = Source { set: service.sources.to_be_bytes(), address: *client };
+    SOURCES.get(Key::new(Source::OF_SET + 128, source)).is_some()
 }
 
 /// A connection's slot in its service's node table; empty if there is no table.

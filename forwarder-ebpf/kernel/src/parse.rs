@@ -23,6 +23,9 @@ const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
+/// The port of HTTP/3, on which UDP is taken for QUIC.
+const QUIC_PORT: [u8; 2] = 443_u16.to_be_bytes();
+
 /// A frame that came in by an uplink.
 pub struct Frame {
     /// The uplink.
@@ -45,6 +48,8 @@ pub struct Packet {
     pub hops: u8,
     /// The TCP flags; 0 for UDP.
     pub flags: u8,
+    /// A QUIC packet of a connection that has begun.
+    pub quic: bool,
     /// Offset of what follows the IP header; once [`transport`] is through, of the TCP or UDP header.
     pub transport: u32,
 }
@@ -54,6 +59,12 @@ impl Packet {
     #[inline(always)]
     pub fn opens(&self) -> bool {
         self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// Belongs to a connection that has begun, which lives on some node or nowhere.
+    #[inline(always)]
+    pub fn continues(&self) -> bool {
+        if self.is_tcp() { !self.opens() } else { self.quic }
     }
 
     /// Closes a connection, from its sender's side or by a reset.
@@ -145,7 +156,7 @@ fn network_v6(ctx: &TcContext) -> Option<Packet> {
 fn packet(source: Address, destination: Address, protocol: u8, hops: u8, transport: u32) -> Packet {
     let ports = [0; 2];
     let tuple = Tuple { source, destination, source_port: ports, destination_port: ports, protocol, pad: [0; 3] };
-    Packet { tuple, v6: false, fragment: false, hops, flags: 0, transport }
+    Packet { tuple, v6: false, fragment: false, hops, flags: 0, quic: false, transport }
 }
 
 /// The TCP or UDP header behind an IP header.
@@ -168,10 +179,7 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
             }
             Err(_) => Transport::Unfit(DropReason::Malformed),
         },
-        UDP => match ctx.load::<[u8; 8]>(offset) {
-            Ok(header) => ports(packet, [header[0], header[1], header[2], header[3]]),
-            Err(_) => Transport::Unfit(DropReason::Malformed),
-        },
+        UDP => udp(ctx, packet, offset),
         ICMPV6 if packet.v6 => match ctx.load::<u8>(offset) {
             Ok(133..=137) => Transport::Discovery,
             Ok(_) => Transport::Unfit(DropReason::Protocol),
@@ -179,6 +187,19 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
         },
         _ => Transport::Unfit(DropReason::Protocol),
     }
+}
+
+/// The UDP header, and on QUIC's port the first byte behind it. RFC 9000, 17.3: a short header begins with the bits 01; it is of
+/// a connection whose handshake is over. Long headers are of its beginning, and are let go where new ones go.
+#[inline(always)]
+fn udp(ctx: &TcContext, packet: &mut Packet, offset: usize) -> Transport {
+    let Ok(header) = ctx.load::<[u8; 8]>(offset) else { return Transport::Unfit(DropReason::Malformed) };
+    if [header[2], header[3]] == QUIC_PORT {
+        if let Ok(first) = ctx.load::<u8>(offset + 8) {
+            packet.quic = first & 0xc0 == 0x40;
+        }
+    }
+    ports(packet, [header[0], header[1], header[2], header[3]])
 }
 
 /// Whether a packet that is for no VIP opens a TCP connection; only then are its ports read. Of every other packet

@@ -111,7 +111,14 @@ pub fn hand_on(wire: &impl Wire) -> bool {
     let Some(service) = maps::service_at(&route, high, low, port as u32 | (read.protocol as u32) << 16) else {
         return false;
     };
-    let hash = steer::hash_words(read.source, read.destination, read.ports, read.protocol);
+    if service.sources != 0 {
+        return false;
+    }
+    let hash = if service.affinity == 0 {
+        steer::hash_words(read.source, read.destination, read.ports, read.protocol)
+    } else {
+        steer::client_hash(read.source)
+    };
     let slot = maps::node_slot(service, hash);
     if slot.is_mine() {
         return false;

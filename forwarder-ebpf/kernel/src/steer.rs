@@ -1,9 +1,9 @@
 //! Decides what becomes of a packet. Reads maps, remembers flows, touches no packet.
 
-use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
+use forwarder_ebpf::{BackendEntry, DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
 
 use crate::{
-    flow, maps,
+    affinity, flow, maps,
     parse::{Frame, Packet},
     verdict::Verdict,
 };
@@ -38,9 +38,20 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
 /// if no search began in it, with the TTL.
 #[inline(always)]
 fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
-    let hash = steer::flow_hash(&packet.tuple);
+    if !maps::lets_in(service, &packet.tuple.source) {
+        return Verdict::Drop(DropReason::SourceRange);
+    }
+    let hash = if service.affinity == 0 {
+        steer::flow_hash(&packet.tuple)
+    } else {
+        steer::client_hash(steer::words(&packet.tuple.source))
+    };
     let slot = maps::node_slot(service, hash);
-    let searches = packet.is_tcp() && !packet.opens() && packet.hops > SEARCH_OVER;
+    if let Some((index, backend)) = affinity::pod(packet, service) {
+        return deliver(packet, service, hash, index, backend);
+    }
+    // A client whose pod is to stay the same is searched for as a connection is: whoever has it has its next one too.
+    let searches = (packet.continues() || service.affinity != 0) && packet.hops > SEARCH_OVER;
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
         return match elsewhere(frame, packet, slot) {
@@ -49,6 +60,11 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
         };
     };
     if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
+        if searches && packet.hops <= SEARCHED {
+            if let Some((mac, hops)) = next_in_line(frame, packet, slot) {
+                return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
+            }
+        }
         let hops = packet.hops.saturating_sub(1);
         return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
     }
@@ -99,6 +115,21 @@ fn elsewhere(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Option<(&'static
     Some((found?, if searched { packet.hops.saturating_sub(1) } else { SEARCHED }))
 }
 
+/// The node that had the slot before this one had it, for a packet that is searched for and came from one who had it later.
+#[inline(always)]
+fn next_in_line(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Option<(&'static [u8; 6], u8)> {
+    let mut passed = false;
+    let mut found = None;
+    for number in slot.before() {
+        match candidate(number, frame) {
+            Candidate::Other(mac) if passed && found.is_none() => found = Some(mac),
+            Candidate::Me => passed = true,
+            _ => {}
+        }
+    }
+    Some((found?, packet.hops.saturating_sub(1)))
+}
+
 /// One of a slot's earlier nodes.
 enum Candidate {
     /// Not there, or the packet's sender.
@@ -122,6 +153,19 @@ fn candidate(number: u16, frame: &Frame) -> Candidate {
 fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64) -> Verdict {
     let index = maps::local_slot(service, hash);
     let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
+    affinity::remember(packet, service, index, backend);
+    deliver(packet, service, hash, index, backend)
+}
+
+/// To a pod that was chosen; what follows goes there too.
+#[inline(always)]
+fn deliver(
+    packet: &Packet,
+    service: &'static ServiceEntry,
+    hash: u64,
+    index: u32,
+    backend: &'static BackendEntry,
+) -> Verdict {
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {
@@ -130,7 +174,7 @@ fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64) -> Verdict
             Err(reason) => return Verdict::Drop(reason),
         }
     }
-    let new = !packet.is_tcp() || packet.opens();
+    let new = !packet.continues();
     Verdict::Deliver { address: &backend.address, port: backend.port, client_port, counted: service.counted, new }
 }
 

@@ -1,13 +1,18 @@
 //! The maps as the agent writes and reads them.
 
+use std::net::IpAddr;
+
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
     util::nr_cpus,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Uplinks, counter_index, map,
+    Address, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Source, Uplinks, counter_index,
+    map, mapped,
 };
+
+use ipnet::IpNet;
 
 use super::{ApplyError, StartError};
 use crate::{
@@ -21,6 +26,7 @@ pub(super) struct Maps {
     vips: HashMap<MapData, Address, u32>,
     directory: Array<MapData, Bucket>,
     services: Array<MapData, ServiceEntry>,
+    sources: LpmTrie<MapData, Source, u32>,
     rows: Array<MapData, Row>,
     nodes: Array<MapData, NodeEntry>,
     backends: Array<MapData, BackendEntry>,
@@ -40,6 +46,7 @@ impl Maps {
             vips: take(ebpf, map::VIPS)?,
             directory: take(ebpf, map::DIRECTORY)?,
             services: take(ebpf, map::SERVICES)?,
+            sources: take(ebpf, map::SOURCES)?,
             rows: take(ebpf, map::ROWS)?,
             nodes: take(ebpf, map::NODES)?,
             backends: take(ebpf, map::BACKENDS)?,
@@ -62,6 +69,8 @@ impl Maps {
             Write::Node(place, entry) => (map::NODES, self.nodes.set(*place, entry, 0)),
             Write::Backend(index, entry) => (map::BACKENDS, self.backends.set(*index, entry, 0)),
             Write::ResetCounters(counted) => (map::COUNTERS, self.reset(*counted)),
+            Write::Source(set, net) => (map::SOURCES, self.sources.insert(&source(*set, *net), 1, 0)),
+            Write::RemoveSource(set, net) => (map::SOURCES, self.sources.remove(&source(*set, *net))),
             Write::Service(place, entry) => (map::SERVICES, self.services.set(*place, entry, 0)),
             Write::Bucket(place, bucket) => (map::DIRECTORY, self.directory.set(*place, **bucket, 0)),
             Write::Vip(address) => (map::VIPS, self.vips.insert(address, 1, 0)),
@@ -94,6 +103,15 @@ impl Maps {
         }
         Ok(())
     }
+}
+
+/// A range as the longest match has it.
+fn source(set: u32, net: IpNet) -> Key<Source> {
+    let (address, before) = match net.network() {
+        IpAddr::V4(v4) => (mapped(v4.octets()), Source::OF_MAPPED),
+        IpAddr::V6(v6) => (v6.octets(), 0),
+    };
+    Key::new(Source::OF_SET + before + u32::from(net.prefix_len()), Source { set: set.to_be_bytes(), address })
 }
 
 fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, StartError>

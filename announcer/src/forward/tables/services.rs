@@ -26,8 +26,8 @@ pub(super) struct Installed {
     pub(super) node_table: Vec<Slot>,
     pub(super) local_run: Run,
     local_slots: u32,
-    /// It has the second of its number's two entries.
-    second: bool,
+    /// Which of its number's two entries it has.
+    place: u32,
     /// Something did not fit, so it is planned again when there is room.
     partial: bool,
 }
@@ -40,6 +40,13 @@ pub(super) struct Fresh {
     builder: Builder,
     /// The node tables that are written.
     written: Vec<(Vec<Slot>, Run)>,
+}
+
+impl Installed {
+    /// The ranges of an entry that is used no more.
+    pub(super) fn forgotten_sources(&self) -> impl Iterator<Item = Write> {
+        self.targets.sources.iter().map(|net| Write::RemoveSource(self.place + 1, *net))
+    }
 }
 
 impl Fresh {
@@ -76,7 +83,10 @@ impl Tables {
             }
             return;
         }
-        let second = old.is_some_and(|old| !old.second);
+        let second = old.is_some_and(|old| old.place.is_multiple_of(2));
+        if self.sources + targets.sources.len() > limits::SOURCES as usize {
+            return plan.limit(Limit::Sources);
+        }
         let number = self.directory.has_room(&key(socket)).then(|| self.numbers.assign(socket)).flatten();
         let Some(number) = number else { return plan.limit(Limit::Services) };
         let new_counters = self.counted.get(&targets.labels).is_none();
@@ -86,21 +96,29 @@ impl Tables {
         }
         let Some(tables) = self.write_tables(socket, targets, fresh, plan) else { return plan.limit(Limit::Rows) };
         let Placed { node_run, node_table, local_run, local_slots, fresh_locals } = tables;
+        let place = 2 * number + u32::from(second);
+        // A set for each entry, so that ranges that change are never half there either.
+        let sources = if targets.sources.is_empty() { 0 } else { place + 1 };
         let entry = ServiceEntry {
             counted,
             node_row: node_run.start,
             node_slots: length(&node_table),
             local_row: local_run.start,
             local_slots,
+            affinity: targets.affinity,
+            sources,
         };
-        let place = 2 * number + u32::from(second);
+        plan.writes.extend(targets.sources.iter().map(|net| Write::Source(sources, *net)));
         plan.writes.push(Write::Service(place, entry));
         let pointed = self.directory.point(key(socket), place);
         plan.writes.extend(pointed.map(|(bucket, changed)| Write::Bucket(bucket, Box::new(changed))));
         let partial = self.is_partial(socket, targets);
         let installed =
-            Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots, second, partial };
+            Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots, place, partial };
+        self.sources += targets.sources.len();
         if let Some(old) = self.services.insert(*socket, installed) {
+            self.sources -= old.targets.sources.len();
+            plan.writes.extend(old.forgotten_sources());
             release(&mut self.rows, &mut self.shared, old.node_run, now);
             if fresh_locals {
                 self.rows.release(old.local_run, now);

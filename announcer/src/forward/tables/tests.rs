@@ -23,6 +23,7 @@ struct Kernel {
     entries: BTreeMap<u32, ServiceEntry>,
     directory: BTreeMap<u32, Bucket>,
     vips: BTreeSet<Address>,
+    sources: BTreeSet<(u32, ipnet::IpNet)>,
     uplinks: Uplinks,
 }
 
@@ -40,6 +41,8 @@ impl Kernel {
             Write::Node(place, entry) => drop(self.nodes.insert(place, entry)),
             Write::Backend(index, entry) => drop(self.backends.insert(index, entry)),
             Write::ResetCounters(_) => {}
+            Write::Source(set, net) => assert!(self.sources.insert((set, net))),
+            Write::RemoveSource(set, net) => assert!(self.sources.remove(&(set, net))),
             Write::Service(place, entry) => drop(self.entries.insert(place, entry)),
             Write::Bucket(place, bucket) => drop(self.directory.insert(place, *bucket)),
             Write::Vip(address) => drop(self.vips.insert(address)),
@@ -103,7 +106,10 @@ fn wanted(nodes: &[u8], services: &[(u16, Vec<u8>, Vec<u8>)]) -> Wanted {
         let labels = Labels { service: service.clone(), port: *port, protocol: Protocol::Tcp };
         let nodes = serving.iter().filter(|n| nodes.contains(n)).map(|n| (name(*n), 1)).collect();
         let local = pods.iter().map(|pod| (IpAddr::from([10, 1, 1, *pod]), *port)).collect();
-        (socket(*port), Targets { labels, nodes, standby: BTreeMap::new(), local })
+        (
+            socket(*port),
+            Targets { labels, nodes, standby: BTreeMap::new(), local, affinity: 0, sources: BTreeSet::new() },
+        )
     };
     Wanted {
         uplinks: [(7, WantedUplink { name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1] })].into(),
@@ -209,6 +215,22 @@ fn a_slot_that_came_to_this_node_remembers_where_from_before_its_alternate() {
     assert_eq!(kernel.shares(&socket(80)), [(NodeSlot::new(one, [three, two, 0], true).0, 1021)].into());
 }
 
+#[test]
+fn the_ranges_of_a_service_change_as_a_whole_and_go_with_it() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    for ranges in [&["10.0.0.0/8"][..], &["10.0.0.0/8", "fd00::/8"], &["192.0.2.1/32"], &[], &["0.0.0.0/0"]] {
+        let mut wanted = wanted(&[1, 2], &[(80, vec![2], vec![])]);
+        let ranges: BTreeSet<ipnet::IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        wanted.services.values_mut().for_each(|targets| targets.sources.clone_from(&ranges));
+        kernel.carry_out(&tables.plan(&wanted, now));
+        let set = kernel.services()[&key(&socket(80))].sources;
+        assert_eq!(kernel.sources, ranges.iter().map(|net| (set, *net)).collect());
+        assert_eq!(set == 0, ranges.is_empty());
+    }
+    kernel.carry_out(&tables.plan(&wanted(&[1, 2], &[]), now));
+    assert!(kernel.sources.is_empty() && tables.sources == 0);
+}
+
 /// Not a check of time, which a busy machine would fail: prints it. Run with `--release --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
@@ -278,4 +300,14 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn slots_remember_three_nodes_in_the_order_in_which_they_had_them() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    for serving in [vec![1, 2, 3, 4], vec![2], vec![3], vec![4], vec![1]] {
+        kernel.carry_out(&tables.plan(&wanted(&[1, 2, 3, 4], &[(80, serving, vec![2])]), now));
+    }
+    let [one, two, three, four] = [1, 2, 3, 4].map(|node| number(tables.nodes.get(&name(node)).unwrap()));
+    assert_eq!(kernel.shares(&socket(80)), [(NodeSlot::new(one, [four, three, two], true).0, 1021)].into());
 }

@@ -57,7 +57,13 @@ impl Set {
         };
         let advertise = vec![Advertise { nodes: None, interfaces: BTreeSet::new() }];
         let vips = vec![Vip { address: self.vip, advertise }];
-        let service = Service { vips, ports: Vec::new(), traffic_policy: TrafficPolicy::Cluster };
+        let service = Service {
+            vips,
+            ports: Vec::new(),
+            traffic_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            sources: BTreeSet::new(),
+        };
         let desired =
             Desired { services: [(ServiceName { namespace: "default".into(), name: "web".into() }, service)].into() };
         assign(&name(me), &scene, &desired, |_| usable)
