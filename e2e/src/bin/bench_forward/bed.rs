@@ -213,12 +213,9 @@ fn wanted(interface: u32, behind: Behind) -> Result<Wanted> {
     for family in Family::BOTH {
         let name = ServiceName { namespace: "default".to_owned(), name: format!("web-{family}").to_lowercase() };
         let vip = vip(family);
-        let targets = Targets {
-            labels: Labels { service: name, port: PORT, protocol: Protocol::Tcp },
-            nodes: nodes.iter().skip(first).map(|name| (name.clone(), 1)).collect(),
-            standby: BTreeMap::new(),
-            local: (0..local).map(|number| pod(family, number)).map(|pod| (pod.ip(), pod.port())).collect(),
-        };
+        let nodes = nodes.iter().skip(first).map(|name| (name.clone(), 1)).collect();
+        let local = (0..local).map(|number| pod(family, number)).map(|pod| (pod.ip(), pod.port())).collect();
+        let targets = targets(name, nodes, local);
         services.insert(Socket { vip: vip.ip(), port: vip.port(), protocol: Protocol::Tcp }, targets);
     }
     Ok(Wanted {
@@ -227,6 +224,18 @@ fn wanted(interface: u32, behind: Behind) -> Result<Wanted> {
         vips: Family::BOTH.into_iter().map(|family| vip(family).ip()).collect::<BTreeSet<_>>(),
         services,
     })
+}
+
+/// A service's targets: these nodes with so many pods each, and these pods here. Nothing else is asked of it.
+pub(crate) fn targets(service: ServiceName, nodes: BTreeMap<NodeName, u32>, local: BTreeSet<(IpAddr, u16)>) -> Targets {
+    Targets {
+        labels: Labels { service, port: PORT, protocol: Protocol::Tcp },
+        nodes,
+        standby: BTreeMap::new(),
+        local,
+        affinity: 0,
+        sources: BTreeSet::new(),
+    }
 }
 
 /// A node's MAC; this one is number 0.

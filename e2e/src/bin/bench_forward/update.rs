@@ -4,7 +4,6 @@
 //! forwarder carries it out in real maps.
 
 use std::{
-    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd},
@@ -13,11 +12,7 @@ use std::{
 };
 
 use announcer::{
-    forward::{
-        Labels, Mode, Wanted,
-        tables::Tables,
-        wanted::{Socket, Targets},
-    },
+    forward::{Mode, Wanted, tables::Tables, wanted::Socket},
     model::{Protocol, ServiceName},
 };
 use anyhow::{Context, Result, ensure};
@@ -138,12 +133,8 @@ fn all_services(bed: &Wanted, services: u32) -> Result<Wanted> {
         let service = ServiceName { namespace: "default".to_owned(), name: format!("s{number}") };
         let local = is_local(number, services);
         let serving = if local { &names[..3] } else { &names[1..] };
-        let targets = Targets {
-            labels: Labels { service, port: PORT, protocol: Protocol::Tcp },
-            nodes: serving.iter().map(|name| (name.clone(), 1)).collect(),
-            standby: BTreeMap::new(),
-            local: if local { [pod(number, 0)].into() } else { [].into() },
-        };
+        let nodes = serving.iter().map(|name| (name.clone(), 1)).collect();
+        let targets = bed::targets(service, nodes, if local { [pod(number, 0)].into() } else { [].into() });
         let socket = socket(number);
         wanted.vips.insert(socket.vip);
         wanted.services.insert(socket, targets);
