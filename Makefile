@@ -79,10 +79,10 @@ bench-rest: ## Nothing fails for a minute: requests lost, requests that reach po
 	@$(AS_ROOT) target/release/bench_failover soak --minutes 1 --stress 0 --out target/bench/rest.jsonl
 
 .PHONY: bench-forward
-bench-forward: ## What carrying a packet costs, program by program: ROUNDS=7
+bench-forward: ## What carrying packets costs: each program alone, real frames, side by side with iptables and nftables, a change: ROUNDS=7
 	@hack/setup bench
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
-	@$(AS_ROOT) target/release/bench_forward packets --rounds $${ROUNDS:-7}
+	@for part in packets live wire update; do $(AS_ROOT) target/release/bench_forward $$part --rounds $${ROUNDS:-7}; done
 
 .PHONY: soak
 soak: ## Nothing fails, all processors are loaded: false takeovers and what they cost: MINUTES=10 for each setting
@@ -92,7 +92,7 @@ soak: ## Nothing fails, all processors are loaded: false takeovers and what they
 
 .PHONY: bench-table
 bench-table: ## The tables of what the last benchmarks measured, also of runs that were interrupted
-	@target/release/bench_failover table
+	@for kind in failover forward; do target/release/bench_$$kind table || true; done
 
 .PHONY: chaos
 chaos: ## Break clusters under traffic, report with plots: SEED=, ONLY=cut,flap, ROUNDS=5, SLACK=1, or random for MINUTES=

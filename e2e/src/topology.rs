@@ -105,6 +105,12 @@ impl Lan {
         self.client.as_ref().expect("this network was built without .client()")
     }
 
+    /// The switch: a bridge whose ports have the names of their hosts.
+    #[must_use]
+    pub fn switch(&self) -> &Netns {
+        &self.switch
+    }
+
     /// A node or the client by name.
     ///
     /// # Errors

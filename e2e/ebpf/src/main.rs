@@ -3,12 +3,13 @@
 //! writes the headers of the next client's packet, and tail-calls the program that is measured. With one that does
 //! nothing in its place the cost of that is known, and subtracted.
 //!
-//! The other programs are the ends of a test with real frames: `generate` sends, `count` receives, and `reflect` is
-//! the least that can be between them.
+//! The other programs are those of [`scale`], and the ends of a test with real frames: `generate` sends, `count`
+//! receives, and `reflect` is the least that can be between them.
 #![no_std]
 #![no_main]
 
 mod plan;
+mod scale;
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},

@@ -28,14 +28,13 @@ use nix::{
 
 use crate::{
     frame::{Family, Mac, Outcome, Segment, Shape},
-    harness::{Harness, Hook, Packets, Ran},
+    harness::{Harness, Hook, Packets, Ran, Target},
+    update::map_bytes,
 };
 
 /// The uplink, and its other end.
-const UPLINK: &str = "eth0";
+pub(crate) const UPLINK: &str = "eth0";
 pub(crate) const PEER: &str = "peer0";
-/// The program's name, should there be one.
-const XDP: &str = "crier_xdp";
 /// Who sends what comes in.
 const GATEWAY: Mac = [2, 0xc7, 0, 0xff, 0, 1];
 /// The port of services, and that of pods.
@@ -51,12 +50,26 @@ pub(crate) enum Behind {
     Pods(u16),
 }
 
+/// A namespace with an uplink, and its other end.
+pub(crate) fn namespace() -> Result<Netns> {
+    let ns = Netns::new("fwd")?;
+    ns.sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
+    let mac = mac_of(0).map(|byte| format!("{byte:02x}")).join(":");
+    ns.ip(&[
+        format!("link add {UPLINK} address {mac} type veth peer name {PEER}"),
+        format!("link set {PEER} up"),
+        format!("link set {UPLINK} up"),
+    ])?;
+    Ok(ns)
+}
+
 pub(crate) struct Bed {
     forwarder: Forwarder,
     pub(crate) ns: Netns,
-    /// The uplink's index.
-    pub(crate) interface: u32,
+    interface: u32,
     behind: Behind,
+    /// What the forwarder was told.
+    pub(crate) wanted: Wanted,
     programs: BTreeMap<Hook, ProgramFd>,
     _run: RunDir,
 }
@@ -64,28 +77,53 @@ pub(crate) struct Bed {
 impl Bed {
     /// Builds it. Fails if the agent knows no such mode.
     pub(crate) fn new(mode: Mode, behind: Behind) -> Result<Self> {
-        let ns = Netns::new("fwd")?;
-        ns.sysctl(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
-        let mac = mac_of(0).map(|byte| format!("{byte:02x}")).join(":");
-        ns.ip(&[
-            format!("link add {UPLINK} address {mac} type veth peer name {PEER}"),
-            format!("link set {PEER} up"),
-            format!("link set {UPLINK} up"),
-        ])?;
+        let ns = namespace()?;
         let run = RunDir::new("fwd")?;
         let pins = run.path().join("bpf");
         std::fs::create_dir_all(&pins)?;
         mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), None::<&str>).context("a BPF file system")?;
-        let (forwarder, interface, programs) = ns.run(|| start(mode, pins.join("crier"), behind))?;
-        Ok(Self { forwarder, ns, interface, behind, programs, _run: run })
+        let interface = ns.run(|| Ok(nix::net::if_::if_nametoindex(UPLINK)?))?;
+        let wanted = wanted(interface, behind)?;
+        let (forwarder, programs) = ns.run(|| start(mode, pins.join("crier"), &wanted))?;
+        Ok(Self { forwarder, ns, interface, behind, wanted, programs, _run: run })
     }
 
-    /// Runs one of the forwarder's programs, or with `null` what does nothing in its place.
-    pub(crate) fn run(&self, harness: &mut Harness, hook: Hook, packets: Packets<'_>, null: bool) -> Result<Ran> {
-        let target = self.programs.get(&hook).with_context(|| format!("there is no program at {}", hook.name()))?;
+    /// Has the forwarder hold something else; how many writes to maps that took.
+    pub(crate) fn apply(&mut self, wanted: &Wanted) -> Result<usize> {
+        let forwarder = &mut self.forwarder;
+        let applied = self.ns.run(|| Ok(forwarder.apply(wanted, Instant::now())?))?;
+        ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
+        Ok(applied.writes)
+    }
+
+    /// The maps of the program that packets meet first, and the bytes each takes.
+    pub(crate) fn maps(&self) -> Result<Vec<(String, u64)>> {
+        let (_, attached) = self.ns.run(|| Ok(SchedClassifier::query_tcx(UPLINK, TcAttachType::Ingress)?))?;
+        let mut maps = Vec::new();
+        for id in attached.first().context("nothing is attached")?.map_ids()?.unwrap_or_default() {
+            let info = aya::maps::MapInfo::from_id(id)?;
+            maps.push((info.name_as_str().unwrap_or_default().to_owned(), map_bytes(&info.fd()?)?));
+        }
+        Ok(maps)
+    }
+
+    /// The forwarder's program.
+    pub(crate) fn program(&self, hook: Hook) -> Result<Target<'_>> {
+        let fd = self.programs.get(&hook).with_context(|| format!("there is no program at {}", hook.name()))?;
+        Ok(Target::Program(fd))
+    }
+
+    /// Runs a program as if packets were at the uplink.
+    pub(crate) fn run(
+        &self,
+        harness: &mut Harness,
+        hook: Hook,
+        target: Target<'_>,
+        packets: Packets<'_>,
+    ) -> Result<Ran> {
         self.ns.run(|| {
             stay_on_one_cpu()?;
-            harness.run(hook, (!null).then_some(target), self.interface, packets)
+            harness.run(hook, target, self.interface, packets)
         })
     }
 
@@ -130,10 +168,9 @@ impl Bed {
     }
 }
 
-fn start(mode: Mode, pin_dir: PathBuf, behind: Behind) -> Result<(Forwarder, u32, BTreeMap<Hook, ProgramFd>)> {
-    let interface = nix::net::if_::if_nametoindex(UPLINK)?;
+fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
     let mut forwarder = Forwarder::start(Options { mode, pin_dir })?;
-    let applied = forwarder.apply(&wanted(interface, behind)?, Instant::now())?;
+    let applied = forwarder.apply(wanted, Instant::now())?;
     ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
     let mut programs = BTreeMap::new();
     for (hook, direction, name) in
@@ -147,8 +184,8 @@ fn start(mode: Mode, pin_dir: PathBuf, behind: Behind) -> Result<(Forwarder, u32
     if let Some(fd) = xdp_program()? {
         programs.insert(Hook::Xdp, fd);
     }
-    ensure!(mode != Mode::Xdp || programs.contains_key(&Hook::Xdp), "{XDP} is not attached");
-    Ok((forwarder, interface, programs))
+    ensure!(mode != Mode::Xdp || programs.contains_key(&Hook::Xdp), "{} is not attached", program::XDP);
+    Ok((forwarder, programs))
 }
 
 /// The XDP program on the uplink, if it is Crier's.
@@ -159,7 +196,7 @@ fn xdp_program() -> Result<Option<ProgramFd>> {
     for info in aya::programs::loaded_programs() {
         let info: ProgramInfo = info?;
         if u64::from(info.id()) == id {
-            return Ok(if info.name_as_str() == Some(XDP) { Some(info.fd()?) } else { None });
+            return Ok(if info.name_as_str() == Some(program::XDP) { Some(info.fd()?) } else { None });
         }
     }
     bail!("the XDP program {id} is gone")
@@ -176,12 +213,9 @@ fn wanted(interface: u32, behind: Behind) -> Result<Wanted> {
     for family in Family::BOTH {
         let name = ServiceName { namespace: "default".to_owned(), name: format!("web-{family}").to_lowercase() };
         let vip = vip(family);
-        let targets = Targets {
-            labels: Labels { service: name, port: PORT, protocol: Protocol::Tcp },
-            nodes: nodes.iter().skip(first).map(|name| (name.clone(), 1)).collect(),
-            standby: BTreeMap::new(),
-            local: (0..local).map(|number| pod(family, number)).map(|pod| (pod.ip(), pod.port())).collect(),
-        };
+        let nodes = nodes.iter().skip(first).map(|name| (name.clone(), 1)).collect();
+        let local = (0..local).map(|number| pod(family, number)).map(|pod| (pod.ip(), pod.port())).collect();
+        let targets = targets(name, nodes, local);
         services.insert(Socket { vip: vip.ip(), port: vip.port(), protocol: Protocol::Tcp }, targets);
     }
     Ok(Wanted {
@@ -192,8 +226,20 @@ fn wanted(interface: u32, behind: Behind) -> Result<Wanted> {
     })
 }
 
+/// A service's targets: these nodes with so many pods each, and these pods here. Nothing else is asked of it.
+pub(crate) fn targets(service: ServiceName, nodes: BTreeMap<NodeName, u32>, local: BTreeSet<(IpAddr, u16)>) -> Targets {
+    Targets {
+        labels: Labels { service, port: PORT, protocol: Protocol::Tcp },
+        nodes,
+        standby: BTreeMap::new(),
+        local,
+        affinity: 0,
+        sources: BTreeSet::new(),
+    }
+}
+
 /// A node's MAC; this one is number 0.
-fn mac_of(node: u16) -> Mac {
+pub(crate) fn mac_of(node: u16) -> Mac {
     let [high, low] = node.to_be_bytes();
     [2, 0xc7, 0, 1, high, low]
 }

@@ -177,6 +177,8 @@ pub(crate) enum Outcome {
     From(SocketAddr),
     /// Nothing.
     Untouched,
+    /// Whatever the program does.
+    Any,
 }
 
 impl Outcome {
@@ -216,6 +218,7 @@ impl Outcome {
             }
             Self::From(vip) => replace(&mut frame, false, *vip),
             Self::Untouched => {}
+            Self::Any => return Ok(left.to_vec()),
         }
         fill_in_checksums(&mut frame);
         Ok(frame)

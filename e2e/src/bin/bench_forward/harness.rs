@@ -1,13 +1,13 @@
 //! Runs programs that are loaded, by `BPF_PROG_TEST_RUN` of the harness program (`e2e/ebpf`), which gives them one packet
 //! after another.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp},
+    maps::{Array, Map, MapData, PerCpuArray, ProgramArray},
+    programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode, xdp::XdpLink},
 };
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/obj/harness.o"
 
 /// Room for what a run leaves of its last packet.
 const ROOM: usize = 256;
+/// Frames that are sent at once, as a network card's driver takes them.
+const BATCH: u32 = 64;
 
 /// Which kind of program, and from where packets come to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,6 +56,17 @@ pub(crate) struct Packets<'a> {
     pub(crate) count: u32,
 }
 
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target<'a> {
+    /// What does nothing.
+    Nothing,
+    /// One of the harness's own programs.
+    Own(&'static str),
+    /// A program of others.
+    Program(&'a ProgramFd),
+}
+
 /// What a run gave.
 #[derive(Debug)]
 pub(crate) struct Ran {
@@ -72,34 +85,39 @@ pub(crate) struct Harness {
     plan: Array<MapData, Plan>,
     tc: ProgramArray<MapData>,
     xdp: ProgramArray<MapData>,
+    counted: PerCpuArray<MapData, u64>,
+}
+
+/// What came of frames that were really sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Returned {
+    /// How many came back.
+    pub(crate) frames: u64,
+    /// How long it took.
+    pub(crate) time: Duration,
 }
 
 impl Harness {
     pub(crate) fn load() -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT).context("the harness's eBPF object")?;
-        for name in ["harness_tc", "null_tc"] {
+        for name in ["harness_tc", "null_tc", "least_tc", "load_tc", "lookup_tc"] {
             classifier(&mut ebpf, name)?.load().context(name)?;
         }
-        for name in ["harness_xdp", "null_xdp"] {
+        for name in ["harness_xdp", "null_xdp", "least_xdp", "generate", "reflect", "count"] {
             xdp(&mut ebpf, name)?.load().context(name)?;
         }
         Ok(Self {
             plan: map(&mut ebpf, "PLAN")?.try_into()?,
             tc: map(&mut ebpf, "TC_TARGET")?.try_into()?,
             xdp: map(&mut ebpf, "XDP_TARGET")?.try_into()?,
+            counted: map(&mut ebpf, "COUNTED")?.try_into()?,
             ebpf,
         })
     }
 
-    /// Runs a program, or what does nothing, as if the packets were at an interface. The calling thread must be in the
+    /// Runs a program, as if the packets were at an interface. The calling thread must be in the
     /// interface's network namespace.
-    pub(crate) fn run(
-        &mut self,
-        hook: Hook,
-        target: Option<&ProgramFd>,
-        interface: u32,
-        packets: Packets<'_>,
-    ) -> Result<Ran> {
+    pub(crate) fn run(&mut self, hook: Hook, target: Target<'_>, interface: u32, packets: Packets<'_>) -> Result<Ran> {
         let Packets { shape, flows, first, count } = packets;
         self.aim(hook, target)?;
         self.plan.set(0, shape.plan(flows, first)?, 0)?;
@@ -133,17 +151,57 @@ impl Harness {
         })
     }
 
-    fn aim(&mut self, hook: Hook, target: Option<&ProgramFd>) -> Result<()> {
-        match hook {
-            Hook::TcIn | Hook::TcOut => {
-                let null = classifier(&mut self.ebpf, "null_tc")?.fd()?;
-                self.tc.set(0, target.unwrap_or(null), 0).context("the program under test")
-            }
-            Hook::Xdp => {
-                let null = xdp(&mut self.ebpf, "null_xdp")?.fd()?;
-                self.xdp.set(0, target.unwrap_or(null), 0).context("the program under test")
-            }
+    /// Attaches one of the harness's own XDP programs to an interface in the calling thread's namespace, in its driver.
+    pub(crate) fn attach(&mut self, name: &str, interface: &str) -> Result<XdpLink> {
+        let program = xdp(&mut self.ebpf, name)?;
+        let id = program.attach(interface, XdpMode::Driver).with_context(|| format!("{name} on {interface}"))?;
+        Ok(program.take_link(id)?)
+    }
+
+    /// Sends real frames out of an interface, at which `count` must be attached, and counts those that come back.
+    pub(crate) fn send(&mut self, interface: u32, packets: Packets<'_>) -> Result<Returned> {
+        let Packets { shape, flows, first, count } = packets;
+        self.plan.set(0, shape.plan(flows, first)?, 0)?;
+        let data_in = shape.bytes(first);
+        let context = xdp_context(interface, data_in.len())?;
+        let options = TestRunOptions {
+            data_in: Some(&data_in),
+            ctx_in: Some(&context),
+            repeat: count,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        };
+        let before = self.counted()?;
+        let start = Instant::now();
+        xdp(&mut self.ebpf, "generate")?.test_run(options).context("BPF_PROG_TEST_RUN with live frames")?;
+        let time = start.elapsed();
+        // The last may be on their way, if the kernel left them to a thread of its own.
+        let deadline = Instant::now() + Duration::from_millis(200);
+        while self.counted()? - before < u64::from(count) && Instant::now() < deadline {
+            std::thread::yield_now();
         }
+        Ok(Returned { frames: self.counted()? - before, time })
+    }
+
+    fn counted(&self) -> Result<u64> {
+        Ok(self.counted.get(&0, 0)?.iter().sum())
+    }
+
+    fn aim(&mut self, hook: Hook, target: Target<'_>) -> Result<()> {
+        let own = match (target, hook) {
+            (Target::Nothing, Hook::TcIn | Hook::TcOut) => "null_tc",
+            (Target::Nothing, Hook::Xdp) => "null_xdp",
+            (Target::Own(name), _) => name,
+            (Target::Program(fd), _) => return self.set(hook, fd),
+        };
+        let program = self.ebpf.program(own).with_context(|| format!("the harness has no program {own}"))?;
+        let fd = program.fd()?.try_clone()?;
+        self.set(hook, &fd)
+    }
+
+    fn set(&mut self, hook: Hook, program: &ProgramFd) -> Result<()> {
+        let targets = if hook == Hook::Xdp { &mut self.xdp } else { &mut self.tc };
+        targets.set(0, program, 0).context("the program under test")
     }
 }
 

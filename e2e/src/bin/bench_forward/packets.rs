@@ -12,7 +12,7 @@ use e2e::bench::{Book, Output, load};
 use crate::{
     bed::{Bed, Behind},
     frame::{Family, Outcome, Segment, Shape},
-    harness::{Harness, Hook, Packets, Ran},
+    harness::{Harness, Hook, Packets, Ran, Target},
     record::{Record, Timed},
     sitting, table,
 };
@@ -21,8 +21,9 @@ use crate::{
 pub(crate) const COLUMNS: [u32; 3] = [1, 1 << 16, 1 << 20];
 /// Packets that are checked before anything is measured.
 const CHECKED: u32 = 64;
-/// TC's answers: the next program's turn, and out by another interface.
+/// TC's answers: the next program's turn, to the stack, and out by an interface.
 const TC_NEXT: i32 = -1;
+const TC_OK: i32 = 0;
 const TC_REDIRECT: i32 = 7;
 /// XDP's: to the stack, and back out.
 const XDP_PASS: i32 = 2;
@@ -47,6 +48,8 @@ pub(crate) struct Options {
 struct Case {
     name: &'static str,
     hook: Hook,
+    /// One of the harness's programs, in the place of the agent's.
+    own: Option<&'static str>,
     /// Which of the beds.
     bed: usize,
     shape: Shape,
@@ -75,6 +78,7 @@ impl Suite {
                 suite.add_tc(family, 2 + number, 4 + number);
             }
         }
+        suite.add_scale(mode);
         Ok(suite)
     }
 
@@ -101,7 +105,25 @@ impl Suite {
 
     fn add(&mut self, name: &'static str, hook: Hook, bed: usize, shape: Shape, outcome: Outcome, verdict: i32) {
         let most = COLUMNS[COLUMNS.len() - 1];
-        self.cases.push(Case { name, hook, bed, shape, outcome, verdict, most });
+        self.cases.push(Case { name, hook, own: None, bed, shape, outcome, verdict, most });
+    }
+
+    /// The harness's own programs, which tell of the machine.
+    fn add_scale(&mut self, mode: Mode) {
+        let scale: &[_] = match mode {
+            Mode::Xdp => &[("*the least: hash, array, MAC rewrite*", Hook::Xdp, "least_xdp", XDP_TX)],
+            _ => &[
+                ("*the least: hash, array, MAC rewrite*", Hook::TcIn, "least_tc", TC_REDIRECT),
+                ("*a read of 20 bytes by a helper*", Hook::TcIn, "load_tc", TC_OK),
+                ("*a lookup in a hash map*", Hook::TcIn, "lookup_tc", TC_OK),
+            ],
+        };
+        for (name, hook, own, verdict) in scale {
+            self.add(name, *hook, 0, Bed::to_vip(Family::V4, Segment::Ack), Outcome::Any, *verdict);
+            if let Some(case) = self.cases.last_mut() {
+                case.own = Some(own);
+            }
+        }
     }
 
     /// Makes flows known where the case's name says so, as many as the table holds.
@@ -121,7 +143,8 @@ fn warm(harness: &mut Harness, bed: &Bed, family: Family) -> Result<u32> {
     loop {
         let mut pass = |shape: &Shape| -> Result<u64> {
             let before = bed.begun()?;
-            bed.run(harness, Hook::TcIn, Packets { shape, flows, first: 0, count: flows }, false)?;
+            let packets = Packets { shape, flows, first: 0, count: flows };
+            bed.run(harness, Hook::TcIn, bed.program(Hook::TcIn)?, packets)?;
             Ok(bed.begun()? - before)
         };
         for shape in [&syn, &ack] {
@@ -145,6 +168,16 @@ impl Case {
         self.outcome.check(&self.shape.bytes(ran.flow), &ran.frame)
     }
 
+    fn run(&self, harness: &mut Harness, bed: &Bed, packets: Packets<'_>) -> Result<Ran> {
+        let target = match self.own {
+            Some(name) => Target::Own(name),
+            None => bed.program(self.hook)?,
+        };
+        let ran = bed.run(harness, self.hook, target, packets)?;
+        self.check(&ran).with_context(|| self.describe())?;
+        Ok(ran)
+    }
+
     fn describe(&self) -> String {
         format!("{}, {}, {}", self.name, self.hook.name(), self.shape.family())
     }
@@ -153,8 +186,8 @@ impl Case {
     fn check_some(&self, harness: &mut Harness, bed: &Bed) -> Result<()> {
         for first in 0..CHECKED {
             let packets = Packets { shape: &self.shape, flows: 1, first, count: 1 };
-            self.check(&bed.run(harness, self.hook, packets, false)?).with_context(|| self.describe())?;
-            let ran = bed.run(harness, self.hook, packets, true)?;
+            self.run(harness, bed, packets)?;
+            let ran = bed.run(harness, self.hook, Target::Nothing, packets)?;
             Outcome::Untouched.check(&self.shape.bytes(ran.flow), &ran.frame).context("the harness")?;
         }
         Ok(())
@@ -163,9 +196,8 @@ impl Case {
     fn measure(&self, harness: &mut Harness, bed: &Bed, column: u32, packets: u32) -> Result<Timed> {
         let flows = column.min(self.most);
         let packets = Packets { shape: &self.shape, flows, first: 0, count: packets.max(flows) };
-        let own = bed.run(harness, self.hook, packets, true)?;
-        let ran = bed.run(harness, self.hook, packets, false)?;
-        self.check(&ran).with_context(|| self.describe())?;
+        let own = bed.run(harness, self.hook, Target::Nothing, packets)?;
+        let ran = self.run(harness, bed, packets)?;
         Ok(self.timed(column, &packets, &ran, &own))
     }
 
@@ -184,18 +216,13 @@ impl Case {
 }
 
 /// New connections, each from another client: in a flow table that is empty, then in the same when it is full.
-fn begin_connections(
-    harness: &mut Harness,
-    mode: Mode,
-    family: Family,
-    round: u32,
-    book: &mut Book<Record>,
-) -> Result<()> {
-    let bed = Bed::new(mode, Behind::Pods(100))?;
+fn begin_connections(harness: &mut Harness, family: Family, book: &mut Book<Record>) -> Result<()> {
+    let bed = Bed::new(Mode::Tc, Behind::Pods(100))?;
     let shape = Bed::to_vip(family, Segment::Syn);
     let case = Case {
         name: NEW,
         hook: Hook::TcIn,
+        own: None,
         bed: 0,
         shape,
         outcome: bed.outcome(family),
@@ -205,10 +232,9 @@ fn begin_connections(
     let mut first = 0;
     for column in &COLUMNS[1..] {
         let packets = Packets { shape: &shape, flows: *column, first, count: *column };
-        let own = bed.run(harness, case.hook, packets, true)?;
+        let own = bed.run(harness, case.hook, Target::Nothing, packets)?;
         let before = bed.begun()?;
-        let ran = bed.run(harness, case.hook, packets, false)?;
-        case.check(&ran).with_context(|| format!("{}, round {round}", case.describe()))?;
+        let ran = case.run(harness, &bed, packets)?;
         let begun = bed.begun()? - before;
         ensure!(begun == u64::from(*column), "of {column} connections {begun} were new");
         book.write(Record::Packets(case.timed(*column, &packets, &ran, &own)))?;
@@ -230,8 +256,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Err(error) => eprintln!("XDP is left out: {error:#}"),
     }
     for suite in &mut suites {
-        suite.warm(&mut harness)?;
         suite.cases.retain(|case| case.name.contains(&options.only));
+        suite.warm(&mut harness)?;
         for case in &suite.cases {
             case.check_some(&mut harness, &suite.beds[case.bed])?;
         }
@@ -247,7 +273,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         if NEW.contains(&options.only) {
             for family in Family::BOTH {
-                begin_connections(&mut harness, Mode::Tc, family, round, &mut book)?;
+                begin_connections(&mut harness, family, &mut book)?;
             }
         }
         eprintln!("  round {round} of {}; {}", options.rounds, load());
