@@ -156,18 +156,16 @@ fn read_affinity(spec: &ServiceSpec) -> Result<Option<Duration>, Complaint> {
 fn read_sources(spec: &ServiceSpec, complaints: &mut Vec<Complaint>) -> BTreeSet<IpNet> {
     let mut sources = BTreeSet::new();
     for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
-        match text.trim().parse::<IpNet>() {
-            Ok(net) => sources.insert(net.trunc()),
-            Err(_) => {
-                complaints.push(Complaint::error(
-                    format!("spec.loadBalancerSourceRanges[{index}]"),
-                    format_args!(
-                        "{text:?} is no range of addresses, as in 10.0.0.0/8 or fd00::/8: its clients are not let in"
-                    ),
-                ));
-                sources.insert(NOBODY)
-            }
-        };
+        let net = text.trim().parse::<IpNet>().map(|net| net.trunc());
+        if net.is_err() {
+            complaints.push(Complaint::error(
+                format!("spec.loadBalancerSourceRanges[{index}]"),
+                format_args!(
+                    "{text:?} is no range of addresses, as in 10.0.0.0/8 or fd00::/8: its clients are not let in"
+                ),
+            ));
+        }
+        sources.insert(net.unwrap_or(NOBODY));
     }
     sources
 }
