@@ -7,12 +7,15 @@ use std::{collections::VecDeque, thread::JoinHandle, time::Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
-use e2e::keepalived;
+use e2e::{
+    bench::{Output, load},
+    keepalived,
+};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use crate::{
     case::Case,
-    record::{Book, Output, Record},
+    record::{self, Book, Record},
     system::{Bed, System},
     table,
     trial::{self, Outcome},
@@ -87,7 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         keepalived::installed()?;
     }
     let only = if options.only.is_empty() { String::new() } else { format!(" --only '{}'", options.only) };
-    let book = Book::open(&options.output, "trials", &format!("--trials {} --seed {seed}{only}", options.trials))?;
+    let book = record::open(&options.output, "trials", &format!("--trials {} --seed {seed}{only}", options.trials))?;
     let random = StdRng::seed_from_u64(seed);
     let mut run = Run { cases, book, random, connections: options.connections, given_up: Vec::new() };
     let lanes = run.lanes(options.trials);
@@ -164,7 +167,7 @@ impl Run {
                 continue;
             }
             lanes.push(lane);
-            eprintln!("{done} of {total} trials after {:.0} s; {}", start.elapsed().as_secs_f64(), table::load());
+            eprintln!("{done} of {total} trials after {:.0} s; {}", start.elapsed().as_secs_f64(), load());
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use e2e::{
+    bench::{self, Output},
     longlived::{Fate, LongLived},
     pods::received,
     scenario::{Cluster, WEB},
@@ -12,7 +13,7 @@ use e2e::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    record::{Book, Output, Record},
+    record::{self, Record},
     stress::Stress,
     system::crier,
     table,
@@ -142,11 +143,11 @@ fn soak(timers: &str, interval: u64, options: &Options, workers: usize) -> Resul
             sent.saturating_sub(answered),
             received(&cluster.pods, load.run()).duplicates,
             stress.as_mut().map(Stress::told).transpose()?.unwrap_or_default(),
-            table::load()
+            bench::load()
         );
     }
     let report = load.stop()?;
-    let busy = table::load();
+    let busy = bench::load();
     let stressed = stress.as_mut().map(Stress::processors).transpose()?.unwrap_or_default();
     drop(stress);
     let ended = connections.finish()?;
@@ -172,7 +173,7 @@ fn soak(timers: &str, interval: u64, options: &Options, workers: usize) -> Resul
 pub(crate) fn run(options: &Options) -> Result<()> {
     let workers = options.stress.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
     let text = format!("--minutes {} --stress {workers}", options.minutes);
-    let mut book = Book::open(&options.output, "soak", &text)?;
+    let mut book = record::open(&options.output, "soak", &text)?;
     let settings = [("default", 50, Timers::Default), ("fast", 10, Timers::Fast)];
     let wanted = settings.into_iter().filter(|setting| [setting.2, Timers::Both].contains(&options.timers));
     let mut failed = Vec::new();

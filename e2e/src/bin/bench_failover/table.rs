@@ -1,6 +1,8 @@
 //! What comes of the trials: Markdown, with the machine on which it was measured.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
+
+use e2e::bench::markdown;
 
 use crate::{case::Case, record::Record, soak::Counted, trial::Outcome, vips::Served};
 
@@ -17,15 +19,6 @@ pub(crate) fn spread<T: Ord + Copy + Default>(values: impl Iterator<Item = T>) -
 pub(crate) fn ms(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
     if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
-}
-
-/// A Markdown table, or nothing when there are no rows.
-fn markdown(head: &str, rows: &[String]) -> String {
-    if rows.is_empty() {
-        return String::new();
-    }
-    let columns = head.matches('|').count().saturating_sub(1);
-    format!("{head}\n|{}\n{}\n\n", "---|".repeat(columns), rows.join("\n"))
 }
 
 /// All tables of these records.
@@ -179,20 +172,6 @@ fn soaks(records: &[Record]) -> String {
          | false alarms | members said down | takeovers | connections survived | load |",
         &rows.collect::<Vec<_>>(),
     )
-}
-
-/// Cores, kernel, build and load.
-pub(crate) fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
-    format!("{cores} cores, Linux {}, {build} build, {}", kernel.trim(), load())
-}
-
-/// The load averages.
-pub(crate) fn load() -> String {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!("load average {}", load.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use e2e::{
+    bench::{Output, load},
     manifests::{POOL, service},
     observe::eventually,
     scenario::{Cluster, DNS, SETTLE, WEB},
@@ -17,7 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    record::{Book, Output, Record},
+    record::{self, Record},
     system::STAY,
     table::{self, ms},
     trial::REST,
@@ -136,7 +137,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--trials {} --vips {} --interval {}{everywhere} --seed {seed}",
         options.trials, options.vips, options.interval
     );
-    let mut book = Book::open(&options.output, "vips", &text)?;
+    let mut book = record::open(&options.output, "vips", &text)?;
     for number in 1..=options.trials {
         let served = trial(options, &mut random)?;
         eprintln!(
@@ -145,7 +146,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             served.owned,
             ms(served.first),
             ms(served.last),
-            table::load()
+            load()
         );
         book.write(Record::Vips(served))?;
     }
