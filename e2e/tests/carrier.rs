@@ -21,7 +21,7 @@ const AT_MOST: Duration = Duration::from_secs(1);
 
 /// Gossip goes by eth1, VIPs are on eth0: nothing that happens to eth0 makes a node look dead.
 fn cluster(name: &str) -> ClusterBuilder {
-    Cluster::three(name).service(web().tcp(WEB).udp(DNS).dual_stack()).backbone()
+    Cluster::three(name).nothing_moves_by_itself().service(web().tcp(WEB).udp(DNS).dual_stack()).backbone()
 }
 
 /// Whether the frame announces `vip` unasked.

@@ -15,7 +15,7 @@ use e2e::{
 const AT_MOST: Duration = Duration::from_secs(3);
 
 fn cluster(name: &str) -> Result<Cluster> {
-    Cluster::three(name).service(web().tcp(WEB).udp(DNS).dual_stack()).start()
+    Cluster::three(name).nothing_moves_by_itself().service(web().tcp(WEB).udp(DNS).dual_stack()).start()
 }
 
 /// Does `fault` to the owner of `vip` under load and waits until another serves it: old owner, new owner, account.

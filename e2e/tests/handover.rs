@@ -93,7 +93,7 @@ fn moves(cluster: &Cluster, vip: IpAddr, order: impl FnOnce(&Cluster, &str) -> R
 }
 
 fn cluster(name: &str) -> Result<Cluster> {
-    Cluster::three(name).service(web().tcp(WEB).udp(DNS).dual_stack()).start()
+    Cluster::three(name).nothing_moves_by_itself().service(web().tcp(WEB).udp(DNS).dual_stack()).start()
 }
 
 #[test]

@@ -22,7 +22,7 @@ const SERVICES: usize = 50;
 
 /// n1 owns all VIPs, n2 and n3 none. Gossip goes by a segment of its own.
 fn all_on_n1(name: &str) -> Result<Cluster> {
-    let mut builder = Cluster::three(name).pods(1).backbone().extra("rebalance: off\n");
+    let mut builder = Cluster::three(name).pods(1).backbone().nothing_moves_by_itself();
     for index in 0..SERVICES {
         builder = builder.service(service(&format!("s{index:02}")).tcp(WEB).dual_stack());
     }

@@ -16,7 +16,7 @@ const ALL_ASKED: Duration = Duration::from_secs(80);
 
 fn cluster(name: &str) -> Result<Cluster> {
     // A planned move must not fall into the replacement.
-    Cluster::three(name).extra("rebalance: off\n").service(web().tcp(WEB).dual_stack()).start()
+    Cluster::three(name).nothing_moves_by_itself().service(web().tcp(WEB).dual_stack()).start()
 }
 
 /// Rounds that ended with this result, as all agents but `except` count them.

@@ -65,7 +65,7 @@ fn others<'a>(cluster: &'a Cluster, node: &str) -> Vec<&'a str> {
 
 #[test]
 fn an_owner_cut_from_its_peers_but_not_from_its_client_keeps_quiet() -> Result<()> {
-    let cluster = Cluster::three("cut-from-peers").service(service()).start()?;
+    let cluster = Cluster::three("cut-from-peers").nothing_moves_by_itself().service(service()).start()?;
     let sniffer = Sniffer::start(&cluster.client().ns, "eth0")?;
     for vip in [cluster.vip4(), cluster.vip6()] {
         let old = cluster.owner(vip)?;
@@ -94,7 +94,7 @@ fn an_owner_cut_from_its_peers_but_not_from_its_client_keeps_quiet() -> Result<(
 
 #[test]
 fn of_two_nodes_cut_apart_the_one_that_takes_over_is_heard_by_the_client() -> Result<()> {
-    let cluster = Cluster::of("two-cut", 2).service(service()).start()?;
+    let cluster = Cluster::of("two-cut", 2).nothing_moves_by_itself().service(service()).start()?;
     let sniffer = Sniffer::start(&cluster.client().ns, "eth0")?;
     let vip = cluster.vip4();
     let old = cluster.owner(vip)?;
@@ -121,7 +121,7 @@ fn of_two_nodes_cut_apart_the_one_that_takes_over_is_heard_by_the_client() -> Re
 
 #[test]
 fn where_only_gossip_is_cut_the_wire_decides() -> Result<()> {
-    let cluster = Cluster::of("gossip-cut", 2).service(service()).start()?;
+    let cluster = Cluster::of("gossip-cut", 2).nothing_moves_by_itself().service(service()).start()?;
     let nodes = ["n1", "n2"];
     // Claims that have just been made may cross each other; those are another matter.
     cluster.vips().into_iter().try_for_each(|vip| cluster.armed_standby(vip).map(drop))?;
@@ -157,7 +157,7 @@ fn where_only_gossip_is_cut_the_wire_decides() -> Result<()> {
 
 #[test]
 fn a_node_that_cannot_hear_its_peers_or_be_heard_by_them_costs_the_client_little() -> Result<()> {
-    let cluster = Cluster::three("one-way").extra("rebalance: off\n").service(service()).start()?;
+    let cluster = Cluster::three("one-way").nothing_moves_by_itself().service(service()).start()?;
     let vip = cluster.vip4();
     for deaf in [true, false] {
         let old = cluster.owner(vip)?;
@@ -188,7 +188,7 @@ fn a_node_that_cannot_hear_its_peers_or_be_heard_by_them_costs_the_client_little
 
 #[test]
 fn an_owner_stopped_in_the_middle_of_a_burst_says_nothing_of_what_it_lost() -> Result<()> {
-    let cluster = Cluster::three("stopped").service(service()).start()?;
+    let cluster = Cluster::three("stopped").nothing_moves_by_itself().service(service()).start()?;
     let sniffer = Sniffer::start(&cluster.client().ns, "eth0")?;
     for vip in [cluster.vip4(), cluster.vip6()] {
         let old = cluster.owner(vip)?;
@@ -235,7 +235,7 @@ fn answers(sniffer: &Sniffer, mac: Mac, vip: IpAddr) -> usize {
 
 #[test]
 fn the_last_of_three_takes_over_after_asking_for_a_while() -> Result<()> {
-    let cluster = Cluster::three("mass-death").service(service()).start()?;
+    let cluster = Cluster::three("mass-death").nothing_moves_by_itself().service(service()).start()?;
     let vip = cluster.vip4();
     let old = cluster.owner(vip)?;
     let dying = [old.clone(), others(&cluster, &old)[0].to_owned()];
@@ -312,7 +312,7 @@ fn announce(cluster: &Cluster, node: &str, vip: IpAddr) -> Result<()> {
 
 #[test]
 fn a_foreign_machine_that_insists_is_answered_now_and_then() -> Result<()> {
-    let cluster = Cluster::three("insists").service(service()).start()?;
+    let cluster = Cluster::three("insists").nothing_moves_by_itself().service(service()).start()?;
     let vip = cluster.vip4();
     let owner = cluster.owner(vip)?;
     let mac = cluster.lan.host(&owner)?.mac;

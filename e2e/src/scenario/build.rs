@@ -116,8 +116,15 @@ impl ClusterBuilder {
     /// With more lines in each agent's config.
     #[must_use]
     pub fn extra(mut self, lines: &str) -> Self {
-        lines.clone_into(&mut self.extra);
+        self.extra.push_str(lines);
         self
+    }
+
+    /// Without rebalancing: a VIP moves only when something is wrong with its owner, or somebody asks. For whoever
+    /// checks that one stays where it is: two VIPs and a fault make an uneven spread, which is evened out some seconds later.
+    #[must_use]
+    pub fn nothing_moves_by_itself(self) -> Self {
+        self.extra("rebalance: off\n")
     }
 
     /// With configs and manifests from a folder: `<node>.yaml`, in which `$RUN` stands for the run directory, and

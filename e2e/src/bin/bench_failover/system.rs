@@ -64,15 +64,12 @@ impl System {
     }
 }
 
-/// A planned move in the middle of a trial would change its owner: VIPs move by the fault alone.
-pub(crate) const STAY: &str = "rebalance: off\n";
-
 /// Three agents with heartbeats each so many milliseconds.
 pub(crate) fn crier(name: &str, interval: u64) -> Result<Cluster> {
     Cluster::three(name)
         .service(web().tcp(WEB).udp(DNS).dual_stack())
         .watch(Duration::from_millis(interval), 3)
-        .extra(STAY)
+        .nothing_moves_by_itself()
         .quiet()
         .start()
 }

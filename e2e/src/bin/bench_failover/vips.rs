@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     record::{self, Record},
-    system::STAY,
     table::{self, ms},
     trial::REST,
 };
@@ -70,8 +69,10 @@ const EACH: Duration = Duration::from_millis(20);
 const WINDOW: Duration = Duration::from_secs(6);
 
 fn cluster(options: &Options) -> Result<Cluster> {
-    let mut builder =
-        Cluster::three("bench-vips").extra(STAY).watch(Duration::from_millis(options.interval), 3).quiet();
+    let mut builder = Cluster::three("bench-vips")
+        .nothing_moves_by_itself()
+        .watch(Duration::from_millis(options.interval), 3)
+        .quiet();
     for number in 0..options.vips {
         let vip = format!("10.77.0.{}", FIRST + number);
         builder = builder.service(service(&format!("s{number}")).tcp(WEB).udp(DNS).at(&[&vip]));

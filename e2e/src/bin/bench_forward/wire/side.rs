@@ -115,7 +115,7 @@ impl Side {
     fn crier(contender: Contender, mode: &str) -> Result<Self> {
         let service = web().tcp(WEB).udp(DNS);
         let cluster = Cluster::three("bench-forward").host_network().forwarder(mode).service(service);
-        let mut cluster = cluster.extra("rebalance: off\n").quiet().build()?;
+        let mut cluster = cluster.nothing_moves_by_itself().quiet().build()?;
         cluster.edit("web", |service| service.endpoints.retain(|endpoint| endpoint.node != "n1"))?;
         prepare(&cluster.lan)?;
         let passes = (contender == Contender::CrierXdp).then(|| pass_all(&cluster.lan)).transpose()?;
