@@ -21,7 +21,7 @@ pub mod steer;
 mod user;
 
 pub use layout::*;
-pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS, ShadowEvent};
+pub use reason::{Direction, DropReason, EVENTS, Message, SECOND_HOPS, ShadowEvent};
 pub use slot::NodeSlot;
 #[cfg(feature = "user")]
 pub use user::OBJECT;
@@ -66,6 +66,7 @@ pub mod map {
     pub const SHADOW_STATES: &str = "SHADOW_STATES";
     /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
     pub const FLOODS: &str = "FLOODS";
-    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s.
+    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s, then
+    /// [`crate::Message`]s.
     pub const EVENTS: &str = "EVENTS";
 }

@@ -24,11 +24,13 @@ pub enum DropReason {
     FlowTable = 8,
     /// The pod knows other live connections of the client's by each of the ports that were tried.
     ClientPort = 9,
+    /// An ICMP error that is about no known connection of the VIP's.
+    StrayError = 10,
 }
 
 impl DropReason {
     /// How many there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 11;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Malformed,
@@ -41,6 +43,7 @@ impl DropReason {
         Self::Rewrite,
         Self::FlowTable,
         Self::ClientPort,
+        Self::StrayError,
     ];
 
     /// Its name in metrics.
@@ -57,6 +60,7 @@ impl DropReason {
             Self::Rewrite => "rewrite",
             Self::FlowTable => "flow_table",
             Self::ClientPort => "client_port",
+            Self::StrayError => "stray_error",
         }
     }
 }
@@ -64,7 +68,7 @@ impl DropReason {
 /// Where second hops are counted in the map `EVENTS`, after the drops.
 pub const SECOND_HOPS: u32 = DropReason::COUNT;
 /// Entries of the map `EVENTS`.
-pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT;
+pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT + Message::COUNT;
 
 /// What became of a frame that a switch flooded to this node though it is addressed to a MAC that this node shadows.
 #[repr(u32)]
@@ -91,6 +95,32 @@ impl ShadowEvent {
             Self::Carried => "carried",
             Self::Refused => "refused",
             Self::Passed => "passed",
+        }
+    }
+}
+
+/// What is said about VIPs and their connections beside what clients and pods say to each other.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Message {
+    /// A ping of a VIP, answered by the kernel program.
+    EchoReply = SECOND_HOPS + 1 + ShadowEvent::COUNT,
+    /// An ICMP error about a connection of a VIP's, told to its pod on this node.
+    Error = SECOND_HOPS + 2 + ShadowEvent::COUNT,
+}
+
+impl Message {
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::EchoReply, Self::Error];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EchoReply => "echo_reply",
+            Self::Error => "error",
         }
     }
 }
@@ -134,8 +164,11 @@ mod tests {
         for (number, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{}", reason.as_str());
         }
-        for (number, event) in (SECOND_HOPS + 1..EVENTS).zip(ShadowEvent::ALL) {
+        for (number, event) in (SECOND_HOPS + 1..).zip(ShadowEvent::ALL) {
             assert_eq!(event as u32, number, "{}", event.as_str());
+        }
+        for (number, message) in (EVENTS - Message::COUNT..EVENTS).zip(Message::ALL) {
+            assert_eq!(message as u32, number, "{}", message.as_str());
         }
         for (number, direction) in Direction::ALL.into_iter().enumerate() {
             assert_eq!(direction as usize, number, "{}", direction.as_str());

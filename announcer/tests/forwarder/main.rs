@@ -3,6 +3,7 @@
 
 mod away;
 mod frames;
+mod icmp;
 mod lan;
 mod moves;
 mod reuse;
@@ -293,6 +294,10 @@ fn each_unfit_packet_is_dropped_for_its_reason() {
         (DropReason::Fragment, frames::v6(to, vip6, 44, &[17, 0, 0, 1, 0, 0, 0, 1])),
         (DropReason::Extension, frames::v6(to, vip6, 60, &walk)),
         (DropReason::Protocol, v4(47, 64, 0, padding.clone())),
+        (DropReason::Protocol, v4(1, 64, 0, frames::icmp([13, 0], &[0; 12]))),
+        (DropReason::Malformed, v4(1, 64, 0, vec![8, 0, 0xf7, 0xff])),
+        (DropReason::StrayError, v4(1, 64, 0, frames::icmp([3, 1], &[0; 4]))),
+        (DropReason::Extension, frames::v6(to, vip6, 60, &[&options(58)[..], &[128, 0, 0, 0, 0, 0, 0, 0]].concat())),
         (DropReason::NoService, v4(17, 64, 0, frames::udp(81))),
         (DropReason::NoBackend, v4(6, 64, 0, [&frames::udp(80)[..4], &[0; 9], &[2, 0, 0, 0, 0, 0, 0]].concat())),
     ];

@@ -1,7 +1,7 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded.
+//! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded, [`icmp`] what is said about VIPs and connections.
 //!
 //! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
@@ -9,6 +9,7 @@
 #![no_main]
 
 mod flow;
+mod icmp;
 mod maps;
 mod parse;
 mod ports;
@@ -23,7 +24,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, Uplink};
+use forwarder_ebpf::{Direction, DropReason, Message, SECOND_HOPS, Uplink};
 
 use crate::{
     parse::{Frame, Packet, Transport},
@@ -81,8 +82,40 @@ fn from_wire(ctx: &TcContext) -> Action {
         Transport::Whole => steer::inbound(&frame, &packet),
         Transport::Unfit(reason) => Verdict::Drop(reason),
         Transport::Discovery => Verdict::Swallow,
+        Transport::Echo => return answer(ctx, &frame, &packet),
+        Transport::Error => return report(ctx, &frame, &packet),
     };
     perform(ctx, &packet, verdict, frame.uplink)
+}
+
+/// A ping of a VIP: answered by whoever gets it, so that it says that the VIP leads to a node with Crier's hooks; of pods it says
+/// nothing.
+#[inline(always)]
+fn answer(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
+    if let Some(reason) = icmp::unanswerable(frame, packet) {
+        return drop_counted(reason);
+    }
+    if icmp::answer(ctx, frame, packet).is_err() {
+        return drop_counted(DropReason::Rewrite);
+    }
+    maps::count_event(Message::EchoReply as u32);
+    Action::Redirect(maps::interface(ctx))
+}
+
+/// An ICMP error to a VIP: for the pod whose packet it is about.
+#[inline(always)]
+fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
+    let Some(about) = icmp::about(ctx, packet) else { return drop_counted(DropReason::StrayError) };
+    match steer::error(frame, &about) {
+        Ok(end) => {
+            if icmp::tell(ctx, packet, &about, &end).is_err() {
+                return drop_counted(DropReason::Rewrite);
+            }
+            maps::count_event(Message::Error as u32);
+            Action::Next
+        }
+        Err(verdict) => perform(ctx, packet, verdict, frame.uplink),
+    }
 }
 
 /// A frame for others, which must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its
@@ -104,7 +137,7 @@ fn to_wire(ctx: &TcContext) -> Action {
     let Some(mut packet) = parse::network(ctx) else { return Action::Next };
     match parse::transport(ctx, &mut packet) {
         Transport::Whole => perform(ctx, &packet, steer::outbound(&packet), uplink),
-        Transport::Unfit(_) | Transport::Discovery => Action::Next,
+        Transport::Unfit(_) | Transport::Discovery | Transport::Echo | Transport::Error => Action::Next,
     }
 }
 

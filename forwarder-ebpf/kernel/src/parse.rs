@@ -10,6 +10,8 @@ pub const ETHERNET: u32 = 14;
 const ETHERTYPE_V4: u32 = 0x0800_u16.to_be() as u32;
 const ETHERTYPE_V6: u32 = 0x86dd_u16.to_be() as u32;
 
+/// The protocol number of ICMP.
+const ICMP: u8 = 1;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -67,6 +69,12 @@ impl Packet {
         if self.is_tcp() { !self.opens() } else { self.quic }
     }
 
+    /// Makes it one that belongs to a connection that has begun: TCP mid-flow, or to be searched for like QUIC.
+    #[inline(always)]
+    pub fn continue_flow(&mut self) {
+        (self.flags, self.quic) = if self.is_tcp() { (TCP_ACK, false) } else { (0, true) };
+    }
+
     /// Closes a connection, from its sender's side or by a reset.
     #[inline(always)]
     pub fn ends(&self) -> bool {
@@ -94,6 +102,10 @@ pub enum Transport {
     Unfit(DropReason),
     /// Neighbour discovery.
     Discovery,
+    /// A ping.
+    Echo,
+    /// An ICMP error.
+    Error,
 }
 
 /// The frame, if it came in by an uplink.
@@ -152,8 +164,9 @@ fn network_v6(ctx: &TcContext) -> Option<Packet> {
     Some(packet)
 }
 
+/// A packet of which its ports, and all that is behind them, have yet to be read.
 #[inline(always)]
-fn packet(source: Address, destination: Address, protocol: u8, hops: u8, transport: u32) -> Packet {
+pub fn packet(source: Address, destination: Address, protocol: u8, hops: u8, transport: u32) -> Packet {
     let ports = [0; 2];
     let tuple = Tuple { source, destination, source_port: ports, destination_port: ports, protocol, pad: [0; 3] };
     Packet { tuple, v6: false, fragment: false, hops, flags: 0, quic: false, transport }
@@ -180,8 +193,18 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
             Err(_) => Transport::Unfit(DropReason::Malformed),
         },
         UDP => udp(ctx, packet, offset),
-        ICMPV6 if packet.v6 => match ctx.load::<u8>(offset) {
-            Ok(133..=137) => Transport::Discovery,
+        ICMP if !packet.v6 => match ctx.load::<[u8; 8]>(offset) {
+            Ok([8, 0, ..]) => Transport::Echo,
+            // Destination unreachable, time exceeded, parameter problem.
+            Ok([3 | 11 | 12, ..]) => Transport::Error,
+            Ok(_) => Transport::Unfit(DropReason::Protocol),
+            Err(_) => Transport::Unfit(DropReason::Malformed),
+        },
+        ICMPV6 if packet.v6 => match ctx.load::<[u8; 8]>(offset) {
+            Ok([133..=137, ..]) => Transport::Discovery,
+            Ok([128, 0, ..]) => Transport::Echo,
+            // Destination unreachable, packet too big, time exceeded, parameter problem.
+            Ok([1..=4, ..]) => Transport::Error,
             Ok(_) => Transport::Unfit(DropReason::Protocol),
             Err(_) => Transport::Unfit(DropReason::Malformed),
         },
@@ -220,6 +243,7 @@ pub fn opens_directly(ctx: &TcContext, packet: &mut Packet) -> bool {
     true
 }
 
+/// Notes the ports.
 #[inline(always)]
 fn ports(packet: &mut Packet, [a, b, c, d]: [u8; 4]) -> Transport {
     packet.tuple.source_port = [a, b];

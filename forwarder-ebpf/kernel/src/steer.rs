@@ -22,7 +22,10 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
         return Verdict::Deliver { address, port, client_port, counted: flow.counted, new: false };
     }
     let verdict = match maps::service(&packet.tuple) {
-        Some(service) => to_node(frame, packet, service),
+        Some(service) => {
+            let hash = steer::flow_hash(&packet.tuple);
+            to_node(frame, packet, service, hash).unwrap_or_else(|| to_pod(packet, service, hash))
+        }
         None => Verdict::Drop(DropReason::NoService),
     };
     if packet.opens() && !matches!(verdict, Verdict::Deliver { .. }) {
@@ -31,38 +34,50 @@ pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
     verdict
 }
 
-/// A packet without a flow here: this node's, or another's?
+/// An ICMP error about a flow, in the shape of a mid-flow packet of it: the pod that it is for, or what else becomes of it. It
+/// goes the way of the flow's packets, so that it finds the flow where they do.
+#[inline(always)]
+pub fn error(frame: &Frame, about: &Packet) -> Result<flow::End, Verdict> {
+    if let Some(end) = flow::find(&about.tuple) {
+        return Ok(end);
+    }
+    let stray = Verdict::Drop(DropReason::StrayError);
+    let Some(service) = maps::service(&about.tuple) else { return Err(stray) };
+    Err(to_node(frame, about, service, steer::flow_hash(&about.tuple)).unwrap_or(stray))
+}
+
+/// A packet without a flow here: another node's? `None`: it is for this node.
 ///
 /// Nothing is handed straight back to whom it came from, but by a search, which the hops left bound ([`search`]). So
 /// between two nodes nothing circles, however much their tables differ; a circle of more ends with the search, or,
 /// if no search began in it, with the TTL.
 #[inline(always)]
-fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
-    let hash = steer::flow_hash(&packet.tuple);
+fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, hash: u64) -> Option<Verdict> {
+    let counted = service.counted;
     let slot = maps::node_slot(service, hash);
     let searches = packet.continues() && packet.hops > SEARCH_OVER;
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
-        return match elsewhere(frame, packet, slot) {
-            Some((mac, hops)) if searches => Verdict::Forward { mac, counted: service.counted, hops, second_hop: true },
+        return Some(match elsewhere(frame, packet, slot) {
+            Some((mac, hops)) if searches => Verdict::Forward { mac, counted, hops, second_hop: true },
             _ => Verdict::Drop(DropReason::NoBackend),
-        };
+        });
     };
     if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
         if searches && packet.hops <= SEARCHED {
             if let Some((mac, hops)) = next_in_line(frame, packet, slot) {
-                return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
+                return Some(Verdict::Forward { mac, counted, hops, second_hop: true });
             }
         }
         let hops = packet.hops.saturating_sub(1);
-        return Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false };
+        return Some(Verdict::Forward { mac: &node.mac, counted, hops, second_hop: false });
     }
     if searches {
         if let Some((mac, hops)) = search(frame, packet, node, slot) {
-            return Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
+            return Some(Verdict::Forward { mac, counted, hops, second_hop: true });
         }
     }
-    to_pod(packet, service, hash)
+    None
 }
 
 /// Where a mid-flow packet goes on whose flow is not here, though the slot is this node's or its node sent it here;

@@ -14,7 +14,7 @@ mod xdp;
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
 
-use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, ShadowEvent};
+use forwarder_ebpf::{Direction, DropReason, Message, SECOND_HOPS, ShadowEvent};
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
@@ -246,6 +246,9 @@ impl Forwarder {
         counters.second_hops = running.maps.event(SECOND_HOPS)?;
         for event in ShadowEvent::ALL {
             counters.shadow.insert(event, running.maps.event(event as u32)?);
+        }
+        for message in Message::ALL {
+            counters.messages.insert(message, running.maps.event(message as u32)?);
         }
         for (labels, counted) in running.tables.counted() {
             for direction in Direction::ALL {
