@@ -50,6 +50,8 @@ pub mod map {
     pub const ROWS: &str = "ROWS";
     /// Array of [`crate::NodeEntry`], by [`crate::node_entry_index`].
     pub const NODES: &str = "NODES";
+    /// Hash: other nodes' [`crate::node_mac_key`]s to [`crate::node_entry_index`]es.
+    pub const NODE_MACS: &str = "NODE_MACS";
     /// Array of [`crate::BackendEntry`].
     pub const BACKENDS: &str = "BACKENDS";
     /// LRU hash: [`crate::Tuple`] client to VIP, to [`crate::Flow`].

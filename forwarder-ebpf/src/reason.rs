@@ -10,9 +10,9 @@ pub enum DropReason {
     Fragment = 1,
     /// More IPv6 extension headers than are walked, or one that cannot be.
     Extension = 2,
-    /// Neither TCP nor UDP.
+    /// Neither TCP nor UDP, nor ICMP that has a meaning for a VIP.
     Protocol = 3,
-    /// The VIP has no such port.
+    /// The VIP has no such port, and the sender is not told ([`Message::Reset`], [`Message::Unreachable`]).
     NoService = 4,
     /// No usable pod, or no node to reach one.
     NoBackend = 5,
@@ -107,13 +107,17 @@ pub enum Message {
     EchoReply = SECOND_HOPS + 1 + ShadowEvent::COUNT,
     /// An ICMP error about a connection of a VIP's, told to its pod on this node.
     Error = SECOND_HOPS + 2 + ShadowEvent::COUNT,
+    /// A TCP segment to a port that the VIP does not have, answered by a reset.
+    Reset = SECOND_HOPS + 3 + ShadowEvent::COUNT,
+    /// A UDP datagram to such a port, answered by an ICMP error.
+    Unreachable = SECOND_HOPS + 4 + ShadowEvent::COUNT,
 }
 
 impl Message {
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 4;
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::EchoReply, Self::Error];
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable];
 
     /// Its name in metrics.
     #[must_use]
@@ -121,6 +125,8 @@ impl Message {
         match self {
             Self::EchoReply => "echo_reply",
             Self::Error => "error",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
         }
     }
 }

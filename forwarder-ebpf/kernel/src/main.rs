@@ -1,7 +1,8 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded, [`icmp`] what is said about VIPs and connections.
+//! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded, [`icmp`] what is said about VIPs and
+//! connections, [`refuse`] what is said to who asks for a port that is not there.
 //!
 //! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
@@ -13,6 +14,7 @@ mod icmp;
 mod maps;
 mod parse;
 mod ports;
+mod refuse;
 mod relay;
 mod rewrite;
 mod shadow;
@@ -79,7 +81,10 @@ fn from_wire(ctx: &TcContext) -> Action {
         return Action::Next;
     }
     let verdict = match parse::transport(ctx, &mut packet) {
-        Transport::Whole => steer::inbound(&frame, &packet),
+        Transport::Whole => match steer::inbound(&frame, &packet) {
+            Verdict::Drop(DropReason::NoService) => return refuse(ctx, &frame, &packet),
+            verdict => verdict,
+        },
         Transport::Unfit(reason) => Verdict::Drop(reason),
         Transport::Discovery => Verdict::Swallow,
         Transport::Echo => return answer(ctx, &frame, &packet),
@@ -118,6 +123,24 @@ fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     }
 }
 
+/// A packet to a port that the VIP does not have.
+#[inline(always)]
+fn refuse(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
+    if !refuse::is_due(frame, packet) {
+        return drop_counted(DropReason::NoService);
+    }
+    let (said, message) = if packet.is_tcp() {
+        (refuse::reset(ctx, frame, packet), Message::Reset)
+    } else {
+        (refuse::unreachable(ctx, frame, packet), Message::Unreachable)
+    };
+    if said.is_err() {
+        return drop_counted(DropReason::Rewrite);
+    }
+    maps::count_event(message as u32);
+    Action::Redirect(maps::interface(ctx))
+}
+
 /// A frame for others, which must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its
 /// link, and this node stands in for it. ARP and neighbour discovery are not answered in its stead.
 #[inline(always)]
@@ -141,7 +164,7 @@ fn to_wire(ctx: &TcContext) -> Action {
     }
 }
 
-/// The one place where decisions become effects.
+/// The one place where decisions about carrying a packet become effects.
 #[inline(always)]
 fn perform(ctx: &TcContext, packet: &Packet, verdict: Verdict, uplink: &Uplink) -> Action {
     match verdict {

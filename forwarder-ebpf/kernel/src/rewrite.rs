@@ -82,7 +82,7 @@ fn set_hops(ctx: &TcContext, packet: &Packet, hops: u8) -> Result<(), Refused> {
 
 /// Addresses the frame to another on the same segment, from this node.
 #[inline(always)]
-fn address_frame(ctx: &TcContext, uplink: &Uplink, mac: &[u8; 6]) -> Result<(), Refused> {
+pub fn address_frame(ctx: &TcContext, uplink: &Uplink, mac: &[u8; 6]) -> Result<(), Refused> {
     let [d0, d1, d2, d3, d4, d5] = *mac;
     let [s0, s1, s2, s3, s4, s5] = uplink.mac;
     ctx.store(0, &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], 0)
