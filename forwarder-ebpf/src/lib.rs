@@ -4,21 +4,25 @@
 //! built, so that a plain stable `cargo build` needs no eBPF toolchain. `hack/build-ebpf` builds the object anew,
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
-//! Reading order: [`layout`] (what lies in the maps), [`steer`] (which slot a connection hashes to), [`reason`]
-//! (why a packet was dropped), then `kernel/src/main.rs`.
+//! Reading order: [`layout`] (what lies in the maps), [`steer`] (which slot a connection hashes to), [`table`] (where a
+//! flow is remembered), [`reason`] (why a packet was dropped), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+#[cfg(test)]
+extern crate std;
 
 pub mod layout;
 pub mod limits;
 pub mod reason;
 pub mod steer;
+pub mod table;
 
 #[cfg(feature = "user")]
 mod user;
 
 pub use layout::*;
-pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS, ShadowEvent};
+pub use reason::{Direction, DropReason, EVENTS, Eviction, SECOND_HOPS, ShadowEvent};
 #[cfg(feature = "user")]
 pub use user::OBJECT;
 
@@ -28,6 +32,12 @@ pub mod program {
     pub const INGRESS: &str = "crier_ingress";
     /// TC egress: to the wire.
     pub const EGRESS: &str = "crier_egress";
+}
+
+/// Names of the constants that the agent sets before it loads the object.
+pub mod constant {
+    /// `u32`: buckets of the flow table.
+    pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
 }
 
 /// Names of the maps in the object.
@@ -44,10 +54,12 @@ pub mod map {
     pub const NODES: &str = "NODES";
     /// Array of [`crate::BackendEntry`].
     pub const BACKENDS: &str = "BACKENDS";
-    /// LRU hash: [`crate::Tuple`] client to VIP, to [`crate::Flow`].
+    /// Array of [`crate::Flow`]: [`crate::table::WAYS`] for each bucket.
     pub const FLOWS: &str = "FLOWS";
-    /// LRU hash: [`crate::Tuple`] pod to client, to [`crate::Reply`].
-    pub const REPLIES: &str = "REPLIES";
+    /// Array of [`crate::Bucket`].
+    pub const FLOW_STATES: &str = "FLOW_STATES";
+    /// Array of [`crate::Pod`].
+    pub const PODS: &str = "PODS";
     /// Per-CPU array of [`crate::Counter`], by [`crate::counter_index`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash: [`crate::ShadowKey`] to [`crate::Shadow`].
@@ -58,6 +70,7 @@ pub mod map {
     pub const SHADOW_STATES: &str = "SHADOW_STATES";
     /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
     pub const FLOODS: &str = "FLOODS";
-    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s.
+    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s, then
+    /// [`crate::Eviction`]s.
     pub const EVENTS: &str = "EVENTS";
 }

@@ -1,8 +1,8 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::layout::{
-    BackendEntry, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
-    ShadowedVip, Tuple, Uplink,
+    BackendEntry, Bucket, Counter, Flow, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
+    ShadowedVip, Uplink,
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -18,17 +18,17 @@ macro_rules! pod {
 
 pod!(
     BackendEntry,
+    Bucket,
     Counter,
     Flow,
     NodeEntry,
-    Reply,
+    Pod,
     Row,
     ServiceEntry,
     ServiceKey,
     Shadow,
     ShadowKey,
     ShadowState,
-    ShadowedVip,
-    Tuple
+    ShadowedVip
 );
 pod!(Uplink);

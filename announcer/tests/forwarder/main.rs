@@ -19,7 +19,7 @@ use announcer::{
     model::Protocol,
 };
 use aya::programs::{SchedClassifier, TcAttachType};
-use forwarder_ebpf::{Direction, DropReason};
+use forwarder_ebpf::{Direction, DropReason, limits};
 
 use crate::{
     lan::{Lan, pod_v4, pod_v6, socket},
@@ -347,7 +347,7 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
     assert!(!agent.forwarder.inherited());
 
     let attached = |direction| lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", direction).unwrap().1.len());
-    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned() };
+    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS };
     let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
     assert!(!off.inherited());
     assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [0, 0]);
@@ -355,7 +355,7 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
 
 #[test]
 fn modes_that_need_no_kernel_say_what_they_are() {
-    let options = |mode| Options { mode, pin_dir: "/nonexistent/crier".into() };
+    let options = |mode| Options { mode, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS };
     let lan = Lan::new(1);
     let mut off = lan.nodes[0].run(|| Forwarder::start(options(Mode::Off)).unwrap());
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
@@ -366,7 +366,7 @@ fn modes_that_need_no_kernel_say_what_they_are() {
 
 #[test]
 fn a_pin_directory_that_cannot_be_made_is_named_with_the_way_out() {
-    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into() };
+    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into(), flows: limits::FLOWS };
     let error = Forwarder::start(options).unwrap_err().to_string();
     assert!(error.contains("/proc/crier") && error.contains("mount -t bpf"), "{error}");
 }

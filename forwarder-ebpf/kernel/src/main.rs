@@ -1,21 +1,25 @@
 //! Crier's eBPF program. A packet's way is this file from top to bottom:
 //! [`parse`] reads it, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
-//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`ports`]: by which port a pod knows a client), [`shadow`] what is flooded.
+//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods ([`table`]: where they lie,
+//! [`pods`]: where they lead, [`ports`]: by which port a pod knows a client), [`shadow`] what is flooded.
 //!
 //! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod flow;
 mod maps;
 mod parse;
+mod pods;
 mod ports;
 mod rewrite;
 mod shadow;
 mod steer;
+mod table;
 mod verdict;
+mod words;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, Uplink};

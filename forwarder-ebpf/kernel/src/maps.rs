@@ -2,16 +2,18 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::__sk_buff,
+    bindings::{__sk_buff, BPF_F_MMAPABLE},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, ROW_SLOTS, Reply, Row,
+    Address, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, Pod, ROW_SLOTS, Row,
     ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple, Uplink, counter_index, limits,
-    node_entry_index, steer,
+    node_entry_index, steer, table::WAYS,
 };
+
+use crate::table::Scratch;
 
 #[map]
 static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(limits::UPLINKS, 0);
@@ -25,10 +27,16 @@ static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS, 0);
 static NODES: Array<NodeEntry> = Array::with_max_entries(limits::NODES * limits::UPLINKS, 0);
 #[map]
 static BACKENDS: Array<BackendEntry> = Array::with_max_entries(limits::BACKENDS, 0);
+// Whoever could map them into memory needs them to begin with a page; here it puts each flow, and each bucket's states,
+// in a cache line of its own.
 #[map]
-pub static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+pub static FLOWS: Array<Flow> = Array::with_max_entries(limits::FLOWS, BPF_F_MMAPABLE);
 #[map]
-pub static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+pub static FLOW_STATES: Array<Bucket> = Array::with_max_entries(limits::FLOWS / WAYS, BPF_F_MMAPABLE);
+#[map]
+pub static PODS: Array<Pod> = Array::with_max_entries(limits::PODS, BPF_F_MMAPABLE);
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
 #[map]
@@ -106,6 +114,12 @@ pub fn backend(index: u32) -> Option<&'static BackendEntry> {
     (entry.flags & BackendEntry::USABLE != 0).then_some(entry)
 }
 
+/// A pod's socket that flows lead to.
+#[inline(always)]
+pub fn pod(number: u16) -> Option<&'static Pod> {
+    PODS.get(number as u32)
+}
+
 /// Counts a packet for its service.
 #[inline(always)]
 pub fn count(ctx: &TcContext, counted: u32, direction: Direction, new: bool) {
@@ -122,7 +136,7 @@ pub fn count(ctx: &TcContext, counted: u32, direction: Direction, new: bool) {
     }
 }
 
-/// Counts a drop, a second hop or what became of a flooded frame.
+/// Counts a drop, a second hop, what became of a flooded frame, or a flow that made room.
 #[inline(always)]
 pub fn count_event(event: u32) {
     if let Some(count) = EVENTS.get_ptr_mut(event) {

@@ -10,14 +10,9 @@ mod bpffs;
 mod load;
 mod maps;
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
 
-use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, ShadowEvent};
+use forwarder_ebpf::{Direction, DropReason, Eviction, SECOND_HOPS, ShadowEvent};
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
@@ -53,6 +48,8 @@ pub struct Options {
     pub mode: Mode,
     /// Where links and flows are pinned; on a BPF file system, or where one may be mounted.
     pub pin_dir: PathBuf,
+    /// How many connections to this node's pods are remembered; see [`forwarder_ebpf::limits::FLOWS`].
+    pub flows: u32,
 }
 
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
@@ -192,8 +189,8 @@ impl fmt::Debug for Forwarder {
 }
 
 impl Running {
-    fn load(pin_dir: &Path) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(pin_dir)?;
+    fn load(options: &Options) -> Result<Self, StartError> {
+        let (kernel, maps) = Kernel::load(&options.pin_dir, options.flows)?;
         Ok(Self { kernel, maps, tables: Tables::default(), broken: false })
     }
 }
@@ -212,7 +209,7 @@ impl Forwarder {
                 None
             }
             Mode::Xdp => return Err(StartError::XdpMissing),
-            Mode::Auto | Mode::Tc => Some(Running::load(&options.pin_dir)?),
+            Mode::Auto | Mode::Tc => Some(Running::load(&options)?),
         };
         Ok(Self { options, running })
     }
@@ -224,7 +221,7 @@ impl Forwarder {
     pub fn apply(&mut self, wanted: &Wanted, now: Instant) -> Result<Applied, ApplyError> {
         let Some(running) = &mut self.running else { return Ok(Applied::default()) };
         if running.broken {
-            *running = Running::load(&self.options.pin_dir)?;
+            *running = Running::load(&self.options)?;
         }
         let plan = running.tables.plan(wanted, now);
         running.broken = true;
@@ -250,6 +247,9 @@ impl Forwarder {
         counters.second_hops = running.maps.event(SECOND_HOPS)?;
         for event in ShadowEvent::ALL {
             counters.shadow.insert(event, running.maps.event(event as u32)?);
+        }
+        for eviction in Eviction::ALL {
+            counters.evictions.insert(eviction, running.maps.event(eviction as u32)?);
         }
         for (labels, counted) in running.tables.counted() {
             for direction in Direction::ALL {
