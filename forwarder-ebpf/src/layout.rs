@@ -1,7 +1,7 @@
 //! What lies in the maps: `repr(C)`, wire fields as byte arrays in network order, no implicit padding.
 //!
 //! Addresses are 16 bytes; IPv4 as IPv4-mapped IPv6 (`::ffff:a.b.c.d`), so that one code serves both families.
-//! Whoever changes [`Flow`], [`Bucket`], [`Pod`] or what [`crate::table`] makes of them raises [`LAYOUT_VERSION`]: those
+//! Whoever changes [`Flow`], [`FlowStates`], [`Pod`] or what [`crate::table`] makes of them raises [`LAYOUT_VERSION`]: those
 //! maps outlive the agent.
 
 use crate::table::{State, WAYS};
@@ -194,7 +194,7 @@ impl Grant {
 /// The states of the places where flows of the same bucket lie: a cache line of [`State`]s.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bucket {
+pub struct FlowStates {
     /// The states.
     pub states: [u32; WAYS as usize],
 }
@@ -310,8 +310,8 @@ const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 28);
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Flow>() == 64);
-const _: () = assert!(size_of::<Bucket>() == 64);
-const _: () = assert!(size_of::<State>() * WAYS as usize == size_of::<Bucket>());
+const _: () = assert!(size_of::<FlowStates>() == 64);
+const _: () = assert!(size_of::<State>() * WAYS as usize == size_of::<FlowStates>());
 const _: () = assert!(size_of::<Pod>() == 32);
 const _: () = assert!(crate::limits::BACKENDS <= 1 << 16 && crate::limits::PODS <= 1 << 16);
 const _: () = assert!(size_of::<Counter>() == 24);

@@ -56,7 +56,7 @@ pub mod map {
     pub const BACKENDS: &str = "BACKENDS";
     /// Array of [`crate::Flow`]: [`crate::table::WAYS`] for each bucket.
     pub const FLOWS: &str = "FLOWS";
-    /// Array of [`crate::Bucket`].
+    /// Array of [`crate::FlowStates`].
     pub const FLOW_STATES: &str = "FLOW_STATES";
     /// Array of [`crate::Pod`].
     pub const PODS: &str = "PODS";

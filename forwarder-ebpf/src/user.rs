@@ -1,8 +1,8 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::layout::{
-    BackendEntry, Bucket, Counter, Flow, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
-    ShadowedVip, Uplink,
+    BackendEntry, Counter, Flow, FlowStates, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
+    ShadowState, ShadowedVip, Uplink,
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -18,7 +18,7 @@ macro_rules! pod {
 
 pod!(
     BackendEntry,
-    Bucket,
+    FlowStates,
     Counter,
     Flow,
     NodeEntry,

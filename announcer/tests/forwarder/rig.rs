@@ -15,7 +15,7 @@ use announcer::forward::{
 use announcer::model::{Protocol, ServiceName};
 use aya::maps::{Array, Map, MapData};
 use forwarder_ebpf::{
-    Bucket, Flow, LAYOUT_VERSION,
+    FlowStates, Flow, LAYOUT_VERSION,
     limits::MIN_FLOWS,
     table::{State, WAYS},
 };
@@ -74,7 +74,7 @@ impl Agent {
 
     /// The connections that the kernel program remembers.
     pub(crate) fn flows(&self) -> Vec<Entry> {
-        let (flows, states) = (self.pinned::<Flow>("flows"), self.pinned::<Bucket>("states"));
+        let (flows, states) = (self.pinned::<Flow>("flows"), self.pinned::<FlowStates>("states"));
         let buckets = (0..states.len()).map(|bucket| states.get(&bucket, 0).unwrap());
         let words = buckets.flat_map(|bucket| bucket.states).zip(0..);
         let used = words.filter(|(word, _)| *word & State::FORWARD != 0);
@@ -83,7 +83,7 @@ impl Agent {
 
     /// Changes every connection that the kernel program remembers.
     pub(crate) fn edit_flows(&self, edit: impl Fn(&mut Entry)) {
-        let (mut flows, mut states) = (self.pinned::<Flow>("flows"), self.pinned::<Bucket>("states"));
+        let (mut flows, mut states) = (self.pinned::<Flow>("flows"), self.pinned::<FlowStates>("states"));
         for mut entry in self.flows() {
             edit(&mut entry);
             let mut bucket = states.get(&(entry.place / WAYS), 0).unwrap();
@@ -96,7 +96,7 @@ impl Agent {
     /// Puts flows of nobody's, heard now, into every free place.
     pub(crate) fn fill(&self, edit: impl Fn(State) -> State) {
         let now = self.flows().iter().map(|entry| entry.flow.seen).max().unwrap();
-        let mut states = self.pinned::<Bucket>("states");
+        let mut states = self.pinned::<FlowStates>("states");
         for place in 0..states.len() {
             let mut bucket = states.get(&place, 0).unwrap();
             for word in bucket.states.iter_mut().filter(|word| **word == 0) {

@@ -21,7 +21,8 @@ use crate::{
     maps::{self, PODS},
     parse::Packet,
     pods, ports,
-    table::{self, OTHER, PACKET, Place, REPLY, Scratch, Served},
+    scratch::{self, OTHER, PACKET, REPLY, Scratch, Served},
+    table::{self, Place},
 };
 
 /// Entries of the same ends that are looked for: CPUs that enter a flow at the same moment may make two.
@@ -70,13 +71,13 @@ fn refresh(place: &Place, pod: *mut Pod, tuple: &Tuple, now: u32) {
     if place.grant.client_port == tuple.source_port && place.state.has(State::REVERSE) {
         return;
     }
-    let Some(scratch) = table::scratch() else { return };
+    let Some(scratch) = scratch::get() else { return };
     // SAFETY: points into the map, which outlives the program's run.
     let pod = unsafe { &*pod };
     let mut reply = reversed(&pod.address, pod.port, tuple);
     reply.destination_port = place.grant.client_port;
-    table::note(scratch, PACKET, tuple);
-    table::note(scratch, REPLY, &reply);
+    scratch::note(scratch, PACKET, tuple);
+    scratch::note(scratch, REPLY, &reply);
     let back = table::crier_find(REPLY, State::REVERSE);
     if ports::crier_renew(back, now) != 0 || ports::is_taken(now) {
         return;
@@ -84,7 +85,7 @@ fn refresh(place: &Place, pod: *mut Pod, tuple: &Tuple, now: u32) {
     if place.grant.client_port == tuple.source_port {
         place.change(State::REVERSE, 0, None);
     } else {
-        table::copy(scratch, place.flow());
+        scratch::copy(scratch, place.flow());
         // Without room the connection is without replies; the next second tries again.
         table::put(REPLY, State::REVERSE, State::REVERSE | protocol(tuple), now);
     }
@@ -142,8 +143,8 @@ pub fn forget(tuple: &Tuple) {
 /// Takes a role from the flow with these ends, and sets flags.
 #[inline(always)]
 fn change_all(ends: u32, tuple: &Tuple, role: u32, set: u32) {
-    let Some(scratch) = table::scratch() else { return };
-    table::note(scratch, ends, tuple);
+    let Some(scratch) = scratch::get() else { return };
+    scratch::note(scratch, ends, tuple);
     for _ in 0..TWINS {
         let found = table::crier_find(ends, role);
         if table::crier_change(found, set, role) == 0 {
@@ -163,10 +164,10 @@ pub fn remember(
     counted: u32,
 ) -> Result<[u8; 2], DropReason> {
     let full = DropReason::FlowTable;
-    let scratch = table::scratch().ok_or(full)?;
+    let scratch = scratch::get().ok_or(full)?;
     let (tuple, now) = (&packet.tuple, seconds());
-    table::note(scratch, PACKET, tuple);
-    table::note(scratch, REPLY, &reversed(&backend.address, backend.port, tuple));
+    scratch::note(scratch, PACKET, tuple);
+    scratch::note(scratch, REPLY, &reversed(&backend.address, backend.port, tuple));
     let pod = pods::crier_number(now);
     if pod == pods::NONE {
         return Err(full);
@@ -174,9 +175,9 @@ pub fn remember(
     if !ports::choose(scratch, hash, now) {
         return Err(DropReason::ClientPort);
     }
-    let client_port = table::noted(scratch, REPLY).destination_port;
+    let client_port = scratch::noted(scratch, REPLY).destination_port;
     let granted = Grant { pod: pod as u16, client_port, guard: 0 };
-    table::fill(scratch, tuple, granted, Served { backend: index as u16, tag: backend.tag, counted, seen: now });
+    scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag: backend.tag, counted, seen: now });
     let begun = State::HALF_OPEN | protocol(tuple) | if packet.ends() { State::BY_CLIENT } else { 0 };
     let mut roles = State::FORWARD | State::REVERSE;
     if client_port != tuple.source_port {
@@ -224,7 +225,7 @@ fn close_from_pod(packet: &Packet, place: &Place) {
     if place.state.has(State::FORWARD) {
         return;
     }
-    let Some(scratch) = table::scratch() else { return };
+    let Some(scratch) = scratch::get() else { return };
     note_forward(scratch, place);
     let found = table::crier_find(OTHER, State::FORWARD);
     if let Some(flow) = Place::at(found).filter(|flow| flow.grant == place.grant) {
@@ -245,7 +246,7 @@ pub fn note_forward(scratch: *mut Scratch, place: &Place) {
         protocol: back.protocol,
         pad: [0; 3],
     };
-    table::note(scratch, OTHER, &tuple);
+    scratch::note(scratch, OTHER, &tuple);
 }
 
 /// The ends of the pod's replies to a client's packet.

@@ -9,12 +9,14 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod assembly;
 mod flow;
 mod maps;
 mod parse;
 mod pods;
 mod ports;
 mod rewrite;
+mod scratch;
 mod shadow;
 mod steer;
 mod table;

@@ -8,12 +8,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, Pod, ROW_SLOTS, Row,
+    Address, BackendEntry, Counter, Direction, EVENTS as EVENT_COUNT, Flow, FlowStates, NodeEntry, Pod, ROW_SLOTS, Row,
     ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState, ShadowedVip, Tuple, Uplink, counter_index, limits,
     node_entry_index, steer, table::WAYS,
 };
 
-use crate::table::Scratch;
+use crate::scratch::Scratch;
 
 #[map]
 static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(limits::UPLINKS, 0);
@@ -32,7 +32,7 @@ static BACKENDS: Array<BackendEntry> = Array::with_max_entries(limits::BACKENDS,
 #[map]
 pub static FLOWS: Array<Flow> = Array::with_max_entries(limits::FLOWS, BPF_F_MMAPABLE);
 #[map]
-pub static FLOW_STATES: Array<Bucket> = Array::with_max_entries(limits::FLOWS / WAYS, BPF_F_MMAPABLE);
+pub static FLOW_STATES: Array<FlowStates> = Array::with_max_entries(limits::FLOWS / WAYS, BPF_F_MMAPABLE);
 #[map]
 pub static PODS: Array<Pod> = Array::with_max_entries(limits::PODS, BPF_F_MMAPABLE);
 #[map]

@@ -9,9 +9,10 @@ use forwarder_ebpf::{
 };
 
 use crate::{
+    assembly,
     flow::silence,
     maps::PODS,
-    table::{self, REPLY},
+    scratch::{self, REPLY},
     words,
 };
 
@@ -29,14 +30,14 @@ pub const NONE: u32 = u32::MAX;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_number(now: u32) -> u32 {
-    let Some(scratch) = table::scratch() else { return NONE };
+    let Some(scratch) = scratch::get() else { return NONE };
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        let number = find_or_enter(table::noted(scratch, REPLY), now);
+        let number = find_or_enter(scratch::noted(scratch, REPLY), now);
         if number != NONE {
             return number;
         }
-        attempt = table::once_more(attempt);
+        attempt = assembly::once_more(attempt);
     }
     NONE
 }
@@ -69,20 +70,20 @@ fn find_or_enter(reply: &Tuple, now: u32) -> u32 {
         if state == Pod::FREE {
             break;
         }
-        probe = table::once_more(probe);
+        probe = assembly::once_more(probe);
     }
     let Some((index, state)) = room else { return NONE };
     let Some(pod) = PODS.get_ptr_mut(index) else { return NONE };
     // SAFETY: as above; claimed by this CPU before it is written.
     unsafe {
         let word = &raw mut (*pod).state;
-        if !table::compare_exchange(word, state, Pod::BUSY) {
+        if !assembly::compare_exchange(word, state, Pod::BUSY) {
             return NONE;
         }
         (&raw mut (*pod).address).cast::<Words>().write(wanted);
         (&raw mut (*pod).port).write(port);
         (&raw mut (*pod).seen).write_volatile(now);
-        table::publish_word(word, Pod::THERE);
+        assembly::publish(word, Pod::THERE);
     }
     index
 }

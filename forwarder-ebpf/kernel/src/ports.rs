@@ -8,8 +8,9 @@
 use forwarder_ebpf::{TCP, steer, table::State};
 
 use crate::{
-    flow,
-    table::{self, NOWHERE, OTHER, PACKET, Place, REPLY, Scratch},
+    assembly, flow,
+    scratch::{self, OTHER, PACKET, REPLY, Scratch},
+    table::{self, NOWHERE, Place},
 };
 
 /// Other ports that are tried.
@@ -29,7 +30,7 @@ const ASK: u32 = 4;
 /// there is such a port.
 #[inline(always)]
 pub fn choose(scratch: *mut Scratch, hash: u32, now: u32) -> bool {
-    let own = table::noted(scratch, PACKET).source_port;
+    let own = scratch::noted(scratch, PACKET).source_port;
     let mut closed = ATTEMPTS + 1;
     let mut attempt = 0;
     while attempt < ATTEMPTS + 1 {
@@ -44,7 +45,7 @@ pub fn choose(scratch: *mut Scratch, hash: u32, now: u32) -> bool {
             CLOSED => closed = attempt,
             _ => {}
         }
-        attempt = table::once_more(attempt);
+        attempt = assembly::once_more(attempt);
     }
     if closed > ATTEMPTS {
         return false;
@@ -86,8 +87,8 @@ fn judge(found: u64, now: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
-    let (Some(place), Some(scratch)) = (Place::at(found), table::scratch()) else { return FREE };
-    let packet = table::noted(scratch, PACKET);
+    let (Some(place), Some(scratch)) = (Place::at(found), scratch::get()) else { return FREE };
+    let packet = scratch::noted(scratch, PACKET);
     let whole = place.state.has(State::FORWARD);
     if table::is_of(place.flow(), packet) {
         return if whole { OURS } else { FREE };
@@ -121,8 +122,8 @@ pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_renew(found: u64, now: u32) -> u32 {
-    let (Some(back), Some(scratch)) = (Place::at(found), table::scratch()) else { return 0 };
-    if back.state.has(State::FORWARD) || !table::is_of(back.flow(), table::noted(scratch, PACKET)) {
+    let (Some(back), Some(scratch)) = (Place::at(found), scratch::get()) else { return 0 };
+    if back.state.has(State::FORWARD) || !table::is_of(back.flow(), scratch::noted(scratch, PACKET)) {
         return 0;
     }
     flow::note_seen(back.flow, now);

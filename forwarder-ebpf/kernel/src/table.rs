@@ -7,15 +7,15 @@
 //! place that is given to another flow meanwhile makes the old one unknown, for a packet, but sends none to a wrong pod.
 //! Of a reply, a packet may carry the address of the wrong VIP, and is lost.
 
-use core::arch::asm;
-
 use forwarder_ebpf::{
-    Bucket, Eviction, Flow, Grant, Tuple, limits,
+    Eviction, Flow, FlowStates, Grant, Tuple, limits,
     table::{Home, Room, State, WAYS, Words, same},
 };
 
 use crate::{
-    maps::{self, FLOW_STATES, FLOWS, SCRATCH},
+    assembly::{compare_exchange, once_more, publish},
+    maps::{self, FLOW_STATES, FLOWS},
+    scratch::{self, Scratch, noted},
     words,
 };
 
@@ -25,88 +25,6 @@ static FLOW_BUCKETS: u32 = limits::FLOWS / WAYS;
 
 /// How often another place is looked for when another CPU was faster.
 const ATTEMPTS: u32 = 3;
-
-/// Where what the slower ways work on lies, since the stack holds 512 bytes for all of them. This CPU's own, and programs
-/// are not preempted by one another on it.
-#[repr(C)]
-pub struct Scratch {
-    /// Ends of packets: [`PACKET`], [`REPLY`], [`OTHER`].
-    pub ends: [Tuple; ENDS as usize],
-    /// A flow to be put into the table.
-    pub flow: Flow,
-}
-
-const ENDS: u32 = 4;
-/// The client's packet.
-pub const PACKET: u32 = 0;
-/// The pod's replies.
-pub const REPLY: u32 = 1;
-/// Another flow's client's packet.
-pub const OTHER: u32 = 2;
-
-/// This CPU's scratch.
-#[inline(always)]
-pub fn scratch() -> Option<*mut Scratch> {
-    SCRATCH.get_ptr_mut(0)
-}
-
-/// Writes ends down in the scratch.
-#[inline(always)]
-pub fn note(scratch: *mut Scratch, ends: u32, tuple: &Tuple) {
-    // SAFETY: points into the map, which outlives the program's run; no one else's, see [`Scratch`].
-    unsafe {
-        let to = &raw mut (*scratch).ends[(ends % ENDS) as usize];
-        (&raw mut (*to).source).cast::<Words>().write(words::source(tuple));
-        (&raw mut (*to).destination).cast::<Words>().write(words::destination(tuple));
-        (&raw mut (*to).source_port).cast::<u32>().write(words::ports(tuple));
-        (&raw mut (*to).protocol).write(tuple.protocol);
-    }
-}
-
-/// Ends that were written down.
-#[inline(always)]
-pub fn noted(scratch: *mut Scratch, ends: u32) -> &'static Tuple {
-    // SAFETY: as above; not kept for longer than till the next is noted.
-    unsafe { &(*scratch).ends[(ends % ENDS) as usize] }
-}
-
-/// What a flow was chosen for.
-pub struct Served {
-    /// The pod's index among the backends.
-    pub backend: u16,
-    /// Its tag.
-    pub tag: u32,
-    /// Which counters the service has.
-    pub counted: u32,
-    /// When the client was heard, in seconds.
-    pub seen: u32,
-}
-
-/// Makes a flow in the scratch, for a client's packet.
-#[inline(always)]
-pub fn fill(scratch: *mut Scratch, tuple: &Tuple, grant: Grant, served: Served) {
-    let guard = home(tuple).guard(words::destination(tuple), tuple.destination_port);
-    // SAFETY: points into the map, which outlives the program's run; this CPU's own, and on words' boundaries.
-    unsafe {
-        let flow = &raw mut (*scratch).flow;
-        (&raw mut (*flow).grant).write(Grant { guard, ..grant }.word());
-        (&raw mut (*flow).client).cast::<Words>().write(words::source(tuple));
-        (&raw mut (*flow).vip).cast::<Words>().write(words::destination(tuple));
-        (&raw mut (*flow).client_port).cast::<u32>().write(words::ports(tuple));
-        (&raw mut (*flow).protocol).write(tuple.protocol);
-        (&raw mut (*flow).backend).write(served.backend);
-        (&raw mut (*flow).tag).write(served.tag);
-        (&raw mut (*flow).counted).write(served.counted);
-        (&raw mut (*flow).seen).write(served.seen);
-    }
-}
-
-/// Copies a flow into the scratch.
-#[inline(always)]
-pub fn copy(scratch: *mut Scratch, flow: &Flow) {
-    // SAFETY: as above.
-    unsafe { (&raw mut (*scratch).flow).write(*flow) };
-}
 
 /// A flow that was found.
 #[derive(Clone, Copy)]
@@ -124,7 +42,7 @@ pub struct Place {
 
 impl Place {
     #[inline(always)]
-    fn of(number: u32, bucket: *mut Bucket, way: u32) -> Option<Self> {
+    fn of(number: u32, bucket: *mut FlowStates, way: u32) -> Option<Self> {
         let number = number * WAYS + way;
         let (word, state) = look(bucket, way);
         let flow = FLOWS.get_ptr_mut(number)?;
@@ -294,7 +212,7 @@ fn search<E: Ends>(home: &Home, ends: &E) -> Option<Place> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_find(ends: u32, role: u32) -> u64 {
-    let Some(scratch) = scratch() else { return NOWHERE };
+    let Some(scratch) = scratch::get() else { return NOWHERE };
     let tuple = noted(scratch, ends);
     let place = match role {
         State::FORWARD => find(&home(tuple), tuple),
@@ -313,7 +231,7 @@ pub const NOWHERE: u64 = u64::MAX;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_room(ends: u32, role: u32, now: u32) -> u64 {
-    let Some(scratch) = scratch() else { return NOWHERE };
+    let Some(scratch) = scratch::get() else { return NOWHERE };
     let Home { bucket, way: home, .. } = noted_home(scratch, ends, role);
     let Some(states) = FLOW_STATES.get_ptr_mut(bucket) else { return NOWHERE };
     let mut room = Room::NONE;
@@ -353,14 +271,14 @@ const NEWCOMER: u32 = 1 << 31;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_write(place: u64, ends: u32, role: u32, flags: u32, now: u32) -> u32 {
-    let (Some(place), Some(scratch)) = (Place::at(place), scratch()) else { return 0 };
+    let (Some(place), Some(scratch)) = (Place::at(place), scratch::get()) else { return 0 };
     if !exchange(place.word, place.state, State(State::BUSY)) {
         return 0;
     }
     // SAFETY: points into the map, which outlives the program's run; this CPU's own.
     write(place.flow, unsafe { &(*scratch).flow });
     let home = noted_home(scratch, ends, role & !NEWCOMER);
-    publish_word(place.word, State::new(&home, flags, now).0);
+    publish(place.word, State::new(&home, flags, now).0);
     if role & NEWCOMER != 0
         && let Some(lost) = Eviction::of(place.state.standing(now))
     {
@@ -388,7 +306,7 @@ fn noted_home(scratch: *mut Scratch, ends: u32, role: u32) -> Home {
 }
 
 #[inline(always)]
-fn look(bucket: *mut Bucket, way: u32) -> (*mut u32, State) {
+fn look(bucket: *mut FlowStates, way: u32) -> (*mut u32, State) {
     // SAFETY: points into the map, which outlives the program's run; the way is below their number.
     unsafe {
         let word = (&raw mut (*bucket).states).cast::<u32>().add((way % WAYS) as usize);
@@ -414,37 +332,8 @@ fn write(flow: *mut Flow, new: &Flow) {
     }
 }
 
-/// Counts a loop's turns so that the compiler does not see how many there will be: written out one after another, they
-/// need more of the stack than there is.
-#[inline(always)]
-pub fn once_more(turn: u32) -> u32 {
-    let mut turn = turn + 1;
-    // SAFETY: no instruction.
-    unsafe { asm!("/* {0} */", inout(reg) turn, options(nomem, nostack, preserves_flags)) };
-    turn
-}
-
 /// Puts a state in the place of another, if that is still there.
 #[inline(always)]
 pub fn exchange(word: *mut u32, old: State, new: State) -> bool {
     compare_exchange(word, old.0, new.0)
-}
-
-/// Compares and exchanges a word: whether it was what it should be. In assembly, since the target's standard library
-/// has no such operation.
-#[inline(always)]
-pub fn compare_exchange(word: *mut u32, old: u32, new: u32) -> bool {
-    let found: u64;
-    // SAFETY: an aligned word in a map; the kernel's instruction of that name, known since Linux 5.12.
-    unsafe {
-        asm!("w0 = cmpxchg32_32(r1 + 0, w0, w2)", inout("r0") old as u64 => found, in("r1") word, in("r2") new as u64);
-    }
-    found as u32 == old
-}
-
-/// Writes a word after all that was written before, which a plain write need not on every processor.
-#[inline(always)]
-pub fn publish_word(word: *mut u32, new: u32) {
-    // SAFETY: as above.
-    unsafe { asm!("w2 = xchg32_32(r1 + 0, w2)", in("r1") word, inout("r2") new as u64 => _) };
 }
