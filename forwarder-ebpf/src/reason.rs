@@ -1,4 +1,6 @@
-//! What is counted beside the services: why packets were dropped, and which way they went.
+//! What is counted beside the services: why packets were dropped, which way they went, which flows were pushed out.
+
+use crate::table::Standing;
 
 /// Why a packet to a VIP was dropped.
 #[repr(u32)]
@@ -20,7 +22,7 @@ pub enum DropReason {
     TtlExpired = 6,
     /// The kernel refused to change the packet.
     Rewrite = 7,
-    /// The flow could not be remembered.
+    /// The flow could not be remembered: where it may lie, there are established connections in use.
     FlowTable = 8,
     /// The pod knows other live connections of the client's by each of the ports that were tried.
     ClientPort = 9,
@@ -64,7 +66,7 @@ impl DropReason {
 /// Where second hops are counted in the map `EVENTS`, after the drops.
 pub const SECOND_HOPS: u32 = DropReason::COUNT;
 /// Entries of the map `EVENTS`.
-pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT;
+pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT + Eviction::COUNT;
 
 /// What became of a frame that a switch flooded to this node though it is addressed to a MAC that this node shadows.
 #[repr(u32)]
@@ -91,6 +93,51 @@ impl ShadowEvent {
             Self::Carried => "carried",
             Self::Refused => "refused",
             Self::Passed => "passed",
+        }
+    }
+}
+
+/// What a flow was that made room for a new one, though it was not over.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Eviction {
+    /// TCP, closed by both ends within the last minute.
+    Closed = SECOND_HOPS + 1 + ShadowEvent::COUNT,
+    /// Of one packet, or a UDP flow without an answer.
+    HalfOpen = SECOND_HOPS + 2 + ShadowEvent::COUNT,
+    /// UDP.
+    Datagrams = SECOND_HOPS + 3 + ShadowEvent::COUNT,
+    /// Established TCP, silent for minutes.
+    Quiet = SECOND_HOPS + 4 + ShadowEvent::COUNT,
+}
+
+impl Eviction {
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Closed, Self::HalfOpen, Self::Datagrams, Self::Quiet];
+
+    /// Whether, and as what, the loss of a flow is counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(standing: Standing) -> Option<Self> {
+        match standing {
+            Standing::Free | Standing::Over | Standing::Kept => None,
+            Standing::Closed => Some(Self::Closed),
+            Standing::HalfOpen => Some(Self::HalfOpen),
+            Standing::Datagrams => Some(Self::Datagrams),
+            Standing::Quiet => Some(Self::Quiet),
+        }
+    }
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Datagrams => "datagrams",
+            Self::Quiet => "quiet",
         }
     }
 }
@@ -134,7 +181,10 @@ mod tests {
         for (number, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{}", reason.as_str());
         }
-        for (number, event) in (SECOND_HOPS + 1..EVENTS).zip(ShadowEvent::ALL) {
+        for (number, event) in (SECOND_HOPS + 1..).zip(ShadowEvent::ALL) {
+            assert_eq!(event as u32, number, "{}", event.as_str());
+        }
+        for (number, event) in (EVENTS - Eviction::COUNT..EVENTS).zip(Eviction::ALL) {
             assert_eq!(event as u32, number, "{}", event.as_str());
         }
         for (number, direction) in Direction::ALL.into_iter().enumerate() {

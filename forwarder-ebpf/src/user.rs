@@ -1,8 +1,8 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::layout::{
-    BackendEntry, Bucket, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
-    ShadowState, ShadowedVip, Tuple, Uplinks,
+    BackendEntry, Bucket, Counter, Flow, FlowStates, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
+    ShadowState, ShadowedVip, Uplinks,
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -21,15 +21,15 @@ pod!(
     Bucket,
     Counter,
     Flow,
+    FlowStates,
     NodeEntry,
-    Reply,
+    Pod,
     Row,
     ServiceEntry,
     ServiceKey,
     Shadow,
     ShadowKey,
     ShadowState,
-    ShadowedVip,
-    Tuple
+    ShadowedVip
 );
 pod!(Uplinks);

@@ -123,7 +123,8 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     let links = link::watch(settings.interfaces.clone()).await?;
     let advertise = advertised(&settings, links.clone()).await?;
     let mode = forward_mode(settings.forwarder);
-    let forwarder = forward::Forwarder::start(forward::Options { mode, pin_dir: settings.pin_dir.clone() })?;
+    let (pin_dir, flows) = (settings.pin_dir.clone(), settings.flows);
+    let forwarder = forward::Forwarder::start(forward::Options { mode, pin_dir, flows })?;
     let mut announcer = announce::start(links.clone(), REFRESH)?;
     let conflicts = announcer.conflicts();
     let announcer = Arc::new(announcer);

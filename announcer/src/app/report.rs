@@ -156,6 +156,7 @@ impl StatusSource for Reporter {
             forwarded,
             drops,
             second_hops: forwarding.counters.second_hops,
+            evictions: forwarding.counters.evictions.iter().map(|(flow, count)| (flow.as_str(), *count)).collect(),
             shadow: shadow_counts(&forwarding, &self.shadowing.borrow()),
             pools: snapshot.pools.iter().map(pool).collect(),
             source: metrics::SourceState {

@@ -21,7 +21,7 @@ use announcer::{
     model::Protocol,
 };
 use aya::programs::{SchedClassifier, TcAttachType};
-use forwarder_ebpf::{Direction, DropReason};
+use forwarder_ebpf::{Direction, DropReason, limits};
 
 use crate::{
     lan::{Lan, pod_v4, pod_v6, socket},
@@ -349,7 +349,7 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
     assert!(!agent.forwarder.inherited());
 
     let attached = |direction| lan.nodes[0].run(|| SchedClassifier::query_tcx("eth0", direction).unwrap().1.len());
-    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned() };
+    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS };
     let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
     assert!(!off.inherited());
     assert_eq!([attached(TcAttachType::Ingress), attached(TcAttachType::Egress)], [0, 0]);
@@ -357,7 +357,7 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
 
 #[test]
 fn the_mode_off_needs_no_kernel() {
-    let options = || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into() };
+    let options = || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS };
     let lan = Lan::new(1);
     let mut off = lan.nodes[0].run(|| Forwarder::start(options()).unwrap());
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
@@ -366,7 +366,7 @@ fn the_mode_off_needs_no_kernel() {
 
 #[test]
 fn a_pin_directory_that_cannot_be_made_is_named_with_the_way_out() {
-    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into() };
+    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into(), flows: limits::FLOWS };
     let error = Forwarder::start(options).unwrap_err().to_string();
     assert!(error.contains("/proc/crier") && error.contains("mount -t bpf"), "{error}");
 }

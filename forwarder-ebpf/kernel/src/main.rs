@@ -1,23 +1,29 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded.
+//! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded.
 //!
 //! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod affinity;
+mod assembly;
 mod flow;
 mod maps;
 mod parse;
+mod pods;
 mod ports;
 mod relay;
 mod rewrite;
+mod scratch;
 mod shadow;
 mod steer;
+mod table;
 mod verdict;
+mod words;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_PASS, XDP_TX},

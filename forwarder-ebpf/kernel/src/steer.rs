@@ -17,9 +17,8 @@ const SEARCH_OVER: u8 = 6;
 /// A whole packet to a VIP, from a frame addressed to this node.
 #[inline(always)]
 pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
-    if let Some(flow) = flow::known(packet) {
-        let (address, port, client_port) = (&flow.address, flow.port, flow.client_port);
-        return Verdict::Deliver { address, port, client_port, counted: flow.counted, new: false };
+    if let Some(flow::Known { pod, client_port, counted }) = flow::known(packet) {
+        return Verdict::Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false };
     }
     let verdict = match maps::service(&packet.tuple) {
         Some(service) => to_node(frame, packet, service),
