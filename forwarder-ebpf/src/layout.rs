@@ -243,7 +243,7 @@ impl Grant {
     #[inline(always)]
     #[must_use]
     pub const fn word(self) -> u64 {
-        self.pod as u64 | (u16::from_le_bytes(self.client_port) as u64) << 16 | (self.guard as u64) << 32
+        self.pod as u64 | ((u16::from_le_bytes(self.client_port) as u64) << 16) | ((self.guard as u64) << 32)
     }
 
     /// From one word.

@@ -63,21 +63,21 @@ impl State {
     #[inline(always)]
     #[must_use]
     pub const fn new(home: &Home, flags: u32, now: u32) -> Self {
-        Self(home.tag << TAG | flags).heard(now)
+        Self((home.tag << TAG) | flags).heard(now)
     }
 
     /// The same, but heard now, in seconds.
     #[inline(always)]
     #[must_use]
     pub const fn heard(self, now: u32) -> Self {
-        Self(self.0 & !(CLOCK << SEEN) | (now / TICK & CLOCK) << SEEN)
+        Self((self.0 & !(CLOCK << SEEN)) | (((now / TICK) & CLOCK) << SEEN))
     }
 
     /// The same with other flags.
     #[inline(always)]
     #[must_use]
     pub const fn with(self, set: u32, clear: u32) -> Self {
-        let word = self.0 & !clear | set;
+        let word = (self.0 & !clear) | set;
         if word & (Self::FORWARD | Self::REVERSE) == 0 { Self::FREE } else { Self(word) }
     }
 
@@ -92,7 +92,7 @@ impl State {
     #[inline(always)]
     #[must_use]
     pub const fn may_be(self, home: &Home, role: u32) -> bool {
-        self.0 & (TAGS << TAG | role | Self::BUSY) == (home.tag << TAG | role)
+        self.0 & ((TAGS << TAG) | role | Self::BUSY) == ((home.tag << TAG) | role)
     }
 
     /// Seconds since it was heard, to the tick. A clock of another CPU may be a tick ahead.
@@ -173,11 +173,11 @@ impl Home {
     #[must_use]
     pub const fn of(client: Words, port: [u8; 2], protocol: u8, buckets: u32) -> Self {
         let [high, low] = client;
-        let end = u16::from_le_bytes(port) as u64 | (protocol as u64) << 16;
+        let end = u16::from_le_bytes(port) as u64 | ((protocol as u64) << 16);
         let hash = mix(mix(mix(FIRST ^ high, SECOND) ^ low, THIRD) ^ end, SECOND);
         let hash = mix(hash, THIRD);
-        let bucket = ((hash >> 32) * buckets as u64 >> 32) as u32;
-        Self { bucket, way: hash as u32 % WAYS, tag: hash as u32 / WAYS & TAGS, hash }
+        let bucket = (((hash >> 32) * buckets as u64) >> 32) as u32;
+        Self { bucket, way: hash as u32 % WAYS, tag: (hash as u32 / WAYS) & TAGS, hash }
     }
 
     /// A hash that stands for the whole flow, to a socket of a VIP: never seen with what belongs to another, see
@@ -248,7 +248,7 @@ impl Room {
     pub const fn or(self, way: u32, state: State, now: u32) -> Self {
         let standing = state.standing(now) as u32;
         let fresh = if standing <= Standing::Over as u32 { 0 } else { CLOCK - (state.silent(now) as u32 / TICK) };
-        let rank = standing << RANK | fresh;
+        let rank = (standing << RANK) | fresh;
         if rank < self.rank { Self { way, state, rank } } else { self }
     }
 

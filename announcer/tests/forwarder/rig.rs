@@ -15,7 +15,7 @@ use announcer::forward::{
 use announcer::model::{Protocol, ServiceName};
 use aya::maps::{Array, Map, MapData};
 use forwarder_ebpf::{
-    FlowStates, Flow, LAYOUT_VERSION,
+    Flow, FlowStates, LAYOUT_VERSION,
     limits::MIN_FLOWS,
     table::{State, WAYS},
 };
