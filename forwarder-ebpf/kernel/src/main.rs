@@ -1,7 +1,7 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
+//! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
 //! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
@@ -10,21 +10,27 @@
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod affinity;
+mod assembly;
 mod bytes;
 mod flow;
 mod icmp;
 mod maps;
 mod parse;
+mod pods;
 mod ports;
 mod refuse;
 mod relay;
 mod rewrite;
+mod scratch;
 mod shadow;
 mod stage;
 mod steer;
+mod table;
 mod verdict;
+mod words;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_PASS, XDP_TX},
@@ -92,40 +98,37 @@ pub fn crier_refuse(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
-    if !frame.is_ours() {
-        return flooded(ctx, &frame);
+    // A frame for others must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its link, and
+    // this node stands in for it.
+    let standing = if frame.is_ours() { None } else { shadow::standing_in(ctx, &frame) };
+    if standing.is_none() && !frame.is_ours() {
+        return Action::Next;
     }
     let Some(mut packet) = parse::network(ctx) else {
         shadow::heard(ctx, &frame);
         return Action::Next;
     };
-    if !maps::is_vip(&packet.tuple.destination) {
+    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
         shadow::heard(ctx, &frame);
         if parse::opens_directly(ctx, &mut packet) {
             flow::forget_reply_to(&packet.tuple);
         }
         return Action::Next;
     }
-    match parse::transport(ctx, &mut packet) {
-        Transport::Whole => carry(ctx, &frame, &packet),
-        Transport::Unfit(reason) => Action::count_drop(reason),
+    match (parse::transport(ctx, &mut packet), standing) {
+        (Transport::Whole, standing) => {
+            if standing.is_some_and(|standing| !shadow::takes(ctx, &standing, &packet)) {
+                return Action::Next;
+            }
+            carry(ctx, &frame, &packet)
+        }
+        // ARP, neighbour discovery and pings are not answered in another's stead.
+        (_, Some(_)) => Action::Next,
+        (Transport::Unfit(reason), None) => Action::count_drop(reason),
         // The agent's packet socket has seen it by now. The stack, which does not know the VIP, must not route it.
-        Transport::Discovery => Action::Drop,
-        Transport::Echo | Transport::Error => stage::enter(ctx, Stage::Icmp),
+        (Transport::Discovery, None) => Action::Drop,
+        (Transport::Echo | Transport::Error, None) => stage::enter(ctx, Stage::Icmp),
     }
-}
-
-/// A frame for others, which must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its
-/// link, and this node stands in for it. ARP and neighbour discovery are not answered in its stead.
-#[inline(always)]
-fn flooded(ctx: &TcContext, frame: &Frame) -> Action {
-    let Some(standing) = shadow::standing_in(ctx, frame) else { return Action::Next };
-    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
-    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Next };
-    if !shadow::takes(ctx, &standing, &packet) {
-        return Action::Next;
-    }
-    carry(ctx, frame, &packet)
 }
 
 /// A packet to a VIP that this node takes.
@@ -142,6 +145,7 @@ fn connect(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
     let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
+    packet.blur(ctx);
     match steer::unknown(&frame, &packet) {
         Some(verdict) => perform(ctx, &packet, verdict, frame.uplink),
         None => stage::enter(ctx, Stage::Refuse),
@@ -176,7 +180,8 @@ fn answer(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
 /// An ICMP error to a VIP: for the pod whose packet it is about.
 #[inline(always)]
 fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
-    let Some(about) = icmp::about(ctx, packet) else { return Action::count_drop(DropReason::StrayError) };
+    let Some(mut about) = icmp::about(ctx, packet) else { return Action::count_drop(DropReason::StrayError) };
+    about.blur(ctx);
     match steer::error(frame, &about) {
         Ok(end) => {
             if icmp::tell(ctx, packet, &about, &end).is_err() {

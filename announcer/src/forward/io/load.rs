@@ -14,7 +14,7 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
-use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, map, program};
+use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, constant, limits, map, program, table::WAYS};
 
 use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, stages, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
@@ -52,15 +52,20 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout.
-    pub(super) fn load(pin_dir: &Path, mode: Mode) -> Result<(Self, Maps), StartError> {
+    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many.
+    pub(super) fn load(pin_dir: &Path, flows: u32, mode: Mode) -> Result<(Self, Maps), StartError> {
         bpffs::prepare(pin_dir)?;
-        remove_pins(pin_dir, |name| is_flow_pin(name) && !flow_pins().iter().any(|(_, pin)| pin == name));
-        let adopted = flow_pins().iter().any(|(_, pin)| pin_dir.join(pin).exists());
+        let buckets = flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
+        let kept = flow_pins(buckets * WAYS);
+        // Flows lead to pods by number: one map is of no use without the others.
+        let adopted = kept.iter().all(|(_, pin)| pin_dir.join(pin).exists());
+        remove_pins(pin_dir, |name| is_flow_pin(name) && !(adopted && kept.iter().any(|(_, pin)| pin == name)));
         let mut loader = EbpfLoader::new();
-        for (map, pin) in flow_pins() {
+        for (map, pin) in &kept {
             loader.map_pin_path(map, pin_dir.join(pin));
         }
+        loader.override_global(constant::FLOW_BUCKETS, &buckets, true);
+        loader.map_max_entries(map::FLOWS, buckets * WAYS).map_max_entries(map::FLOW_STATES, buckets);
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
@@ -304,12 +309,14 @@ fn is_hook_pin(name: &str) -> bool {
     name.starts_with(LINK_PREFIX) || name.starts_with(FILTER_PREFIX)
 }
 
-fn flow_pins() -> [(&'static str, String); 2] {
-    [(map::FLOWS, format!("flows_v{LAYOUT_VERSION}")), (map::REPLIES, format!("replies_v{LAYOUT_VERSION}"))]
+fn flow_pins(flows: u32) -> [(&'static str, String); 3] {
+    [(map::FLOWS, "flows"), (map::FLOW_STATES, "states"), (map::PODS, "pods")]
+        .map(|(map, name)| (map, format!("{name}_v{LAYOUT_VERSION}_{flows}")))
 }
 
+/// Whether a pin is of the flows, of this layout or another.
 fn is_flow_pin(name: &str) -> bool {
-    name.starts_with("flows_v") || name.starts_with("replies_v")
+    ["flows_v", "states_v", "pods_v", "replies_v"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Removes pins that are of no use; one that stays does no harm.
