@@ -168,8 +168,8 @@ impl Bed {
     }
 }
 
-/// Room for the flows of the largest case, half full.
-const FLOWS: u32 = 1 << 21;
+/// Room for the flows of the largest case, a quarter full.
+const FLOWS: u32 = 1 << 22;
 
 fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
     let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS })?;
