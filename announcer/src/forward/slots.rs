@@ -19,7 +19,7 @@ pub(super) struct Share<'a> {
     pub(super) name: &'a str,
     /// Its number in the kernel's map.
     pub(super) node: u16,
-    /// The number of its pods.
+    /// The shares of its pods together.
     pub(super) weight: u32,
 }
 

@@ -247,7 +247,7 @@ impl Tables {
         plan.writes.extend(gone_nodes.iter().map(|place| Write::Node(*place, NodeEntry::NONE)));
         self.nodes.release(now, |name| wanted.nodes.contains_key(name));
         let serves = |(socket, ip, port): &BackendKey| {
-            self.services.get(socket).is_some_and(|installed| installed.targets.local.contains(&(*ip, *port)))
+            self.services.get(socket).is_some_and(|installed| installed.targets.local.contains_key(&(*ip, *port)))
         };
         let gone = self.backends.release(now, serves);
         plan.writes.extend(gone.into_iter().map(|index| Write::Backend(index, BackendEntry::NONE)));

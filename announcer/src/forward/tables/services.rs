@@ -169,7 +169,7 @@ impl Tables {
 
     /// Whether a pod or a node has no number, so that it is in no table.
     fn is_partial(&self, socket: &Socket, targets: &Targets) -> bool {
-        let mut pods = targets.local.iter();
+        let mut pods = targets.local.keys();
         let mut nodes = targets.nodes.keys();
         pods.any(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_none())
             || nodes.any(|node| self.nodes.get(node).is_none())
@@ -204,7 +204,7 @@ impl Tables {
     /// The local table; pods that were not there yet are written.
     fn local_table(&mut self, socket: &Socket, targets: &Targets, plan: &mut Plan) -> Vec<u64> {
         let (mut numbers, mut entries) = (Vec::new(), Vec::new());
-        for &(ip, port) in &targets.local {
+        for (&(ip, port), share) in &targets.local {
             let backend = (*socket, ip, port);
             let known = self.backends.get(&backend).is_some();
             let Some(index) = self.backends.assign(&backend) else {
@@ -216,7 +216,7 @@ impl Tables {
                 plan.writes.push(Write::Backend(index, entry));
             }
             numbers.push(u64::from(index));
-            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), 1));
+            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), *share));
         }
         let table = maglev::build(&entries, maglev::size(entries.len()));
         table.iter().filter_map(|at| numbers.get(*at as usize)).copied().collect()

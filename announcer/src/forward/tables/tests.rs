@@ -105,7 +105,7 @@ fn wanted(nodes: &[u8], services: &[(u16, Vec<u8>, Vec<u8>)]) -> Wanted {
     let targets = |(port, serving, pods): &(u16, Vec<u8>, Vec<u8>)| {
         let labels = Labels { service: service.clone(), port: *port, protocol: Protocol::Tcp };
         let nodes = serving.iter().filter(|n| nodes.contains(n)).map(|n| (name(*n), 1)).collect();
-        let local = pods.iter().map(|pod| (IpAddr::from([10, 1, 1, *pod]), *port)).collect();
+        let local = pods.iter().map(|pod| ((IpAddr::from([10, 1, 1, *pod]), *port), 1)).collect();
         (
             socket(*port),
             Targets { labels, nodes, standby: BTreeMap::new(), local, affinity: 0, sources: BTreeSet::new() },
