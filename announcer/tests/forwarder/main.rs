@@ -4,6 +4,7 @@
 mod away;
 mod frames;
 mod lan;
+mod leaving;
 mod moves;
 mod reuse;
 mod rig;
