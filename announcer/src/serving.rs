@@ -102,13 +102,11 @@ fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Mem
         pods.iter().copied().filter(|backend| is_sound(port, backend, view)).collect()
     };
     let good = [sound(&ready), sound(&leaving)].into_iter().find(|pods| !pods.is_empty());
-    match good {
-        Some(backends) => Serving { failed_open: false, backends },
-        None => {
-            let backends = if ready.is_empty() { leaving } else { ready };
-            Serving { failed_open: !backends.is_empty(), backends }
-        }
+    if let Some(backends) = good {
+        return Serving { failed_open: false, backends };
     }
+    let backends = if ready.is_empty() { leaving } else { ready };
+    Serving { failed_open: !backends.is_empty(), backends }
 }
 
 /// The pods that could serve a VIP if they were in a state for it.

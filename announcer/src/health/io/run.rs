@@ -159,7 +159,7 @@ impl Driver {
         let socket = SocketAddr::new(target.address, target.port);
         match self.schedule.handle_answer(&target, token, answer, Instant::now(), SystemTime::now()) {
             Effect::Turned(Verdict::Healthy | Verdict::Warming(_)) => {
-                tracing::info!(pod = %socket, probe = kind, %reason, "pod is healthy")
+                tracing::info!(pod = %socket, probe = kind, %reason, "pod is healthy");
             }
             Effect::Turned(Verdict::Unhealthy) => {
                 tracing::warn!(pod = %socket, probe = kind, %reason, "pod is unhealthy");
