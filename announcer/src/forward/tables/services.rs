@@ -156,15 +156,12 @@ impl Tables {
             return Some(*run);
         }
         let table = self.node_table(old, &serving, &standby, &mut fresh.builder);
-        let run = match self.node_tables.find(&table) {
-            Some(run) => run,
-            None => {
-                let run = self.rows.take(rows_for(table.len()))?;
-                plan.writes.extend(rows(run, &words(&table)));
-                self.node_tables.insert(run, table);
-                run
-            }
-        };
+        let there = self.node_tables.find(&table);
+        let run = there.or_else(|| self.rows.take(rows_for(table.len())))?;
+        if there.is_none() {
+            plan.writes.extend(rows(run, &words(&table)));
+            self.node_tables.insert(run, table);
+        }
         fresh.placed.insert(made_of, run);
         Some(run)
     }
