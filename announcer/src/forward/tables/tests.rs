@@ -188,6 +188,24 @@ fn a_table_that_services_share_is_given_back_with_the_last_of_them() {
 }
 
 #[test]
+fn a_nodes_own_pods_get_what_they_weigh_and_a_change_of_that_is_written() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    for shares in [[8, 8, 8], [1, 8, 24], [8, 8, 24]] {
+        let mut wanted = wanted(&[1, 2], &[(80, vec![1, 2], vec![2, 3, 4])]);
+        let targets = wanted.services.get_mut(&socket(80)).unwrap();
+        targets.local.values_mut().zip(shares).for_each(|(share, wanted)| *share = wanted);
+        kernel.carry_out(&tables.plan(&wanted, now));
+        let service = kernel.services()[&key(&socket(80))];
+        for ((ip, port), share) in wanted.services[&socket(80)].local.keys().zip(shares) {
+            let pod = tables.backends.get(&(socket(80), *ip, *port)).unwrap();
+            let slots = kernel.slots(service.local_row, service.local_slots).filter(|slot| *slot == u64::from(pod));
+            let fair = f64::from(service.local_slots) * f64::from(share) / f64::from(shares.iter().sum::<u32>());
+            assert!((slots.count() as f64 - fair).abs() <= 2.0, "{ip} of {shares:?}");
+        }
+    }
+}
+
+#[test]
 fn services_that_come_one_after_another_share_the_table_that_is_there() {
     let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
     let services =
