@@ -5,7 +5,8 @@
 //! of the service's tables: three more than a pod costs that gets all of its share at once.
 //!
 //! The pod's own node keeps the time and gossips where it is ([`membership::Verdict::Warming`]); so all nodes compute the
-//! same tables without a common clock.
+//! same tables without a common clock. A node that reads of a new pod before it hears that counts it in full, for as long as
+//! gossip takes.
 
 use std::time::{Duration, Instant};
 
