@@ -181,10 +181,9 @@ fn a_pod_that_recovers_starts_slowly_in_all_nodes_eyes_and_none_does_when_the_ag
     let slowly = |reason: &str| reason.starts_with("slow start");
     let spec = service().http_check(INTERVAL).slow_start(Duration::from_secs(6));
     let cluster = Cluster::three("slow-start").service(spec).start()?;
-    for backend in
-        cluster.agents.iter().map(|agent| agent.status()).collect::<Result<Vec<_>>>()?.iter().flat_map(|s| &s.backends)
-    {
-        assert!(!slowly(&why(backend)), "{backend:?}");
+    for agent in &cluster.agents {
+        let backends = agent.status()?.backends;
+        assert!(backends.iter().all(|backend| !slowly(&why(backend))), "{backends:?}");
     }
     cluster.pod("n1-p1")?.fail_health(true);
     judged(&cluster, "n1-p1", false)?;
