@@ -342,7 +342,7 @@ mod tests {
             "  externalTrafficPolicy: Local\n",
             "  - {name: udp, protocol: UDP, port: 53, targetPort: 5353}\n",
             "addressType: IPv6\n",
-            "- {addresses: [\"fd78:1::11\"], nodeName: n1, conditions: {ready: true}, ",
+            "- {addresses: [\"fd78:1::11\"], nodeName: n1, conditions: {ready: true, serving: true, ",
             "  http: {path: /healthz}\n  interval: 200ms\n",
         ] {
             assert!(yaml.contains(line), "{line:?} is not in\n{yaml}");
