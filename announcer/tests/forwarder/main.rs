@@ -5,6 +5,7 @@ mod away;
 mod frames;
 mod icmp;
 mod lan;
+mod leaving;
 mod moves;
 mod refuse;
 mod reuse;

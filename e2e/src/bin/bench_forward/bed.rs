@@ -235,7 +235,7 @@ pub(crate) fn targets(service: ServiceName, nodes: BTreeMap<NodeName, u32>, loca
         labels: Labels { service, port: PORT, protocol: Protocol::Tcp },
         nodes,
         standby: BTreeMap::new(),
-        local,
+        local: local.into_iter().map(|pod| (pod, 1)).collect(),
         affinity: 0,
         sources: BTreeSet::new(),
     }
