@@ -41,7 +41,7 @@ unit: ## Unit, property and simulation tests, and what loads eBPF or opens raw s
 .PHONY: e2e
 e2e: ## Scenarios: real agents on the testbed (needs root)
 	@cargo build -p crier -p crierctl -p crier-e2e --bins
-	@$(CARGO) test -p crier-e2e -- --test-threads=2
+	@$(if $(AS_ROOT),$(RUNNER)='$(AS_ROOT)') hack/test-scenarios
 
 .PHONY: test-kernels
 test-kernels: ## The forwarder's tests on the oldest kernel that carries it and on a newer one, in virtual machines: KERNELS="6.1 6.12"
