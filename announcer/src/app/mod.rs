@@ -13,6 +13,7 @@ mod gossip;
 mod macs;
 mod reload;
 pub mod report;
+mod restart;
 pub mod strangers;
 
 use std::{
@@ -41,7 +42,7 @@ use crate::{
     source::{self, manifests},
 };
 use changes::{count_limits, count_lost_lines};
-use controller::{Controller, Inputs, Outputs};
+use controller::{Controller, Ending, Inputs, Outputs};
 pub use gossip::GossipError;
 use gossip::{Gossip, keep_seeds, literal_seeds};
 pub use reload::Reload;
@@ -167,6 +168,9 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
 
     let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
     ownership.set_rebalance(settings.rebalance);
+    if let Some((claims, until)) = restart::find(&settings.state_dir) {
+        ownership.resume(claims, until);
+    }
     let inputs = Inputs {
         view: gossip.view(),
         snapshot,
@@ -191,9 +195,15 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     };
     count_bounds(&metrics.limits, gossip, &reporter, lines);
     let controller = Controller::new(settings.node.clone(), ownership, inputs, outputs);
-    until_stopped(controller, &settings, reload, signals, gossip).await;
-
-    gossiping.shutdown().await;
+    match until_stopped(controller, &settings, reload, signals, gossip).await {
+        Ending::Gone => gossiping.shutdown().await,
+        Ending::Restart(claims) => {
+            if let Err(error) = restart::leave(&settings.state_dir, claims, settings.restart_grace) {
+                warn!(%error, "the next agent will not know what this one owned, and others will take its VIPs");
+            }
+            gossiping.restart(settings.restart_grace).await;
+        }
+    }
     info!(
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
@@ -207,15 +217,16 @@ async fn until_stopped(
     reload: Reload,
     signals: Signals,
     gossip: &membership::io::Handle,
-) {
+) -> Ending {
     let (stop, stopped) = watch::channel(false);
     let (seeds_out, seeds) = watch::channel(settings.gossip.join.clone());
     let helpers = [
         tokio::spawn(keep_seeds(seeds, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
     ];
-    controller.run(stopped, HANDOVER_PATIENCE).await;
+    let ending = controller.run(stopped, HANDOVER_PATIENCE, settings.restart_grace).await;
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    ending
 }
 
 /// Counts the bounds that parts reach, for as long as these parts live.

@@ -1,0 +1,95 @@
+//! Restarts of agents that are announced: nothing moves, nothing is lost, and a machine that goes with its agent is noticed.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::{Result, ensure};
+use e2e::{
+    lossless::Traffic,
+    manifests::web,
+    observe::eventually,
+    scenario::{Cluster, DNS, SETTLE, WEB},
+};
+
+fn cluster(name: &str, grace: &str) -> Result<Cluster> {
+    let config = format!("restartGrace: {grace}\n");
+    let service = web().tcp(WEB).udp(DNS).dual_stack();
+    Cluster::three(name).nothing_moves_by_itself().extra(&config).service(service).start()
+}
+
+/// The owner and the epoch of a VIP as a node sees them.
+fn claim(cluster: &Cluster, viewer: &str, vip: IpAddr) -> Result<(Option<String>, u64)> {
+    let status = cluster.agent(viewer)?.status()?;
+    let shown = status.vips.iter().find(|shown| shown.address == vip);
+    ensure!(shown.is_some(), "{viewer} does not know {vip}");
+    Ok(shown.map(|vip| (vip.owner.clone(), vip.epoch)).unwrap_or_default())
+}
+
+/// A node other than this one.
+fn peer(cluster: &Cluster, node: &str) -> Result<String> {
+    let other = cluster.running().into_iter().find(|other| *other != node);
+    other.map(ToOwned::to_owned).ok_or_else(|| anyhow::anyhow!("there is nobody but {node}"))
+}
+
+fn state(cluster: &Cluster, viewer: &str, of: &str) -> Result<String> {
+    let status = cluster.agent(viewer)?.status()?;
+    let member = status.members.iter().find(|member| member.name == of);
+    Ok(member.map(|member| member.state.clone()).unwrap_or_default())
+}
+
+#[test]
+fn an_announced_restart_of_the_owner_moves_nothing_and_loses_nothing() -> Result<()> {
+    let cluster = cluster("restart", "10s")?;
+    for vip in [cluster.vip4(), cluster.vip6()] {
+        let owner = cluster.owner(vip)?;
+        let viewer = peer(&cluster, &owner)?;
+        let before = claim(&cluster, &viewer, vip)?;
+        let traffic = Traffic::mixed(&cluster, &[vip])?;
+        cluster.agent(&owner)?.terminate()?;
+        ensure!(state(&cluster, &viewer, &owner)? == "restarting", "{}", cluster.agent(&owner)?.log_tail(20));
+        // A second without an agent.
+        traffic.go_on(500)?;
+        ensure!(claim(&cluster, &viewer, vip)? == before, "moved while the agent was away");
+        cluster.agent(&owner)?.start()?;
+        cluster.settle()?;
+        // To beyond its grace.
+        traffic.go_on(5500)?;
+        traffic.lost_nothing()?;
+        ensure!(claim(&cluster, &viewer, vip)? == before, "moved, or claimed anew, after the agent's return");
+        ensure!(claim(&cluster, &owner, vip)? == before);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_owner_that_does_not_return_within_its_grace_is_replaced_without_loss() -> Result<()> {
+    let cluster = cluster("no-return", "2s")?;
+    let vip = cluster.vip4();
+    let owner = cluster.owner(vip)?;
+    let traffic = Traffic::mixed(&cluster, &[vip])?;
+    cluster.agent(&owner)?.terminate()?;
+    let new = cluster.new_owner(vip, &owner)?;
+    cluster.client_sends_to(vip, &new)?;
+    traffic.go_on(500)?;
+    traffic.lost_nothing()
+}
+
+#[test]
+fn a_machine_that_goes_after_its_agent_is_replaced_before_its_grace_is_over() -> Result<()> {
+    // Longer than the test waits for anything.
+    let cluster = cluster("gone-too", "60s")?;
+    let vip = cluster.vip4();
+    let owner = cluster.owner(vip)?;
+    cluster.agent(&owner)?.terminate()?;
+    let viewer = peer(&cluster, &owner)?;
+    ensure!(state(&cluster, &viewer, &owner)? == "restarting");
+    cluster.lan.cut(&owner)?;
+    let new = cluster.new_owner(vip, &owner)?;
+    cluster.client_sends_to(vip, &new)?;
+    eventually(SETTLE, "requests are answered again", || cluster.get(vip).map(drop))?;
+    eventually(Duration::from_secs(5), "it is down for all", || {
+        for node in cluster.running() {
+            ensure!(state(&cluster, &node, &owner)? == "down", "{node}");
+        }
+        Ok(())
+    })
+}
