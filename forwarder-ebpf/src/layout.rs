@@ -359,6 +359,14 @@ pub const fn node_entry_index(node: u16, column: u8) -> u32 {
     node as u32 * crate::limits::UPLINKS + column as u32
 }
 
+/// How a node's MAC on an uplink's segment is found in the map `NODE_MACS`.
+#[inline(always)]
+#[must_use]
+pub const fn node_mac_key(mac: [u8; 6], column: u8) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac;
+    [a, b, c, d, e, f, column, 0]
+}
+
 /// Where a service's counter for a direction lies in the map `COUNTERS`.
 #[inline(always)]
 #[must_use]

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
 //! to), [`reason`]
-//! (why a packet was dropped), then `kernel/src/main.rs`.
+//! (why a packet was dropped), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
@@ -15,14 +15,16 @@ pub mod layout;
 pub mod limits;
 pub mod reason;
 mod slot;
+mod stage;
 pub mod steer;
 
 #[cfg(feature = "user")]
 mod user;
 
 pub use layout::*;
-pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS, ShadowEvent};
+pub use reason::{Direction, DropReason, EVENTS, Message, SECOND_HOPS, ShadowEvent};
 pub use slot::NodeSlot;
+pub use stage::Stage;
 #[cfg(feature = "user")]
 pub use user::OBJECT;
 
@@ -38,6 +40,8 @@ pub mod program {
 
 /// Names of the maps in the object.
 pub mod map {
+    /// Array of programs, by [`crate::Stage`].
+    pub const STAGES: &str = "STAGES";
     /// Array of one [`crate::Uplinks`].
     pub const UPLINKS: &str = "UPLINKS";
     /// Hash: address to a word that is not looked at.
@@ -52,6 +56,8 @@ pub mod map {
     pub const ROWS: &str = "ROWS";
     /// Array of [`crate::NodeEntry`], by [`crate::node_entry_index`].
     pub const NODES: &str = "NODES";
+    /// Hash: other nodes' [`crate::node_mac_key`]s to [`crate::node_entry_index`]es.
+    pub const NODE_MACS: &str = "NODE_MACS";
     /// Array of [`crate::BackendEntry`].
     pub const BACKENDS: &str = "BACKENDS";
     /// LRU hash: [`crate::Tuple`] client to VIP, to [`crate::Flow`].
@@ -68,6 +74,7 @@ pub mod map {
     pub const SHADOW_STATES: &str = "SHADOW_STATES";
     /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
     pub const FLOODS: &str = "FLOODS";
-    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s.
+    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s, then
+    /// [`crate::Message`]s.
     pub const EVENTS: &str = "EVENTS";
 }

@@ -20,6 +20,10 @@ pub const FLOWS: u32 = 262_144;
 pub const SOURCES: u32 = 65_536;
 /// Clients that a node remembers for services with affinity, once for each service; the least recently used go first.
 pub const AFFINITIES: u32 = 65_536;
+/// Packets to ports without a service that are answered, each second on each CPU.
+pub const REFUSALS_PER_SECOND: u64 = 1_000;
+/// So many of them at once.
+pub const REFUSALS_AT_ONCE: u64 = 100;
 /// Counters: triples of service, port and protocol.
 pub const COUNTED: u32 = 16_384;
 /// MACs of other nodes that this one stands in for. Network cards match a few dozen MACs at most before they let in all.

@@ -10,9 +10,9 @@ pub enum DropReason {
     Fragment = 1,
     /// More IPv6 extension headers than are walked, or one that cannot be.
     Extension = 2,
-    /// Neither TCP nor UDP.
+    /// Neither TCP nor UDP, nor ICMP that has a meaning for a VIP.
     Protocol = 3,
-    /// The VIP has no such port.
+    /// The VIP has no such port, and the sender is not told ([`Message::Reset`], [`Message::Unreachable`]).
     NoService = 4,
     /// No usable pod, or no node to reach one.
     NoBackend = 5,
@@ -26,11 +26,15 @@ pub enum DropReason {
     ClientPort = 9,
     /// The client is outside the service's source ranges.
     SourceRange = 10,
+    /// An ICMP error that is about no known connection of the VIP's.
+    StrayError = 11,
+    /// A [`crate::Stage`] of the program was not there.
+    Stage = 12,
 }
 
 impl DropReason {
     /// How many there are.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 13;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Malformed,
@@ -44,6 +48,8 @@ impl DropReason {
         Self::FlowTable,
         Self::ClientPort,
         Self::SourceRange,
+        Self::StrayError,
+        Self::Stage,
     ];
 
     /// Its name in metrics.
@@ -61,6 +67,8 @@ impl DropReason {
             Self::FlowTable => "flow_table",
             Self::ClientPort => "client_port",
             Self::SourceRange => "source_range",
+            Self::StrayError => "stray_error",
+            Self::Stage => "stage",
         }
     }
 }
@@ -68,7 +76,7 @@ impl DropReason {
 /// Where second hops are counted in the map `EVENTS`, after the drops.
 pub const SECOND_HOPS: u32 = DropReason::COUNT;
 /// Entries of the map `EVENTS`.
-pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT;
+pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT + Message::COUNT;
 
 /// What became of a frame that a switch flooded to this node though it is addressed to a MAC that this node shadows.
 #[repr(u32)]
@@ -95,6 +103,38 @@ impl ShadowEvent {
             Self::Carried => "carried",
             Self::Refused => "refused",
             Self::Passed => "passed",
+        }
+    }
+}
+
+/// What is said about VIPs and their connections beside what clients and pods say to each other.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Message {
+    /// A ping of a VIP, answered by the kernel program.
+    EchoReply = SECOND_HOPS + 1 + ShadowEvent::COUNT,
+    /// An ICMP error about a connection of a VIP's, told to its pod on this node.
+    Error = SECOND_HOPS + 2 + ShadowEvent::COUNT,
+    /// A TCP segment to a port that the VIP does not have, answered by a reset.
+    Reset = SECOND_HOPS + 3 + ShadowEvent::COUNT,
+    /// A UDP datagram to such a port, answered by an ICMP error.
+    Unreachable = SECOND_HOPS + 4 + ShadowEvent::COUNT,
+}
+
+impl Message {
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EchoReply => "echo_reply",
+            Self::Error => "error",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
         }
     }
 }
@@ -138,8 +178,11 @@ mod tests {
         for (number, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{}", reason.as_str());
         }
-        for (number, event) in (SECOND_HOPS + 1..EVENTS).zip(ShadowEvent::ALL) {
+        for (number, event) in (SECOND_HOPS + 1..).zip(ShadowEvent::ALL) {
             assert_eq!(event as u32, number, "{}", event.as_str());
+        }
+        for (number, message) in (EVENTS - Message::COUNT..EVENTS).zip(Message::ALL) {
+            assert_eq!(message as u32, number, "{}", message.as_str());
         }
         for (number, direction) in Direction::ALL.into_iter().enumerate() {
             assert_eq!(direction as usize, number, "{}", direction.as_str());

@@ -35,6 +35,7 @@ fn full_snapshot() -> Snapshot {
         }],
         drops: [("ttl", 10)].into(),
         second_hops: 11,
+        messages: [("echo_reply", 15)].into(),
         shadow: ShadowCounts {
             states: vec![("n2".parse().unwrap(), "eth0".into(), crate::shadow::State::Armed)],
             packets: [("carried", 12)].into(),
@@ -86,6 +87,7 @@ fn every_metric_follows_the_naming_rules() {
         "crier_flows_total",
         "crier_forward_bytes_total",
         "crier_forward_drops_total",
+        "crier_forward_messages_total",
         "crier_forward_packets_total",
         "crier_gossip_name_conflicts_total",
         "crier_gossip_packets_total",
@@ -163,6 +165,7 @@ fn the_text_has_the_promised_labels() {
         r#"crier_flows_total{namespace="default",port="80",protocol="TCP",service="web"} 9"#,
         r#"crier_forward_drops_total{reason="ttl"} 10"#,
         r#"crier_second_hop_packets_total 11"#,
+        r#"crier_forward_messages_total{kind="echo_reply"} 15"#,
         r#"crier_shadow_state{interface="eth0",owner="n2",state="armed"} 1"#,
         r#"crier_shadow_state{interface="eth0",owner="n2",state="watching"} 0"#,
         r#"crier_shadow_packets_total{result="carried"} 12"#,

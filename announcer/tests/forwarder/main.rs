@@ -3,8 +3,10 @@
 
 mod away;
 mod frames;
+mod icmp;
 mod lan;
 mod moves;
+mod refuse;
 mod reuse;
 mod rig;
 mod xdp;
@@ -20,7 +22,7 @@ use announcer::{
     forward::{Forwarder, Mode, Options, Wanted, detach_all},
     model::Protocol,
 };
-use forwarder_ebpf::{Direction, DropReason};
+use forwarder_ebpf::{Direction, DropReason, Message};
 
 use crate::{
     lan::{Lan, pod_v4, pod_v6, socket},
@@ -291,7 +293,11 @@ fn each_unfit_packet_is_dropped_for_its_reason() {
         (DropReason::Fragment, frames::v6(to, vip6, 44, &[17, 0, 0, 1, 0, 0, 0, 1])),
         (DropReason::Extension, frames::v6(to, vip6, 60, &walk)),
         (DropReason::Protocol, v4(47, 64, 0, padding.clone())),
-        (DropReason::NoService, v4(17, 64, 0, frames::udp(81))),
+        (DropReason::Protocol, v4(1, 64, 0, frames::icmp([13, 0], &[0; 12]))),
+        (DropReason::Malformed, v4(1, 64, 0, vec![8, 0, 0xf7, 0xff])),
+        (DropReason::StrayError, v4(1, 64, 0, frames::icmp([3, 1], &[0; 4]))),
+        (DropReason::Extension, frames::v6(to, vip6, 60, &[&options(58)[..], &[128, 0, 0, 0, 0, 0, 0, 0]].concat())),
+        (DropReason::NoService, frames::from_v4(v4(17, 64, 0, frames::udp(81)), [0; 4])),
         (DropReason::NoBackend, v4(6, 64, 0, [&frames::udp(80)[..4], &[0; 9], &[2, 0, 0, 0, 0, 0, 0]].concat())),
     ];
     for (reason, frame) in cases {
@@ -347,10 +353,9 @@ fn frames_for_another_mac_and_other_addresses_are_left_alone() {
     frames::send(&rig.lan.client, &[discovery]);
     // What follows on the same wire is seen, so what went before has been.
     frames::send(&rig.lan.client, &[frame(own, frames::as_v4(vip4()))]);
-    eventually("the marker", || rig.drops(0, DropReason::NoService) == before.drops[&DropReason::NoService] + 1);
-    let mut after = rig.agents[0].counters();
-    after.drops.insert(DropReason::NoService, before.drops[&DropReason::NoService]);
-    assert_eq!(after.drops, before.drops);
+    eventually("the marker", || rig.agents[0].counters().messages[&Message::Unreachable] > 0);
+    let after = rig.agents[0].counters();
+    assert_eq!((after.drops, after.messages[&Message::Unreachable]), (before.drops, 1));
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! that the maps drop what is used least recently.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use forwarder_ebpf::{Address, BackendEntry, DropReason, Flow, Reply, Tuple};
+use forwarder_ebpf::{Address, BackendEntry, DropReason, Flow, Reply, TCP, Tuple};
 
 use crate::{
     maps::{self, FLOWS, REPLIES},
@@ -49,6 +49,27 @@ pub fn known(packet: &Packet) -> Option<&'static Flow> {
         refresh(stored, packet, now);
     }
     Some(flow)
+}
+
+/// Where a flow leads.
+pub struct End {
+    /// The pod's address.
+    pub address: &'static Address,
+    /// The pod's port.
+    pub port: [u8; 2],
+    /// The client's port as the pod sees it.
+    pub client_port: [u8; 2],
+}
+
+/// Where the flow of these ends leads, if it lives here, to tell its pod something about it: the flow is left as it was. A pod
+/// may be sending to a client that has been silent for long.
+#[inline(always)]
+pub fn find(tuple: &Tuple) -> Option<End> {
+    // SAFETY: points into the map, which outlives the program's run; see `known`.
+    let flow: &'static Flow = unsafe { FLOWS.get(tuple) }?;
+    let patience = if tuple.protocol == TCP { patience(flow) } else { REPLY_IDLE };
+    let end = End { address: &flow.address, port: flow.port, client_port: flow.client_port };
+    (silence(seconds(), flow.seen) <= patience).then_some(end)
 }
 
 /// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. Their entry

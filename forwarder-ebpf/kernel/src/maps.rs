@@ -3,16 +3,17 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
+    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, NodeSlot, Place,
-    ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source, Tuple, Uplink, Uplinks,
-    counter_index,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry,
+    NodeSlot, Place, ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source, Tuple,
+    Uplink, Uplinks, counter_index,
     directory::{self, Route},
-    limits, node_entry_index, steer,
+    limits, node_entry_index, node_mac_key, steer,
 };
 
 #[map]
@@ -27,6 +28,11 @@ static SERVICES: Array<ServiceEntry> = Array::with_max_entries(limits::SERVICE_E
 static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS, 0);
 #[map]
 static NODES: Array<NodeEntry> = Array::with_max_entries(limits::NODES * limits::UPLINKS, 0);
+#[map]
+static NODE_MACS: HashMap<[u8; 8], u32> = HashMap::with_max_entries(limits::NODES * limits::UPLINKS, 0);
+/// When this CPU's next refusal would be due at an even pace, in nanoseconds.
+#[map]
+static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static BACKENDS: Array<BackendEntry> = Array::with_max_entries(limits::BACKENDS, 0);
 #[map]
@@ -166,6 +172,31 @@ pub fn node(index: u16, uplink: &Uplink) -> Option<&'static NodeEntry> {
     }
     let entry = NODES.get(node_entry_index(index, uplink.column))?;
     (entry.flags & NodeEntry::PRESENT != 0).then_some(entry)
+}
+
+/// Whether a frame's sender is another node.
+#[inline(always)]
+pub fn is_from_node(mac: &[u8; 6], uplink: &Uplink) -> bool {
+    NODE_MACS.get_ptr(&node_mac_key(*mac, uplink.column)).is_some()
+}
+
+/// Whether one more packet may be refused now: a bucket of [`limits::REFUSALS_AT_ONCE`] tokens on each CPU, which fills by
+/// [`limits::REFUSALS_PER_SECOND`].
+#[inline(always)]
+pub fn may_refuse() -> bool {
+    const PACE: u64 = 1_000_000_000 / limits::REFUSALS_PER_SECOND;
+    let Some(next) = REFUSALS.get_ptr_mut(0) else { return false };
+    // SAFETY: no arguments, no effects.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    // SAFETY: the word is this CPU's own.
+    unsafe {
+        let due = if *next > now { *next } else { now };
+        if due - now >= PACE * limits::REFUSALS_AT_ONCE {
+            return false;
+        }
+        *next = due + PACE;
+    }
+    true
 }
 
 /// A pod that may get new connections.

@@ -3,7 +3,9 @@
 use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
 
 use crate::{
-    affinity, flow, maps,
+    affinity,
+    bytes::mac_of_node,
+    flow, maps,
     parse::{Frame, Packet},
     verdict::Verdict,
 };
@@ -14,24 +16,48 @@ const SEARCHED: u8 = 8;
 /// With this many left the search is over.
 const SEARCH_OVER: u8 = 6;
 
-/// A whole packet to a VIP, from a frame addressed to this node.
+/// A packet of a flow that lives here.
 #[inline(always)]
-pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
-    if let Some(flow) = flow::known(packet) {
-        let (address, port, client_port) = (&flow.address, flow.port, flow.client_port);
-        return Verdict::Deliver { address, port, client_port, counted: flow.counted, new: false };
-    }
-    let verdict = match maps::service(&packet.tuple) {
-        Some(service) => to_node(frame, packet, service),
-        None => Verdict::Drop(DropReason::NoService),
-    };
-    if packet.opens() && !matches!(verdict, Verdict::Deliver { .. }) {
+pub fn known(packet: &Packet) -> Option<Verdict> {
+    let flow = flow::known(packet)?;
+    let (address, port, client_port) = (&flow.address, flow.port, flow.client_port);
+    Some(Verdict::Deliver { address, port, client_port, counted: flow.counted, new: false })
+}
+
+/// A packet to a VIP without a flow here. `None`: to a port that the VIP does not have.
+#[inline(always)]
+pub fn unknown(frame: &Frame, packet: &Packet) -> Option<Verdict> {
+    let verdict = maps::service(&packet.tuple).map(|service| to_node(frame, packet, service));
+    if packet.opens() && !matches!(verdict, Some(Verdict::Deliver { .. })) {
         flow::forget(&packet.tuple);
     }
     verdict
 }
 
-/// A packet without a flow here: this node's, or another's?
+/// An ICMP error about a flow, in the shape of a mid-flow packet of it: the pod that it is for, or what else becomes of it. It
+/// goes the way of the flow's packets, so that it finds the flow where they do.
+#[inline(always)]
+pub fn error(frame: &Frame, about: &Packet) -> Result<flow::End, Verdict> {
+    if let Some(end) = flow::find(&about.tuple) {
+        return Ok(end);
+    }
+    let stray = Verdict::Drop(DropReason::StrayError);
+    let Some(service) = maps::service(&about.tuple) else { return Err(stray) };
+    let slot = maps::node_slot(service, hash(about, service));
+    Err(away(frame, about, service, slot).unwrap_or(stray))
+}
+
+/// What a packet's slots are found by.
+#[inline(always)]
+fn hash(packet: &Packet, service: &ServiceEntry) -> u64 {
+    if service.affinity == 0 {
+        steer::flow_hash(&packet.tuple)
+    } else {
+        steer::client_hash(steer::words(&packet.tuple.source))
+    }
+}
+
+/// A packet without a flow here: another node's? `None`: it is for this node.
 ///
 /// Nothing is handed straight back to whom it came from, but by a search, which the hops left bound ([`search`]). So
 /// between two nodes nothing circles, however much their tables differ; a circle of more ends with the search, or,
@@ -41,11 +67,7 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
     if !maps::lets_in(service, &packet.tuple.source) {
         return Verdict::Drop(DropReason::SourceRange);
     }
-    let hash = if service.affinity == 0 {
-        steer::flow_hash(&packet.tuple)
-    } else {
-        steer::client_hash(steer::words(&packet.tuple.source))
-    };
+    let hash = hash(packet, service);
     // One way to a pod, whoever chose it: what is written twice the kernel's verifier walks twice.
     let mut index = affinity::pod(packet, service);
     if index == 0 {
@@ -62,14 +84,18 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
 fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: NodeSlot) -> Option<Verdict> {
     // A client whose pod is to stay the same is searched for as a connection is: whoever has it has its next one too.
     let searches = (packet.continues() || service.affinity != 0) && packet.hops > SEARCH_OVER;
-    let second =
-        |(mac, hops): (&'static [u8; 6], u8)| Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
+    let second = |(mac, hops): (&'static [u8; 6], u8)| Verdict::Forward {
+        mac,
+        counted: service.counted,
+        hops,
+        second_hop: true,
+    };
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
         let found = if searches { elsewhere(frame, packet, slot) } else { None };
         return Some(found.map_or(Verdict::Drop(DropReason::NoBackend), second));
     };
-    if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
+    if node.flags & NodeEntry::SELF == 0 && mac_of_node(node) != frame.source {
         if searches && packet.hops <= SEARCHED {
             if let Some(next) = next_in_line(frame, packet, slot) {
                 return Some(second(next));
@@ -98,7 +124,7 @@ fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, slot: NodeSl
     let own = node.flags & NodeEntry::SELF != 0;
     if own && packet.hops > SEARCHED {
         let [previous, ..] = slot.before();
-        let sender = maps::node(previous, frame.uplink).filter(|sender| sender.mac == frame.source)?;
+        let sender = maps::node(previous, frame.uplink).filter(|sender| mac_of_node(sender) == frame.source)?;
         return Some((&sender.mac, SEARCHED));
     }
     (!own && packet.hops <= SEARCHED).then_some((&node.mac, SEARCH_OVER))
@@ -147,7 +173,7 @@ enum Candidate {
 fn candidate(number: u16, frame: &Frame) -> Candidate {
     match maps::node(number, frame.uplink) {
         Some(node) if node.flags & NodeEntry::SELF != 0 => Candidate::Me,
-        Some(node) if node.mac != frame.source => Candidate::Other(&node.mac),
+        Some(node) if mac_of_node(node) != frame.source => Candidate::Other(&node.mac),
         _ => Candidate::No,
     }
 }

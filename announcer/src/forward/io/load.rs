@@ -16,7 +16,7 @@ use aya::{
 };
 use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, map, program};
 
-use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, xdp::Accelerator};
+use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, stages, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -45,6 +45,8 @@ pub(super) struct Kernel {
     /// What a predecessor attached to; `None` once this agent has attached.
     inherited: Option<Vec<String>>,
     accelerator: Accelerator,
+    /// The pin of the ingress program's further parts.
+    stages: String,
     /// The flows are a predecessor's.
     pub(super) adopted: bool,
 }
@@ -65,6 +67,7 @@ impl Kernel {
             program.load().map_err(|source| program_error(name, source))?;
         }
         let maps = Maps::take(&mut ebpf)?;
+        let stages = stages::load(&mut ebpf, pin_dir)?;
         let inherited = Some(inherited(pin_dir));
         let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
         let kernel = Self {
@@ -74,6 +77,7 @@ impl Kernel {
             clsact,
             inherited,
             accelerator: Accelerator::new(mode),
+            stages,
             adopted,
         };
         Ok((kernel, maps))
@@ -117,7 +121,12 @@ impl Kernel {
         let mut kept: Vec<String> = uplinks.keys().flat_map(|index| hook_pins(*index)).flatten().collect();
         kept.extend(accelerated.map(|index| link_pin(*index, XDP_HOOK)));
         remove_pins(&self.pin_dir, |name| is_hook_pin(name) && !kept.iter().any(|pin| pin == name));
-        failed.map_or(Ok(attached), Err)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // No predecessor's program is left that enters its own.
+        remove_pins(&self.pin_dir, |name| stages::is_pin(name) && name != self.stages);
+        Ok(attached)
     }
 
     /// A predecessor's program is attached, and not replaced yet.
@@ -197,7 +206,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if is_hook_pin(&name) || is_flow_pin(&name) {
+        if is_hook_pin(&name) || is_flow_pin(&name) || stages::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -211,7 +220,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
     }
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
+pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
     ebpf.program_mut(name)?.try_into().ok()
 }
 
@@ -318,7 +327,7 @@ fn load_error(error: EbpfError) -> StartError {
     }
 }
 
-fn program_error(name: &'static str, error: ProgramError) -> StartError {
+pub(super) fn program_error(name: &'static str, error: ProgramError) -> StartError {
     match permission(&error) {
         Some(source) => StartError::Permission(source),
         None => StartError::Program { name, source: Box::new(error) },

@@ -10,11 +10,12 @@ mod bpffs;
 mod driver;
 mod load;
 mod maps;
+mod stages;
 mod xdp;
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
 
-use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, ShadowEvent};
+use forwarder_ebpf::{Direction, DropReason, Message, SECOND_HOPS, ShadowEvent};
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
@@ -94,6 +95,15 @@ pub enum StartError {
     /// The object has no such map or program: it does not belong to this agent.
     #[error("the embedded eBPF object has no {0}: it is stale, run hack/build-ebpf")]
     Stale(&'static str),
+    /// What must outlive the agent could not be pinned.
+    #[error("what must outlive the agent could not be pinned at {path}")]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::pin::PinError>,
+    },
     /// A map is not what the agent expects.
     #[error("the map {name} cannot be used; if it is pinned by another version, `crier cleanup` removes it")]
     Map {
@@ -246,6 +256,9 @@ impl Forwarder {
         counters.second_hops = running.maps.event(SECOND_HOPS)?;
         for event in ShadowEvent::ALL {
             counters.shadow.insert(event, running.maps.event(event as u32)?);
+        }
+        for message in Message::ALL {
+            counters.messages.insert(message, running.maps.event(message as u32)?);
         }
         for (labels, counted) in running.tables.counted() {
             for direction in Direction::ALL {
