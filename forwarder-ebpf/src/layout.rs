@@ -1,7 +1,8 @@
 //! What lies in the maps: `repr(C)`, wire fields as byte arrays in network order, no implicit padding.
 //!
 //! Addresses are 16 bytes; IPv4 as IPv4-mapped IPv6 (`::ffff:a.b.c.d`), so that one code serves both families.
-//! Whoever changes [`Flow`], [`Reply`] or [`Tuple`] raises [`LAYOUT_VERSION`]: those maps outlive the agent.
+//! Whoever changes [`Flow`], [`Reply`] or [`Tuple`] raises [`LAYOUT_VERSION`]: those maps outlive the agent, and the next reads the
+//! layout that was (`announcer/src/forward/heritage.rs`).
 
 /// Version of the layouts that outlive an agent (flows). Part of the pins' names.
 pub const LAYOUT_VERSION: u32 = 3;

@@ -255,7 +255,7 @@ impl Cluster {
                 self.swim.handle_goodbye(leaver, now);
             }
             Some(Frame::Restart(life, grace_ms)) => {
-                self.handle_restart(&life, Duration::from_millis(grace_ms.into()), now)
+                self.handle_restart(&life, Duration::from_millis(grace_ms.into()), now);
             }
             // Of one that is down itself it is a rumour, which SWIM brings.
             Some(Frame::Death(life)) if peers.contains_key(&from.id) || life.name == self.swim.identity().name => {

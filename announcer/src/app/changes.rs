@@ -31,7 +31,7 @@ pub(super) fn members(before: &View, now: &View, me: &NodeName, events: &Events)
             MemberState::Alive => info!(member = %name, %address, "member is alive"),
             MemberState::Suspect => info!(member = %name, %address, "member missed a probe"),
             MemberState::Restarting => {
-                info!(member = %name, %address, "member restarts its agent: nothing of it is moved")
+                info!(member = %name, %address, "member restarts its agent: nothing of it is moved");
             }
             MemberState::Down => warn!(member = %name, %address, "member is down"),
             MemberState::Left => info!(member = %name, %address, "member left"),

@@ -166,11 +166,6 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     });
     doors.serve(&reporter, &metrics, orders);
 
-    let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
-    ownership.set_rebalance(settings.rebalance);
-    if let Some((claims, until)) = restart::find(&settings.state_dir) {
-        ownership.resume(claims, until);
-    }
     let inputs = Inputs {
         view: gossip.view(),
         snapshot,
@@ -194,8 +189,28 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
         events: metrics.events.clone(),
     };
     count_bounds(&metrics.limits, gossip, &reporter, lines);
-    let controller = Controller::new(settings.node.clone(), ownership, inputs, outputs);
-    match until_stopped(controller, &settings, reload, signals, gossip).await {
+    let controller = Controller::new(settings.node.clone(), ownership(&settings), inputs, outputs);
+    let ending = until_stopped(controller, &settings, reload, signals, gossip).await;
+    say_farewell(ending, gossiping, &settings).await;
+    info!(
+        "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
+    );
+    Ok(())
+}
+
+/// Who owns what, as far as this agent knows at its start.
+fn ownership(settings: &Settings) -> Ownership {
+    let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    ownership.set_rebalance(settings.rebalance);
+    if let Some((claims, until)) = restart::find(&settings.state_dir) {
+        ownership.resume(claims, until);
+    }
+    ownership
+}
+
+/// Tells the peers, and for a restart the next agent.
+async fn say_farewell(ending: Ending, gossiping: Gossip, settings: &Settings) {
+    match ending {
         Ending::Gone => gossiping.shutdown().await,
         Ending::Restart(claims) => {
             if let Err(error) = restart::leave(&settings.state_dir, claims, settings.restart_grace) {
@@ -204,10 +219,6 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
             gossiping.restart(settings.restart_grace).await;
         }
     }
-    info!(
-        "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
-    );
-    Ok(())
 }
 
 /// Runs the controller, and beside it what follows signals and seeds, until a signal stops the agent.

@@ -14,9 +14,14 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
-use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, map, program};
+use forwarder_ebpf::{OBJECT, program};
 
-use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, stages, xdp::Accelerator};
+use super::{
+    ApplyError, Info, Maps, Mode, StartError, bpffs,
+    flows::{self, Flows},
+    stages,
+    xdp::Accelerator,
+};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -47,6 +52,7 @@ pub(super) struct Kernel {
     accelerator: Accelerator,
     /// The pin of the ingress program's further parts.
     stages: String,
+    flows: Flows,
     /// The flows are a predecessor's.
     pub(super) adopted: bool,
 }
@@ -55,18 +61,15 @@ impl Kernel {
     /// Loads the object with maps of its own, but the flows of a predecessor with the same layout.
     pub(super) fn load(pin_dir: &Path, mode: Mode) -> Result<(Self, Maps), StartError> {
         bpffs::prepare(pin_dir)?;
-        remove_pins(pin_dir, |name| is_flow_pin(name) && !flow_pins().iter().any(|(_, pin)| pin == name));
-        let adopted = flow_pins().iter().any(|(_, pin)| pin_dir.join(pin).exists());
         let mut loader = EbpfLoader::new();
-        for (map, pin) in flow_pins() {
-            loader.map_pin_path(map, pin_dir.join(pin));
-        }
+        let adopted = Flows::prepare(&mut loader, pin_dir);
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
             program.load().map_err(|source| program_error(name, source))?;
         }
         let maps = Maps::take(&mut ebpf)?;
+        let flows = Flows::take(&mut ebpf, pin_dir)?;
         let stages = stages::load(&mut ebpf, pin_dir)?;
         let inherited = Some(inherited(pin_dir));
         let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
@@ -78,6 +81,7 @@ impl Kernel {
             inherited,
             accelerator: Accelerator::new(mode),
             stages,
+            flows,
             adopted,
         };
         Ok((kernel, maps))
@@ -89,6 +93,7 @@ impl Kernel {
         if self.inherited.take().is_some() {
             detach_clsact_elsewhere(uplinks);
         }
+        self.flows.inherit();
         // First, and by index: the name may be another interface's by now, which is an uplink.
         self.attached.retain(|&index, name| {
             let uplink = uplinks.get(&index);
@@ -124,7 +129,9 @@ impl Kernel {
         if let Some(error) = failed {
             return Err(error);
         }
-        // No predecessor's program is left that enters its own.
+        // What came about since; and no predecessor's program is left that enters its own.
+        self.flows.inherit();
+        self.flows.settle();
         remove_pins(&self.pin_dir, |name| stages::is_pin(name) && name != self.stages);
         Ok(attached)
     }
@@ -206,7 +213,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if is_hook_pin(&name) || is_flow_pin(&name) || stages::is_pin(&name) {
+        if is_hook_pin(&name) || flows::is_pin(&name) || stages::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -302,14 +309,6 @@ fn hook_pins(index: u32) -> [[String; 2]; 2] {
 
 fn is_hook_pin(name: &str) -> bool {
     name.starts_with(LINK_PREFIX) || name.starts_with(FILTER_PREFIX)
-}
-
-fn flow_pins() -> [(&'static str, String); 2] {
-    [(map::FLOWS, format!("flows_v{LAYOUT_VERSION}")), (map::REPLIES, format!("replies_v{LAYOUT_VERSION}"))]
-}
-
-fn is_flow_pin(name: &str) -> bool {
-    name.starts_with("flows_v") || name.starts_with("replies_v")
 }
 
 /// Removes pins that are of no use; one that stays does no harm.

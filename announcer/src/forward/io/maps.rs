@@ -131,7 +131,7 @@ fn source(set: u32, net: IpNet) -> Key<Source> {
     Key::new(Source::OF_SET + before + u32::from(net.prefix_len()), Source { set: set.to_be_bytes(), address })
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, StartError>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, StartError>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {

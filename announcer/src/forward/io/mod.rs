@@ -8,6 +8,7 @@
 
 mod bpffs;
 mod driver;
+mod flows;
 mod load;
 mod maps;
 mod stages;
