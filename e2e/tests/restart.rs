@@ -1,13 +1,14 @@
 //! Restarts of agents that are announced: nothing moves, nothing is lost, and a machine that goes with its agent is noticed.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use e2e::{
+    chaos::wire,
     former::make_flows_of_version_2,
     lossless::Traffic,
     manifests::web,
-    observe::eventually,
+    observe::{eventually, throughout},
     scenario::{Cluster, DNS, SETTLE, WEB},
 };
 
@@ -37,6 +38,35 @@ fn state(cluster: &Cluster, viewer: &str, of: &str) -> Result<String> {
     Ok(member.map(|member| member.state.clone()).unwrap_or_default())
 }
 
+/// The client has to ask anew for all addresses.
+fn forget_neighbours(cluster: &Cluster) -> Result<()> {
+    cluster.client().ns.output("ip", &["neigh", "flush", "all"], "").map(drop)
+}
+
+/// Whoever asks for the VIP is answered by this node and nobody else.
+fn answers_alone(cluster: &Cluster, vip: IpAddr, node: &str) -> Result<()> {
+    let answers = wire::ask(cluster.client(), &[vip])?.remove(&vip).unwrap_or_default();
+    let expected = BTreeSet::from([cluster.lan.host(node)?.mac]);
+    ensure!(answers == expected, "{vip}: {answers:?} answer, not {node} ({expected:?})");
+    Ok(())
+}
+
+#[test]
+fn the_hooks_of_a_dead_agent_fall_silent_when_another_node_takes_its_vips() -> Result<()> {
+    let cluster = cluster("fall-silent", "0s")?;
+    for vip in [cluster.vip4(), cluster.vip6()] {
+        let owner = cluster.owner(vip)?;
+        cluster.agent(&owner)?.kill()?;
+        let new = cluster.new_owner(vip, &owner)?;
+        cluster.client_sends_to(vip, &new)?;
+        // The hooks count the agent as gone after 0.3 s.
+        throughout(Duration::from_secs(2), "the new owner alone answers", || answers_alone(&cluster, vip, &new))?;
+        cluster.agent(&owner)?.start()?;
+        cluster.settle()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn an_announced_restart_of_the_owner_moves_nothing_and_loses_nothing() -> Result<()> {
     let cluster = cluster("restart", "10s")?;
@@ -47,8 +77,11 @@ fn an_announced_restart_of_the_owner_moves_nothing_and_loses_nothing() -> Result
         let traffic = Traffic::mixed(&cluster, &[vip])?;
         cluster.agent(&owner)?.terminate()?;
         ensure!(state(&cluster, &viewer, &owner)? == "restarting", "{}", cluster.agent(&owner)?.log_tail(20));
-        // A second without an agent.
+        // Its hooks answer who asks for the VIP anew: by ARP, by neighbour discovery, and by an echo.
+        forget_neighbours(&cluster)?;
+        cluster.client().ns.output("ping", &["-n", "-c", "1", "-W", "3", &vip.to_string()], "")?;
         traffic.go_on(500)?;
+        answers_alone(&cluster, vip, &owner)?;
         ensure!(claim(&cluster, &viewer, vip)? == before, "moved while the agent was away");
         cluster.agent(&owner)?.start()?;
         cluster.settle()?;

@@ -119,13 +119,16 @@ pub enum Message {
     Reset = SECOND_HOPS + 3 + ShadowEvent::COUNT,
     /// A UDP datagram to such a port, answered by an ICMP error.
     Unreachable = SECOND_HOPS + 4 + ShadowEvent::COUNT,
+    /// A question for a VIP by ARP or neighbour discovery, answered while no agent did.
+    Neighbour = SECOND_HOPS + 5 + ShadowEvent::COUNT,
 }
 
 impl Message {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable];
+    pub const ALL: [Self; Self::COUNT as usize] =
+        [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable, Self::Neighbour];
 
     /// Its name in metrics.
     #[must_use]
@@ -135,6 +138,7 @@ impl Message {
             Self::Error => "error",
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
+            Self::Neighbour => "neighbour",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::layout::{
-    BackendEntry, Bucket, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
-    ShadowState, ShadowedVip, Source, Tuple, Uplinks,
+    BackendEntry, Bucket, Counter, Flow, Lease, NodeEntry, OwnedVip, Reply, Row, ServiceEntry, ServiceKey, Shadow,
+    ShadowKey, ShadowState, ShadowedVip, Source, Tuple, Uplinks,
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -33,4 +33,4 @@ pod!(
     Source,
     Tuple
 );
-pod!(Uplinks);
+pod!(Lease, OwnedVip, Uplinks);

@@ -146,7 +146,7 @@ impl Controller {
                 }
                 Woken::Tested => self.heed().await,
                 Woken::Order(order) => self.obey(order),
-                Woken::Stop if !grace.is_zero() && self.can_stay() => {
+                Woken::Stop if self.can_stay(grace).await => {
                     info!(vips = self.answering.len(), ?grace, "stopping for a restart: the VIPs stay on this machine");
                     return Ending::Restart(self.ownership.claims());
                 }
@@ -163,10 +163,11 @@ impl Controller {
     }
 
     /// Whether this machine goes on without an agent, and others count on it now: its hooks are there, it is no newcomer, in
-    /// no minority, and is not to be drained.
-    fn can_stay(&self) -> bool {
+    /// no minority, is not to be drained, and the hooks answer for its VIPs from now on.
+    async fn can_stay(&self, grace: Duration) -> bool {
         let sees_most = self.ownership.standing() != Standing::Minority;
-        self.facts.forwarding && !self.facts.listening && !self.ownership.is_draining() && sees_most
+        let counted_on = self.facts.forwarding && !self.facts.listening && !self.ownership.is_draining() && sees_most;
+        !grace.is_zero() && counted_on && self.outputs.announcer.leave_to_hooks(grace).await
     }
 
     /// Whether a stopping agent need not wait any longer.

@@ -137,7 +137,7 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     let snapshot = manifests::watch(folder.clone()).await;
     let (plan, plans) = watch::channel(Arc::default());
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
-    let forwarding = forwarding::start(forwarder, metrics.limits.clone());
+    let forwarding = forwarding::start(forwarder, metrics.limits.clone(), announcer.orders());
     let (scenes_out, scenes) = watch::channel(None);
     let selftest = selftest::start(settings.node.clone(), scenes, links.clone()).map_err(AppError::SelfTest)?;
     let shadowing =

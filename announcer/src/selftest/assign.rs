@@ -108,7 +108,7 @@ pub fn assign(me: &NodeName, scene: &Scene, desired: &Desired, usable: impl Fn(&
     let view = &scene.view;
     let advertise = advertisements(desired);
     let room = Room { view, candidates: &scene.candidates, avoided: avoided(view) };
-    let posts = room.posts(me, &scene.owners, &usable);
+    let posts = room.posts(me, &scene.owners, &advertise, &usable);
     let mut assignment = Assignment { members: directory(view), posts, ..Assignment::default() };
     for (vip, owner) in scene.owners.iter() {
         // Of one that restarts no answer by its agent is to be had.
@@ -188,6 +188,7 @@ impl<'a> Room<'a> {
         &self,
         me: &NodeName,
         owners: &BTreeMap<IpAddr, Owner>,
+        advertise: &BTreeMap<IpAddr, Vec<&[Advertise]>>,
         usable: &impl Fn(&str) -> bool,
     ) -> BTreeMap<NodeName, Post> {
         let away = self.view.members.iter().filter(|(_, member)| member.state == MemberState::Restarting);
@@ -198,12 +199,16 @@ impl<'a> Room<'a> {
                 continue;
             };
             let vips = owners.iter().filter(|(_, owner)| owner.node == *name).map(|(vip, _)| *vip);
-            let _ = vips;
-            for target in [own] {
+            for target in vips.chain([own]) {
+                // Its hooks answer for a VIP where it announced it.
+                let told = advertise
+                    .get(&target)
+                    .map(|told| announcing(target, told, name, &member.document.facts.interfaces));
+                let uplinks = told.as_ref().unwrap_or(&uplinks);
                 let running = self.view.members.iter().filter(|(_, member)| member.state.is_running());
-                let near = running.map(|(node, _)| node).filter(|node| self.seat(target, node, &uplinks).is_some());
+                let near = running.map(|(node, _)| node).filter(|node| self.seat(target, node, uplinks).is_some());
                 let watcher = election::first(own, near);
-                let Some((seat, host)) = watcher.and_then(|watcher| self.seat(target, watcher, &uplinks)) else {
+                let Some((seat, host)) = watcher.and_then(|watcher| self.seat(target, watcher, uplinks)) else {
                     continue;
                 };
                 if watcher == Some(me) && usable(&seat.interface) {

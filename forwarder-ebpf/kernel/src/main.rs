@@ -2,7 +2,8 @@
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
-//! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there.
+//! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
+//! [`answer`] what is said to who asks for a VIP while no agent does.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
 //!
@@ -12,6 +13,7 @@
 #![no_main]
 
 mod affinity;
+mod answer;
 mod bytes;
 mod flow;
 mod icmp;
@@ -82,6 +84,14 @@ pub fn crier_icmp(ctx: TcContext) -> i32 {
     message(&ctx).code(&ctx)
 }
 
+/// From [`crier_ingress`]: ARP and neighbour discovery.
+#[classifier]
+#[inline(always)]
+pub fn crier_answer(ctx: TcContext) -> i32 {
+    let Some(frame) = parse::uplink_frame(&ctx) else { return Action::Next.code(&ctx) };
+    answer::discovery(&ctx, &frame).code(&ctx)
+}
+
 /// From [`crier_connect`]: a packet to a port that the VIP does not have.
 #[classifier]
 #[inline(always)]
@@ -92,6 +102,10 @@ pub fn crier_refuse(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
+    if answer::concerns(ctx, &frame) {
+        shadow::heard(ctx, &frame);
+        return stage::enter_if_there(ctx, Stage::Answer);
+    }
     if !frame.is_ours() {
         return flooded(ctx, &frame);
     }
@@ -109,8 +123,7 @@ fn from_wire(ctx: &TcContext) -> Action {
     match parse::transport(ctx, &mut packet) {
         Transport::Whole => carry(ctx, &frame, &packet),
         Transport::Unfit(reason) => Action::count_drop(reason),
-        // The agent's packet socket has seen it by now. The stack, which does not know the VIP, must not route it.
-        Transport::Discovery => Action::Drop,
+        Transport::Discovery => stage::enter(ctx, Stage::Answer),
         Transport::Echo | Transport::Error => stage::enter(ctx, Stage::Icmp),
     }
 }
