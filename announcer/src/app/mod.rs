@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "edge: notes when the agent started")]
 
 mod changes;
+mod cleanup;
 pub mod controller;
 pub mod forwarding;
 mod gossip;
@@ -42,6 +43,7 @@ use crate::{
     source::{self, manifests},
 };
 use changes::{count_limits, count_lost_lines};
+pub use cleanup::{CleanupError, cleanup};
 use controller::{Controller, Ending, Inputs, Outputs};
 pub use gossip::GossipError;
 use gossip::{Gossip, keep_seeds, literal_seeds};

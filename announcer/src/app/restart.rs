@@ -18,6 +18,8 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use super::cleanup::gone;
+
 const FILE: &str = "restart.json";
 /// The kernel's name for this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -68,6 +70,14 @@ pub(super) fn find(state_dir: &Path) -> Option<(BTreeMap<IpAddr, Claim>, Instant
     let left = note.left(&boot().ok()?, since_boot().ok()?)?;
     info!(vips = note.claims.len(), ?left, "back from an announced restart");
     Some((note.claims, Instant::now() + left))
+}
+
+/// Removes what was left.
+///
+/// # Errors
+/// If it is there and stays.
+pub(super) fn forget(state_dir: &Path) -> io::Result<()> {
+    gone(fs::remove_file(state_dir.join(FILE)))
 }
 
 fn boot() -> io::Result<String> {
