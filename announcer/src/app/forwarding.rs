@@ -110,7 +110,7 @@ async fn run(
         if trouble.is_none()
             && let Some(maps) = forwarder.take_hooks()
         {
-            let _ = hooks.send(Order::Maps(maps)).await;
+            let _ = hooks.send(Order::Maps(Box::new(maps))).await;
         }
         let info = forwarder.info();
         let attached = !info.interfaces.is_empty();

@@ -139,7 +139,7 @@ impl Driver {
                     self.speaker.handle_links(&current, now);
                 }
                 Woken::Again(vip) => self.speaker.handle_again(vip, now),
-                Woken::Order(Order::Maps(maps)) => self.hooks.take(maps, now),
+                Woken::Order(Order::Maps(maps)) => self.hooks.take(*maps, now),
                 Woken::Order(Order::Leave(grace, answer)) => {
                     // Who asked has ended with the agent otherwise.
                     let _ = answer.send(self.hooks.leave(grace));

@@ -54,7 +54,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub enum Order {
     /// A program has been attached: its maps.
-    Maps(HookMaps),
+    Maps(Box<HookMaps>),
     /// The agent stops for a restart: the hooks are to answer for so long. Answered by whether they can.
     Leave(Duration, oneshot::Sender<bool>),
 }
