@@ -28,7 +28,6 @@ pub mod bench;
 pub mod chaos;
 pub mod cleanup;
 pub mod faults;
-pub mod former;
 pub mod http;
 pub mod keepalived;
 pub mod longlived;

@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use anyhow::{Result, ensure};
 use e2e::{
     chaos::wire,
-    former::make_flows_of_version_2,
     lossless::Traffic,
     manifests::web,
     observe::{eventually, throughout},
@@ -126,30 +125,4 @@ fn a_machine_that_goes_after_its_agent_is_replaced_before_its_grace_is_over() ->
         }
         Ok(())
     })
-}
-
-#[test]
-fn agents_take_over_the_flows_of_a_former_layout_while_pods_are_scaled_and_lose_nothing() -> Result<()> {
-    let service = web().tcp(WEB).udp(DNS).dual_stack();
-    let mut cluster = Cluster::three("former").nothing_moves_by_itself().pods(3).service(service).start()?;
-    let mut all = Vec::new();
-    cluster.edit("web", |web| {
-        all.clone_from(&web.endpoints);
-        web.endpoints.retain(|endpoint| !endpoint.pod.ends_with("p3"));
-    })?;
-    cluster.settle()?;
-    let traffic = Traffic::start(&cluster, &[cluster.vip4(), cluster.vip6()])?;
-    for (node, gone) in [("n1", "n1-p2"), ("n2", "n2-p2"), ("n3", "n3-p2")] {
-        cluster.agent(node)?.kill()?;
-        make_flows_of_version_2(&cluster.agent(node)?.pin_dir())?;
-        // A pod more on each node, and one of this node's on its way out: its connections are known by their flows alone.
-        all.retain(|endpoint| endpoint.pod != gone);
-        cluster.edit("web", |web| web.endpoints.clone_from(&all))?;
-        cluster.agent(node)?.start()?;
-        cluster.settle()?;
-        traffic.go_on(300)?;
-        let log = cluster.agent(node)?.log();
-        ensure!(log.contains("took over flows of a former layout"), "{node} took over nothing:\n{log}");
-    }
-    traffic.lost_nothing()
 }

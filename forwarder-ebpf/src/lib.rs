@@ -5,24 +5,30 @@
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
 //! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
-//! to), [`reason`]
-//! (why a packet was dropped), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
+//! to), [`table`] (where a flow is remembered), [`reason`] and [`event`]
+//! (what is counted), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod directory;
+pub mod event;
 pub mod layout;
 pub mod limits;
 pub mod reason;
 mod slot;
 mod stage;
 pub mod steer;
+pub mod table;
 
 #[cfg(feature = "user")]
 mod user;
 
+pub use event::{EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
 pub use layout::*;
-pub use reason::{Direction, DropReason, EVENTS, Message, SECOND_HOPS, ShadowEvent};
+pub use reason::{Direction, DropReason};
 pub use slot::NodeSlot;
 pub use stage::Stage;
 #[cfg(feature = "user")]
@@ -36,6 +42,12 @@ pub mod program {
     pub const EGRESS: &str = "crier_egress";
     /// XDP: what is handed on to other nodes, before the stack sees it.
     pub const XDP: &str = "crier_xdp";
+}
+
+/// Names of the constants that the agent sets before it loads the object.
+pub mod constant {
+    /// `u32`: buckets of the flow table.
+    pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
 }
 
 /// Names of the maps in the object.
@@ -60,10 +72,12 @@ pub mod map {
     pub const NODE_MACS: &str = "NODE_MACS";
     /// Array of [`crate::BackendEntry`].
     pub const BACKENDS: &str = "BACKENDS";
-    /// LRU hash: [`crate::Tuple`] client to VIP, to [`crate::Flow`].
+    /// Array of [`crate::Flow`]: [`crate::table::WAYS`] for each bucket.
     pub const FLOWS: &str = "FLOWS";
-    /// LRU hash: [`crate::Tuple`] pod to client, to [`crate::Reply`].
-    pub const REPLIES: &str = "REPLIES";
+    /// Array of [`crate::FlowStates`].
+    pub const FLOW_STATES: &str = "FLOW_STATES";
+    /// Array of [`crate::Pod`].
+    pub const PODS: &str = "PODS";
     /// Per-CPU array of [`crate::Counter`], by [`crate::counter_index`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash: [`crate::ShadowKey`] to [`crate::Shadow`].
@@ -79,6 +93,6 @@ pub mod map {
     /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
     pub const FLOODS: &str = "FLOODS";
     /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s, then
-    /// [`crate::Message`]s.
+    /// [`crate::Message`]s, then [`crate::Eviction`]s.
     pub const EVENTS: &str = "EVENTS";
 }

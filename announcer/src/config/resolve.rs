@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use forwarder_ebpf::limits;
 use membership::NodeName;
 
 use super::{
@@ -44,6 +45,7 @@ pub fn resolve(raw: &Raw, overrides: &Overrides, hostname: &str) -> Result<Setti
             ("tc", ForwarderMode::Tc),
             ("off", ForwarderMode::Off),
         ])?,
+        flows: flows(raw)?,
         http: http(raw, overrides)?,
         state_dir: path(
             "stateDir",
@@ -170,6 +172,16 @@ fn restart_grace(raw: &Raw, overrides: &Overrides) -> Result<Duration, Fault> {
         return Err(given.fault(None, "must be 0s to 60s; a machine that is away for longer is to be drained"));
     }
     Ok(grace)
+}
+
+fn flows(raw: &Raw) -> Result<u32, Fault> {
+    let given = Given::new("forwarder.flows", "", raw.forwarder.flows.as_ref(), None);
+    let flows = given.value.copied().unwrap_or(limits::FLOWS);
+    if !(limits::MIN_FLOWS..=limits::MAX_FLOWS).contains(&flows) {
+        let (least, most) = (limits::MIN_FLOWS, limits::MAX_FLOWS);
+        return Err(given.fault(None, format_args!("must be {least} to {most}; each costs 68 bytes of kernel memory")));
+    }
+    Ok(flows)
 }
 
 fn http(raw: &Raw, overrides: &Overrides) -> Result<Option<SocketAddr>, Fault> {

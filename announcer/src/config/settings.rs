@@ -27,6 +27,8 @@ pub struct Settings {
     pub restart_grace: Duration,
     /// The data plane.
     pub forwarder: ForwarderMode,
+    /// How many connections to this node's pods are remembered.
+    pub flows: u32,
     /// Where the read-only HTTP server listens; `None`: there is none.
     pub http: Option<SocketAddr>,
     /// Where state is kept.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_ebpf::{Direction, DropReason, Message, ShadowEvent};
+use forwarder_ebpf::{Direction, DropReason, Eviction, Message, ShadowEvent};
 
 use crate::model::{Protocol, ServiceName};
 
@@ -41,4 +41,6 @@ pub struct Counters {
     pub shadow: BTreeMap<ShadowEvent, u64>,
     /// What was said about VIPs and their connections.
     pub messages: BTreeMap<Message, u64>,
+    /// Flows that made room for new ones though they were not over, by what they were.
+    pub evictions: BTreeMap<Eviction, u64>,
 }

@@ -7,7 +7,6 @@
 
 pub mod counters;
 mod directory;
-pub mod heritage;
 mod index;
 pub mod io;
 pub mod maglev;

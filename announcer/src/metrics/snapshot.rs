@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub second_hops: u64,
     /// What was said about VIPs and their connections, by kind.
     pub messages: BTreeMap<&'static str, u64>,
+    /// Flows that made room for new ones though they were not over, by what they were.
+    pub evictions: BTreeMap<&'static str, u64>,
     /// The shadow standby.
     pub shadow: ShadowCounts,
     /// How full the pools are.
@@ -283,6 +285,11 @@ impl Snapshot {
         let messages = counter(registry, "crier_forward_messages_total", help, &["kind"])?;
         for (kind, count) in &self.messages {
             messages.with_label_values(&[kind]).inc_by(*count);
+        }
+        let help = "Flows of this node's pods that made room for new ones though they were not over";
+        let evictions = counter(registry, "crier_flow_evictions_total", help, &["state"])?;
+        for (state, count) in &self.evictions {
+            evictions.with_label_values(&[state]).inc_by(*count);
         }
         self.shadow(registry)
     }

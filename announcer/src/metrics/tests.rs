@@ -36,6 +36,7 @@ fn full_snapshot() -> Snapshot {
         drops: [("ttl", 10)].into(),
         second_hops: 11,
         messages: [("echo_reply", 15)].into(),
+        evictions: [("half_open", 16)].into(),
         shadow: ShadowCounts {
             states: vec![("n2".parse().unwrap(), "eth0".into(), crate::shadow::State::Armed)],
             packets: [("carried", 12)].into(),
@@ -84,6 +85,7 @@ fn every_metric_follows_the_naming_rules() {
         "crier_backend_healthy",
         "crier_build_info",
         "crier_failure_detection_seconds",
+        "crier_flow_evictions_total",
         "crier_flows_total",
         "crier_forward_bytes_total",
         "crier_forward_drops_total",
@@ -166,6 +168,7 @@ fn the_text_has_the_promised_labels() {
         r#"crier_forward_drops_total{reason="ttl"} 10"#,
         r#"crier_second_hop_packets_total 11"#,
         r#"crier_forward_messages_total{kind="echo_reply"} 15"#,
+        r#"crier_flow_evictions_total{state="half_open"} 16"#,
         r#"crier_shadow_state{interface="eth0",owner="n2",state="armed"} 1"#,
         r#"crier_shadow_state{interface="eth0",owner="n2",state="watching"} 0"#,
         r#"crier_shadow_packets_total{result="carried"} 12"#,

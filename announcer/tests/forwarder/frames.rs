@@ -124,6 +124,11 @@ pub(crate) fn packet(to: [u8; 6], vip: IpAddr, message: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A TCP header with nothing but ports and flags.
+pub(crate) fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
+    [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 8], &[0x50, flags], &[0; 6]].concat()
+}
+
 fn ethernet(to: [u8; 6], kind: [u8; 2], packet: &[u8]) -> Vec<u8> {
     [&to[..], &[2, 0, 0, 0, 0, 9], &kind, packet].concat()
 }

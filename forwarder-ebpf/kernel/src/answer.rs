@@ -49,12 +49,13 @@ const HOPS: u8 = 255;
 const ALL_NODES: Address = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// Whether a frame to a group is, or to this node may be, ARP or neighbour discovery.
+/// Whether a frame is ARP or neighbour discovery for a group, or ARP for this node.
 #[inline(always)]
 pub fn concerns(ctx: &TcContext, frame: &Frame) -> bool {
+    let to_group = frame.destination & GROUP != 0;
     match ctx.skb.protocol() {
-        ETHERTYPE_ARP => true,
-        ETHERTYPE_V6 if frame.destination & GROUP != 0 => is_discovery(ctx),
+        ETHERTYPE_ARP => to_group || frame.is_ours(),
+        ETHERTYPE_V6 if to_group => is_discovery(ctx),
         _ => false,
     }
 }

@@ -33,6 +33,26 @@ fn readable(ctx: &TcContext, offset: u32, length: u32) -> Option<*const u8> {
     (from + length as usize <= ctx.data_end()).then_some(from as *const u8)
 }
 
+/// The same number, of which the kernel's verifier now knows nothing: what it knows to differ it goes through separately, and so
+/// through all that follows. By way of a word of the packet's own that is for programs' use.
+#[inline(always)]
+pub fn unforeseen(ctx: &TcContext, number: u32) -> u32 {
+    // SAFETY: the context is valid for the program's run.
+    unsafe {
+        let word = (&raw mut (*ctx.skb.skb).cb).cast::<u32>();
+        word.write_volatile(number);
+        word.read_volatile()
+    }
+}
+
+/// The same of a flag, which no branch makes of the number.
+#[inline(always)]
+pub fn unforeseen_flag(ctx: &TcContext, flag: bool) -> bool {
+    let bit = (unforeseen(ctx, flag as u32) & 1) as u8;
+    // SAFETY: 0 or 1.
+    unsafe { core::mem::transmute::<u8, bool>(bit) }
+}
+
 /// # Safety
 /// Two bytes there are the packet's, or a map's.
 #[inline(always)]

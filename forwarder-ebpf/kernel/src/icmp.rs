@@ -10,7 +10,7 @@ use forwarder_ebpf::{Address, DropReason, TCP, Tuple, UDP};
 
 use crate::{
     bytes::GROUP,
-    flow::End,
+    flow::Known,
     parse::{self, ETHERNET, Frame, Packet},
     rewrite::{self, Refused, TCP_CHECKSUM, UDP_CHECKSUM, V4_CHECKSUM, V4_DESTINATION, V6_DESTINATION, difference, v4},
 };
@@ -93,20 +93,20 @@ fn quoted_v6(ctx: &TcContext, at: usize, hops: u8) -> Option<Packet> {
 ///
 /// What changes of the quoted packet changes the ICMP checksum, by as much as it does not cancel out in there.
 #[inline(always)]
-pub fn tell(ctx: &TcContext, error: &Packet, about: &Packet, end: &End) -> Result<(), Refused> {
+pub fn tell(ctx: &TcContext, error: &Packet, about: &Packet, end: &Known) -> Result<(), Refused> {
     let sum = (error.transport + CHECKSUM) as usize;
     let quoted = (error.transport + HEADER) as usize;
     tell_checksum(ctx, about, end, sum)?;
     let vip = &error.tuple.destination;
     if error.v6 {
-        let diff = difference(vip, end.address);
+        let diff = difference(vip, &end.pod.address);
         // Once for the pseudo header, once for the quoted packet.
         ctx.l4_csum_replace(sum, 0, diff, BPF_F_PSEUDO_HDR as u64)?;
-        ctx.store(V6_DESTINATION as usize, end.address, BPF_F_RECOMPUTE_CSUM as u64)?;
+        ctx.store(V6_DESTINATION as usize, &end.pod.address, BPF_F_RECOMPUTE_CSUM as u64)?;
         ctx.l4_csum_replace(sum, 0, diff, 0)?;
-        ctx.store(quoted + 8, end.address, 0)?;
+        ctx.store(quoted + 8, &end.pod.address, 0)?;
     } else {
-        let (from, to) = (v4(vip), v4(end.address));
+        let (from, to) = (v4(vip), v4(&end.pod.address));
         let (old, new) = (u32::from_ne_bytes(from) as u64, u32::from_ne_bytes(to) as u64);
         ctx.l3_csum_replace(V4_CHECKSUM as usize, old, new, 4)?;
         ctx.store(V4_DESTINATION as usize, &to, 0)?;
@@ -116,8 +116,8 @@ pub fn tell(ctx: &TcContext, error: &Packet, about: &Packet, end: &End) -> Resul
     }
     let Tuple { source_port, destination_port, .. } = about.tuple;
     let ports = about.transport as usize;
-    ctx.l4_csum_replace(sum, word(destination_port), word(end.port), 2)?;
-    ctx.store(ports, &end.port, 0)?;
+    ctx.l4_csum_replace(sum, word(destination_port), word(end.pod.port), 2)?;
+    ctx.store(ports, &end.pod.port, 0)?;
     ctx.l4_csum_replace(sum, word(source_port), word(end.client_port), 2)?;
     ctx.store(ports + 2, &end.client_port, 0)
 }
@@ -125,15 +125,15 @@ pub fn tell(ctx: &TcContext, error: &Packet, about: &Packet, end: &End) -> Resul
 /// The quoted packet's own checksum over addresses and ports, if it is quoted as far and has one. The helper for the IP
 /// header's checksum changes it, since that does so whatever is known of the frame's.
 #[inline(always)]
-fn tell_checksum(ctx: &TcContext, about: &Packet, end: &End, sum: usize) -> Result<(), Refused> {
+fn tell_checksum(ctx: &TcContext, about: &Packet, end: &Known, sum: usize) -> Result<(), Refused> {
     let at = (about.transport + if about.is_tcp() { TCP_CHECKSUM } else { UDP_CHECKSUM }) as usize;
     let Ok(before) = ctx.load::<[u8; 2]>(at) else { return Ok(()) };
     if !about.is_tcp() && before == [0, 0] {
         return Ok(());
     }
     let tuple = &about.tuple;
-    ctx.l3_csum_replace(at, 0, difference(&tuple.destination, end.address), 0)?;
-    ctx.l3_csum_replace(at, word(tuple.destination_port), word(end.port), 2)?;
+    ctx.l3_csum_replace(at, 0, difference(&tuple.destination, &end.pod.address), 0)?;
+    ctx.l3_csum_replace(at, word(tuple.destination_port), word(end.pod.port), 2)?;
     ctx.l3_csum_replace(at, word(tuple.source_port), word(end.client_port), 2)?;
     let after: [u8; 2] = ctx.load(at)?;
     ctx.l4_csum_replace(sum, word(before), word(after), 2)

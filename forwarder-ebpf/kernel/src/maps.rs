@@ -2,19 +2,22 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::__sk_buff,
+    bindings::{__sk_buff, BPF_F_MMAPABLE},
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry,
-    NodeSlot, Place, ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source, Tuple,
-    Uplink, Uplinks, counter_index,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, FlowStates,
+    NodeEntry, NodeSlot, Place, Pod, ROW_SLOTS, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source,
+    Tuple, Uplink, Uplinks, counter_index,
     directory::{self, Route},
     limits, node_entry_index, node_mac_key, steer,
+    table::WAYS,
 };
+
+use crate::scratch::Scratch;
 
 #[map]
 static UPLINKS: Array<Uplinks> = Array::with_max_entries(1, 0);
@@ -35,10 +38,16 @@ static NODE_MACS: HashMap<[u8; 8], u32> = HashMap::with_max_entries(limits::NODE
 static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static BACKENDS: Array<BackendEntry> = Array::with_max_entries(limits::BACKENDS, 0);
+// Whoever could map them into memory needs them to begin with a page; here it puts each flow, and each bucket's states,
+// in a cache line of its own.
 #[map]
-pub static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+pub static FLOWS: Array<Flow> = Array::with_max_entries(limits::FLOWS, BPF_F_MMAPABLE);
 #[map]
-pub static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+pub static FLOW_STATES: Array<FlowStates> = Array::with_max_entries(limits::FLOWS / WAYS, BPF_F_MMAPABLE);
+#[map]
+pub static PODS: Array<Pod> = Array::with_max_entries(limits::PODS, BPF_F_MMAPABLE);
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SOURCES: LpmTrie<Source, u32> = LpmTrie::with_max_entries(limits::SOURCES, 0);
 #[map]
@@ -209,6 +218,12 @@ pub fn backend(index: u32) -> Option<&'static BackendEntry> {
     (entry.flags & BackendEntry::USABLE != 0).then_some(entry)
 }
 
+/// A pod's socket that flows lead to.
+#[inline(always)]
+pub fn pod(number: u16) -> Option<&'static Pod> {
+    PODS.get(number as u32)
+}
+
 /// What a packet is on the wire.
 #[derive(Clone, Copy)]
 pub struct Size {
@@ -246,7 +261,7 @@ pub fn count_size(counted: u32, direction: Direction, size: Size, new: bool) {
     }
 }
 
-/// Counts a drop, a second hop or what became of a flooded frame.
+/// Counts a drop, a second hop, what became of a flooded frame, or a flow that made room.
 #[inline(always)]
 pub fn count_event(event: u32) {
     if let Some(count) = EVENTS.get_ptr_mut(event) {

@@ -88,6 +88,15 @@ impl Packet {
         (self.flags, self.quic) = if self.is_tcp() { (TCP_ACK, false) } else { (0, true) };
     }
 
+    /// Makes what was read of it [`bytes::unforeseen`], where the way to here had many forks.
+    #[inline(always)]
+    pub fn blur(&mut self, ctx: &TcContext) {
+        self.tuple.protocol = bytes::unforeseen(ctx, self.tuple.protocol as u32) as u8;
+        self.transport = bytes::unforeseen(ctx, self.transport);
+        self.v6 = bytes::unforeseen_flag(ctx, self.v6);
+        self.quic = bytes::unforeseen_flag(ctx, self.quic);
+    }
+
     /// Closes a connection, from its sender's side or by a reset.
     #[inline(always)]
     pub fn ends(&self) -> bool {
@@ -195,10 +204,11 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
     if packet.fragment {
         return Transport::Unfit(DropReason::Fragment);
     }
-    if packet.v6 {
+    if packet.v6 && is_extension(packet.tuple.protocol) {
         if let Some(reason) = skip_extensions(ctx, packet) {
             return Transport::Unfit(reason);
         }
+        packet.transport = bytes::unforeseen(ctx, packet.transport);
     }
     match packet.tuple.protocol {
         TCP => tcp(ctx, packet),

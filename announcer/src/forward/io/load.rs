@@ -14,14 +14,9 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
-use forwarder_ebpf::{OBJECT, program};
+use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, constant, limits, map, program, table::WAYS};
 
-use super::{
-    ApplyError, Info, Maps, Mode, StartError, bpffs,
-    flows::{self, Flows},
-    stages,
-    xdp::Accelerator,
-};
+use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, stages, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -52,24 +47,31 @@ pub(super) struct Kernel {
     accelerator: Accelerator,
     /// The pin of the ingress program's further parts.
     stages: String,
-    flows: Flows,
     /// The flows are a predecessor's.
     pub(super) adopted: bool,
 }
 
 impl Kernel {
-    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout.
-    pub(super) fn load(pin_dir: &Path, mode: Mode) -> Result<(Self, Maps), StartError> {
+    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many.
+    pub(super) fn load(pin_dir: &Path, flows: u32, mode: Mode) -> Result<(Self, Maps), StartError> {
         bpffs::prepare(pin_dir)?;
+        let buckets = flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
+        let kept = flow_pins(buckets * WAYS);
+        // Flows lead to pods by number: one map is of no use without the others.
+        let adopted = kept.iter().all(|(_, pin)| pin_dir.join(pin).exists());
+        remove_pins(pin_dir, |name| is_flow_pin(name) && !(adopted && kept.iter().any(|(_, pin)| pin == name)));
         let mut loader = EbpfLoader::new();
-        let adopted = Flows::prepare(&mut loader, pin_dir);
+        for (map, pin) in &kept {
+            loader.map_pin_path(map, pin_dir.join(pin));
+        }
+        loader.override_global(constant::FLOW_BUCKETS, &buckets, true);
+        loader.map_max_entries(map::FLOWS, buckets * WAYS).map_max_entries(map::FLOW_STATES, buckets);
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
             program.load().map_err(|source| program_error(name, source))?;
         }
         let maps = Maps::take(&mut ebpf)?;
-        let flows = Flows::take(&mut ebpf, pin_dir)?;
         let stages = stages::load(&mut ebpf, pin_dir)?;
         let inherited = Some(inherited(pin_dir));
         let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
@@ -81,7 +83,6 @@ impl Kernel {
             inherited,
             accelerator: Accelerator::new(mode),
             stages,
-            flows,
             adopted,
         };
         Ok((kernel, maps))
@@ -93,7 +94,6 @@ impl Kernel {
         if self.inherited.take().is_some() {
             detach_clsact_elsewhere(uplinks);
         }
-        self.flows.inherit();
         // First, and by index: the name may be another interface's by now, which is an uplink.
         self.attached.retain(|&index, name| {
             let uplink = uplinks.get(&index);
@@ -129,9 +129,7 @@ impl Kernel {
         if let Some(error) = failed {
             return Err(error);
         }
-        // What came about since; and no predecessor's program is left that enters its own.
-        self.flows.inherit();
-        self.flows.settle();
+        // No predecessor's program is left that enters its own.
         remove_pins(&self.pin_dir, |name| stages::is_pin(name) && name != self.stages);
         Ok(attached)
     }
@@ -213,7 +211,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if is_hook_pin(&name) || flows::is_pin(&name) || stages::is_pin(&name) {
+        if is_hook_pin(&name) || is_flow_pin(&name) || stages::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -309,6 +307,16 @@ fn hook_pins(index: u32) -> [[String; 2]; 2] {
 
 fn is_hook_pin(name: &str) -> bool {
     name.starts_with(LINK_PREFIX) || name.starts_with(FILTER_PREFIX)
+}
+
+fn flow_pins(flows: u32) -> [(&'static str, String); 3] {
+    [(map::FLOWS, "flows"), (map::FLOW_STATES, "states"), (map::PODS, "pods")]
+        .map(|(map, name)| (map, format!("{name}_v{LAYOUT_VERSION}_{flows}")))
+}
+
+/// Whether a pin is of the flows, of this layout or another.
+fn is_flow_pin(name: &str) -> bool {
+    ["flows_v", "states_v", "pods_v", "replies_v"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Removes pins that are of no use; one that stays does no harm.

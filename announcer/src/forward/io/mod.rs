@@ -8,7 +8,6 @@
 
 mod bpffs;
 mod driver;
-mod flows;
 mod load;
 mod maps;
 mod stages;
@@ -16,7 +15,7 @@ mod xdp;
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
 
-use forwarder_ebpf::{Direction, DropReason, Message, SECOND_HOPS, ShadowEvent};
+use forwarder_ebpf::{Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
@@ -53,6 +52,8 @@ pub struct Options {
     pub mode: Mode,
     /// Where links and flows are pinned; on a BPF file system, or where one may be mounted.
     pub pin_dir: PathBuf,
+    /// How many connections to this node's pods are remembered; see [`forwarder_ebpf::limits::FLOWS`].
+    pub flows: u32,
 }
 
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
@@ -201,7 +202,7 @@ impl fmt::Debug for Forwarder {
 
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(&options.pin_dir, options.mode)?;
+        let (kernel, maps) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
         let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
         Ok(Self { kernel, maps, tables, broken: false })
     }
@@ -261,6 +262,9 @@ impl Forwarder {
         }
         for message in Message::ALL {
             counters.messages.insert(message, running.maps.event(message as u32)?);
+        }
+        for eviction in Eviction::ALL {
+            counters.evictions.insert(eviction, running.maps.event(eviction as u32)?);
         }
         for (labels, counted) in running.tables.counted() {
             for direction in Direction::ALL {
