@@ -16,6 +16,7 @@ extern crate std;
 pub mod directory;
 pub mod event;
 pub mod layout;
+mod lease;
 pub mod limits;
 pub mod reason;
 mod slot;
@@ -28,6 +29,7 @@ mod user;
 
 pub use event::{EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
 pub use layout::*;
+pub use lease::{Lease, OwnedVip};
 pub use reason::{Direction, DropReason};
 pub use slot::NodeSlot;
 pub use stage::Stage;
