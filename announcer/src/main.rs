@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use announcer::{
     app::{self, Reload},
     config::{self, Args, Settings, args::Command},
-    forward,
     log::{self, Lines},
 };
 use clap::Parser as _;
@@ -75,7 +74,7 @@ fn check(settings: &Settings) -> ExitCode {
 }
 
 fn cleanup(settings: &Settings) -> ExitCode {
-    match forward::detach_all(&settings.pin_dir) {
+    match app::cleanup(settings) {
         Ok(()) => {
             println!("no eBPF program, link or map of Crier is left under {}", settings.pin_dir.display());
             ExitCode::SUCCESS

@@ -147,6 +147,12 @@ impl Agent {
         self.dir.join("state")
     }
 
+    /// `pinDir`.
+    #[must_use]
+    pub fn pin_dir(&self) -> PathBuf {
+        self.dir.join("bpf/crier")
+    }
+
     /// The id of its process, if it was started.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

@@ -31,6 +31,7 @@ pub mod faults;
 pub mod http;
 pub mod keepalived;
 pub mod longlived;
+pub mod lossless;
 pub mod manifests;
 pub mod metrics;
 pub mod netns;

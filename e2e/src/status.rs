@@ -57,7 +57,7 @@ pub struct Member {
     pub name: String,
     /// Where its gossip is heard.
     pub address: String,
-    /// `alive`, `suspect`, `down` or `left`.
+    /// `alive`, `suspect`, `restarting`, `down` or `left`.
     pub state: String,
 }
 

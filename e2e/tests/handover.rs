@@ -1,76 +1,16 @@
 //! Planned moves lose nothing: the next owner answers before the last one stops. A drain and its end, a stop of the
 //! agent, a node's return, an uneven spread that is evened out: no request is lost, no connection breaks.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    process::Command,
-};
+use std::{collections::BTreeMap, net::IpAddr, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
     agent::binary,
-    longlived::{LongLived, all_survived},
+    lossless::{self, Traffic},
     manifests::{service, web},
     observe::eventually,
     scenario::{Cluster, DNS, SETTLE, WEB},
-    traffic::{Load, Meter, Transport},
 };
-
-/// Long-lived connections over all VIPs under load.
-const CONNECTIONS: usize = 200;
-/// Requests a second over all VIPs under load.
-const REQUESTS: u32 = 1000;
-
-/// What goes on while VIPs move.
-struct Traffic {
-    requests: Vec<(IpAddr, Meter)>,
-    connections: Vec<LongLived>,
-}
-
-impl Traffic {
-    /// Datagrams and long-lived connections, in equal shares over these VIPs.
-    fn start(cluster: &Cluster, vips: &[IpAddr]) -> Result<Self> {
-        let share = u32::try_from(vips.len())?;
-        let mut traffic = Self { requests: Vec::new(), connections: Vec::new() };
-        for vip in vips {
-            traffic.connections.push(cluster.long_lived(*vip, CONNECTIONS / vips.len())?);
-            let load = Load::new(Transport::Udp, SocketAddr::new(*vip, DNS)).per_second(REQUESTS / share).sources(64);
-            traffic.requests.push((*vip, load.start(&cluster.client().ns)?));
-        }
-        traffic.go_on(200)?;
-        Ok(traffic)
-    }
-
-    /// Waits for so many more answers from each VIP.
-    fn go_on(&self, more: u64) -> Result<()> {
-        let before: Vec<_> = self.requests.iter().map(|(_, meter)| meter.answered()).collect();
-        for ((vip, meter), before) in self.requests.iter().zip(before) {
-            eventually(SETTLE, &format!("the load on {vip} goes on"), || {
-                ensure!(meter.answered() >= before + more);
-                Ok(())
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Ends it, and fails if anything was lost.
-    fn lost_nothing(self) -> Result<()> {
-        let (mut sent, mut connections) = (0, 0);
-        for (vip, meter) in self.requests {
-            let report = meter.stop()?;
-            ensure!((report.lost, report.duplicates) == (0, 0), "requests to {vip}: {report:?}");
-            sent += report.sent;
-        }
-        for open in self.connections {
-            let ended = open.finish()?;
-            all_survived(&ended, |_| true)?;
-            connections += ended.len();
-        }
-        println!("{sent} requests and {connections} connections: none lost");
-        Ok(())
-    }
-}
 
 fn crierctl(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<String> {
     let socket = cluster.agent(node)?.socket();
@@ -195,7 +135,7 @@ fn a_node_that_is_not_to_rebalance_does_so_when_it_is_asked() -> Result<()> {
     cluster.settle()?;
     let traffic = Traffic::start(&cluster, &cluster.vips())?;
     // Longer than a node that rebalances by itself would wait.
-    traffic.go_on(u64::from(REQUESTS / 6) * 7)?;
+    traffic.go_on(u64::from(lossless::REQUESTS / 6) * 7)?;
     assert_eq!(carried(&cluster)?.values().copied().collect::<Vec<_>>(), [3, 3]);
     let said = crierctl(&cluster, "n2", &["rebalance"])?;
     assert!(said.contains("has its share"), "{said}");

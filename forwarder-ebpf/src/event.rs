@@ -51,13 +51,16 @@ pub enum Message {
     Reset = MESSAGES + 2,
     /// A UDP datagram to such a port, answered by an ICMP error.
     Unreachable = MESSAGES + 3,
+    /// A question for a VIP by ARP or neighbour discovery, answered while no agent did.
+    Neighbour = MESSAGES + 4,
 }
 
 impl Message {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable];
+    pub const ALL: [Self; Self::COUNT as usize] =
+        [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable, Self::Neighbour];
 
     /// Its name in metrics.
     #[must_use]
@@ -67,6 +70,7 @@ impl Message {
             Self::Error => "error",
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
+            Self::Neighbour => "neighbour",
         }
     }
 }

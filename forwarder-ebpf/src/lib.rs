@@ -16,6 +16,7 @@ extern crate std;
 pub mod directory;
 pub mod event;
 pub mod layout;
+mod lease;
 pub mod limits;
 pub mod reason;
 mod slot;
@@ -28,6 +29,7 @@ mod user;
 
 pub use event::{EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
 pub use layout::*;
+pub use lease::{Lease, OwnedVip};
 pub use reason::{Direction, DropReason};
 pub use slot::NodeSlot;
 pub use stage::Stage;
@@ -86,6 +88,10 @@ pub mod map {
     pub const SHADOWED_VIPS: &str = "SHADOWED_VIPS";
     /// Array of [`crate::ShadowState`], by [`crate::Shadow::slot`].
     pub const SHADOW_STATES: &str = "SHADOW_STATES";
+    /// Hash: [`crate::OwnedVip`] to the time (nanoseconds of the monotonic clock) at which another's announcement was heard.
+    pub const OWNED: &str = "OWNED";
+    /// Array of one [`crate::Lease`].
+    pub const LEASE: &str = "LEASE";
     /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
     pub const FLOODS: &str = "FLOODS";
     /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s, then

@@ -39,3 +39,5 @@ pub const SHADOWS: u32 = 256;
 pub const SHADOWED_VIPS: u32 = 16_384;
 /// Bytes of the queue of floods that the agent is told of; one that does not fit is seen at its next look.
 pub const FLOOD_BYTES: u32 = 4_096;
+/// VIPs that the hooks answer for while no agent does, on each uplink.
+pub const OWNED_VIPS: u32 = 4 * VIPS;

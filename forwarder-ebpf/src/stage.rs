@@ -11,13 +11,15 @@ pub enum Stage {
     Icmp = 1,
     /// A packet to a port that the VIP does not have.
     Refuse = 2,
+    /// ARP and neighbour discovery.
+    Answer = 3,
 }
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::Connect, Self::Icmp, Self::Refuse];
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Connect, Self::Icmp, Self::Refuse, Self::Answer];
 
     /// The program's name in the object.
     #[must_use]
@@ -26,6 +28,7 @@ impl Stage {
             Self::Connect => "crier_connect",
             Self::Icmp => "crier_icmp",
             Self::Refuse => "crier_refuse",
+            Self::Answer => "crier_answer",
         }
     }
 }

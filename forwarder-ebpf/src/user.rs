@@ -1,8 +1,11 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
-use crate::layout::{
-    BackendEntry, Bucket, Counter, Flow, FlowStates, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
-    ShadowState, ShadowedVip, Source, Uplinks,
+use crate::{
+    layout::{
+        BackendEntry, Bucket, Counter, Flow, FlowStates, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow,
+        ShadowKey, ShadowState, ShadowedVip, Source, Uplinks,
+    },
+    lease::{Lease, OwnedVip},
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -33,4 +36,4 @@ pod!(
     ShadowedVip,
     Source
 );
-pod!(Uplinks);
+pod!(Lease, OwnedVip, Uplinks);

@@ -247,7 +247,8 @@ impl Channel {
             | Frame::Digest(_)
             | Frame::Goodbye(_)
             | Frame::Death(_)
-            | Frame::Namesake(_) => Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes)),
+            | Frame::Namesake(_)
+            | Frame::Restart(..) => Ok(Received::Frame(Peer { id: header.sender, address: from }, bytes)),
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Files: `types` (actions, reasons), `startup` (listen before claim), `quorum` (what a minority may claim), `wire` (what is
 //! heard by ARP and NDP), `taking` (how VIPs come here), `isolation` (what follows from both), `rebalance` (what a newcomer takes over), `silence` (owners
-//! that do not answer), `standby` (who stands in), `survey` (which claim wins), `epochs` (memory).
+//! that do not answer), `resume` (after an announced restart), `standby` (who stands in), `survey` (which claim wins), `epochs` (memory).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,6 +25,7 @@ mod epochs;
 mod isolation;
 mod quorum;
 mod rebalance;
+mod resume;
 mod silence;
 pub mod standby;
 mod startup;
@@ -42,6 +43,7 @@ pub use wire::Voice;
 use epochs::Epochs;
 use quorum::Quorum;
 use rebalance::Rebalance;
+use resume::Resume;
 use startup::Startup;
 use survey::Survey;
 use wire::Wire;
@@ -77,6 +79,7 @@ pub struct Ownership {
     startup: Startup,
     quorum: Quorum,
     rebalance: Rebalance,
+    resume: Resume,
     wire: Wire,
     /// The VIPs that this node can serve from pods of its own.
     serving: BTreeSet<IpAddr>,
@@ -103,6 +106,7 @@ impl Ownership {
             startup: Startup::new(listen, now),
             quorum: Quorum::default(),
             rebalance: Rebalance::default(),
+            resume: Resume::default(),
             wire: Wire::default(),
             serving: BTreeSet::new(),
             held_up: None,
@@ -215,6 +219,7 @@ impl Ownership {
         self.held_up = self.held_up.filter(|until| *until > now);
         let before = self.claims();
         self.learn_epochs(now);
+        let resumed = self.take_up(now);
         self.give_back(now);
         let survey = Survey::new(&self.me, &self.claims(), &self.view, &self.vips);
         self.wire.step(&survey, &self.vips, now);
@@ -222,6 +227,7 @@ impl Ownership {
 
         self.yield_lost(&survey);
         let mut announcements = self.defend(&survey, returned, now);
+        announcements.extend(resumed);
         announcements.extend(self.confirm(now));
         announcements.extend(self.take_elected(&survey, now, unix_ms));
         announcements.extend(self.take_share(&survey, now, unix_ms));
@@ -267,9 +273,8 @@ impl Ownership {
                     Some(Reason::ConflictLost)
                 }
                 Some((node, _)) if *node != self.me => Some(self.overtaken(&self.me, node)),
-                _ if !self.may_own(*vip) && !self.is_or_was_draining() && !self.others_can_own(*vip) => {
-                    Some(Reason::Ineligible)
-                }
+                _ if self.may_own(*vip) || self.others_can_own(*vip) => None,
+                _ if !self.is_or_was_draining() && !self.has_just_ended_listening() => Some(Reason::Ineligible),
                 _ => None,
             };
             lost.extend(reason.map(|reason| (*vip, reason)));
@@ -359,7 +364,7 @@ impl Ownership {
         match self.view.members.get(last).map(|member| member.state) {
             Some(MemberState::Left) => Reason::OwnerLeft,
             Some(MemberState::Down) | None => Reason::OwnerDown,
-            Some(MemberState::Alive | MemberState::Suspect) => {
+            Some(MemberState::Alive | MemberState::Suspect | MemberState::Restarting) => {
                 if !self.candidate(vip, last) {
                     Reason::Handover
                 } else if avoided(&self.view).contains(last) {

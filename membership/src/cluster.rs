@@ -16,19 +16,20 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    Claim, Config, Facts, KeyRing, MemberState, Target, Verdict, View,
+    Claim, Config, Facts, KeyRing, MemberState, NodeName, Target, Verdict, View,
     channel::{Channel, Peer, Received},
     discovery::Discovery,
     documents::Documents,
     frame::Frame,
     identity::Identity,
     namesake::Namesake,
+    restarts::Restarts,
     roster::Roster,
     rumours::Rumours,
     seal::Nonces,
@@ -56,6 +57,10 @@ pub enum Command {
     SetSeeds(Vec<SocketAddr>),
     /// Says goodbye to all members; nothing is sent or taken in after that. Given again, it repeats the goodbye.
     Leave,
+    /// As [`Self::Leave`], but for a restart: for so long peers count this node as up, with the document it has now.
+    Restart(Duration),
+    /// A member that restarts ([`MemberState::Restarting`]) is found to have no machine any more.
+    Lost(NodeName),
 }
 
 /// A node's gossip. See the module's documentation.
@@ -67,6 +72,7 @@ pub struct Cluster {
     discovery: Discovery,
     lookout: Lookout,
     rumours: Rumours,
+    restarts: Restarts,
     /// The lives that this node's watch found over: id and generation.
     found_dead: BTreeMap<u64, u64>,
     /// When those who are believed dead elsewhere, and heard here, are told again.
@@ -99,6 +105,7 @@ impl Cluster {
             discovery,
             lookout: Lookout::new(now),
             rumours: Rumours::default(),
+            restarts: Restarts::default(),
             found_dead: BTreeMap::new(),
             next_warning: now,
             stats: Stats::default(),
@@ -142,7 +149,9 @@ impl Cluster {
             Command::SetHealth(health) => spread.write(|documents| documents.write_health(&health), peers, now, stats),
             Command::SetKeys(keys) => self.channel.set_keys(keys),
             Command::SetSeeds(seeds) => self.discovery.set_seeds(&seeds, now),
-            Command::Leave => self.leave(now),
+            Command::Lost(name) => self.give_up(&name, now),
+            Command::Leave => self.leave(None, now),
+            Command::Restart(grace) => self.leave(Some(grace), now),
         }
         self.settle(now);
     }
@@ -153,7 +162,8 @@ impl Cluster {
             return;
         }
         self.swim.handle_timeout(now);
-        if self.rumours.poll_timeout().is_some_and(|at| at <= now) {
+        let over = self.restarts.expire(now);
+        if over || self.rumours.poll_timeout().is_some_and(|at| at <= now) {
             self.take_members(now);
         }
         for stranger in self.lookout.greetings_due(now) {
@@ -184,6 +194,7 @@ impl Cluster {
             self.swim.poll_timeout(),
             self.discovery.poll_timeout(),
             self.rumours.poll_timeout(),
+            self.restarts.poll_timeout(),
             self.lookout.poll_timeout(),
             Some(self.spread.poll_timeout()),
         ];
@@ -196,7 +207,8 @@ impl Cluster {
             return None;
         }
         let state = if self.left { MemberState::Left } else { MemberState::Alive };
-        self.roster.view((self.swim.identity(), state), self.spread.documents(), self.spread.caught_up())
+        let (documents, caught_up) = (self.spread.documents(), self.spread.caught_up());
+        self.roster.view((self.swim.identity(), state), documents, &mut self.restarts, caught_up)
     }
 
     /// The counters.
@@ -242,6 +254,9 @@ impl Cluster {
                 self.roster.note_leaver(leaver.clone());
                 self.swim.handle_goodbye(leaver, now);
             }
+            Some(Frame::Restart(life, grace_ms)) => {
+                self.handle_restart(&life, Duration::from_millis(grace_ms.into()), now);
+            }
             // Of one that is down itself it is a rumour, which SWIM brings.
             Some(Frame::Death(life)) if peers.contains_key(&from.id) || life.name == self.swim.identity().name => {
                 self.handle_death(&life, now);
@@ -262,14 +277,22 @@ impl Cluster {
         }
     }
 
-    fn leave(&mut self, now: Instant) {
-        let goodbye = Frame::Goodbye(self.swim.identity().clone());
+    /// Says goodbye: for good, or for a restart within `grace`.
+    fn leave(&mut self, grace: Option<Duration>, now: Instant) {
+        let life = self.swim.identity().clone();
+        let goodbye = match grace {
+            Some(grace) => Frame::Restart(life, millis(grace)),
+            None => Frame::Goodbye(life),
+        };
         for peer in self.roster.up().values() {
             self.channel.send(*peer, &goodbye, now, &mut self.stats);
         }
         if !self.left {
-            self.swim.leave(now);
-            self.send_swim(now);
+            // Peers tell SWIM themselves what a restart is.
+            if grace.is_none() {
+                self.swim.leave(now);
+                self.send_swim(now);
+            }
             self.left = true;
             self.view_is_stale = true;
             self.lookout.close(self.channel.own());
@@ -311,6 +334,11 @@ impl Cluster {
             };
         }
     }
+}
+
+/// A grace as it is told.
+fn millis(grace: Duration) -> u32 {
+    u32::try_from(grace.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn fork(rng: &mut StdRng) -> StdRng {

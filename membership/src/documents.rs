@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    Claim, Facts, NodeDocument, NodeName, Target, Verdict,
+    Claim, Facts, Findings, NodeDocument, NodeName, Target, Verdict,
     cells::{Batch, Cell, CellKey, Content, claim_bucket, encode_entries, encode_facts, health_bucket},
     digest::{Entry, PAGE_ENTRIES, Page},
     identity::node_id,
@@ -35,11 +35,14 @@ struct Copy {
     complete_to: u64,
     cells: BTreeMap<CellKey, Stored>,
     document: NodeDocument,
+    /// The document of the generation before, with that generation: what a restarted agent left behind.
+    before: Option<(u64, NodeDocument)>,
 }
 
 impl Copy {
     fn new(name: NodeName, generation: u64) -> Self {
-        Self { name, generation, complete_to: 0, cells: BTreeMap::new(), document: NodeDocument::default() }
+        let document = NodeDocument::default();
+        Self { name, generation, complete_to: 0, cells: BTreeMap::new(), document, before: None }
     }
 
     /// Replaces a cell by a newer one. `None`: not newer, or its content makes no sense.
@@ -148,6 +151,23 @@ impl Documents {
         Some(NodeDocument { facts, claims: BTreeMap::new(), health: document.health.clone() })
     }
 
+    /// The document of exactly this generation, whether or not the owner has begun another since.
+    pub(crate) fn left_behind(&self, id: u64, generation: u64) -> Option<NodeDocument> {
+        let copy = self.copies.get(&id)?;
+        let before = copy.before.as_ref().map(|(generation, document)| (*generation, document));
+        let mut all = before.into_iter().chain([(copy.generation, &copy.document)]);
+        let mut document = all.find(|(of, _)| *of == generation)?.1.clone();
+        document.facts.findings = Findings::default();
+        Some(document)
+    }
+
+    /// Whether an owner says, in a document of this generation that is here up to its facts, that it is a candidate.
+    pub(crate) fn is_awake(&self, id: u64, generation: u64) -> bool {
+        let Some(copy) = self.copies.get(&id).filter(|copy| copy.generation >= generation) else { return false };
+        let facts = copy.cells.get(&CellKey::Facts);
+        facts.is_some_and(|facts| facts.version <= copy.complete_to) && !copy.document.facts.listening
+    }
+
     /// Writes the own facts. Batches to flood, and entries left out for lack of room in a cell.
     pub(crate) fn write_facts(&mut self, facts: &Facts) -> (Vec<Batch>, usize) {
         let (body, left_out) = encode_facts(facts);
@@ -245,7 +265,8 @@ impl Documents {
         }
         let reborn = batch.generation > copy.generation;
         if reborn {
-            *copy = Copy::new(batch.owner, batch.generation);
+            let before = (copy.generation, std::mem::take(&mut copy.document));
+            *copy = Copy { before: Some(before), ..Copy::new(batch.owner, batch.generation) };
         }
         let mut news = reborn;
         for cell in batch.cells {

@@ -35,6 +35,8 @@ pub(crate) enum Frame<'a> {
     /// "Your generation is not the highest of your name; the one who has that was heard at this address": goes before a
     /// [`Frame::Hello`] that says so, if the receiver is elsewhere.
     Namesake(SocketAddr),
+    /// "This life is over, and the next begins within so many milliseconds; the machine goes on": instead of a goodbye.
+    Restart(Identity, u32),
 }
 
 /// See [`Frame::Hello`].
@@ -96,7 +98,8 @@ mod tests {
             Frame::Hello(hello),
             Frame::Swim(b"ping"),
             Frame::Goodbye(identity.clone()),
-            Frame::Death(identity),
+            Frame::Death(identity.clone()),
+            Frame::Restart(identity, 10_000),
             Frame::Namesake("[fe80::1]:9651".parse().unwrap()),
         ] {
             let bytes = frame.encode().unwrap();

@@ -28,6 +28,7 @@ pub mod io;
 mod namesake;
 pub mod node;
 mod replay;
+mod restarts;
 mod roster;
 mod rumours;
 pub mod seal;
@@ -48,6 +49,7 @@ pub use document::{Claim, Facts, Findings, Interface, NodeDocument, Target, Verd
 pub use election::Candidates;
 pub use identity::Identity;
 pub use node::NodeName;
+pub use restarts::GRACE_MAX;
 pub use seal::{KeyError, KeyRing, Nonces};
 pub use stats::{Detections, Limit, RejectReason, Stats, WatchStats};
 pub use view::{Member, MemberState, View};

@@ -13,6 +13,7 @@ use crate::{
     channel::Peer,
     documents::Documents,
     identity::Identity,
+    restarts::Restarts,
     rumours::Rumours,
     spread::Peers,
     stats::Stats,
@@ -25,6 +26,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) lookout: &'a Lookout,
     /// What is believed of what is said.
     pub(crate) rumours: &'a mut Rumours,
+    /// Who is to come back.
+    pub(crate) restarts: &'a Restarts,
 }
 
 /// See the module's documentation.
@@ -44,7 +47,7 @@ impl Roster {
         &self.shown
     }
 
-    /// The members that are up, without this node.
+    /// The members whose agents run, without this node.
     pub(crate) fn up(&self) -> &Peers {
         &self.up
     }
@@ -56,7 +59,7 @@ impl Roster {
 
     /// Whether exactly this life of a node is up.
     pub(crate) fn is_up(&self, identity: &Identity) -> bool {
-        self.members.get(&identity.name).is_some_and(|(known, state)| known == identity && state.is_up())
+        self.members.get(&identity.name).is_some_and(|(known, state)| known == identity && state.is_running())
     }
 
     /// A node said goodbye.
@@ -75,16 +78,17 @@ impl Roster {
     pub(crate) fn life(&self, id: u64, generation: u64) -> Option<&Identity> {
         self.members
             .values()
-            .filter(|(_, state)| state.is_up())
+            .filter(|(_, state)| state.is_running())
             .map(|(identity, _)| identity)
             .find(|identity| identity.id() == id && identity.generation == generation)
     }
 
     /// What SWIM says of a node; or that it left; or that there is doubt about its death, or about its life.
     fn state_of(&self, identity: &Identity, state: MemberState, evidence: &mut Evidence<'_>) -> MemberState {
-        let left = !state.is_up() && self.leavers.get(&identity.name) == Some(identity);
+        let left = !state.is_running() && self.leavers.get(&identity.name) == Some(identity);
         let sight = evidence.lookout.sight(identity);
         match state {
+            _ if !state.is_running() && evidence.restarts.is_away(identity) => MemberState::Restarting,
             _ if left => MemberState::Left,
             // Of who is not up nothing is taken back: that it is heard again is for SWIM to say.
             MemberState::Down if self.is_up(identity) && evidence.rumours.doubts(identity, sight) => {
@@ -122,8 +126,8 @@ impl Roster {
                 tracing::debug!(node = %identity.name, address = %identity.address, ?state, "member");
             }
             let was_up =
-                before.is_some_and(|(known, before)| before.is_up() && known.generation == identity.generation);
-            if state.is_up() && !was_up {
+                before.is_some_and(|(known, before)| before.is_running() && known.generation == identity.generation);
+            if state.is_running() && !was_up {
                 arrived.push(Peer::from(identity));
             }
             refreshed.insert(identity.name.clone(), (identity.clone(), state));
@@ -132,7 +136,7 @@ impl Roster {
         self.leavers.retain(|name, leaver| {
             self.members.get(name).is_some_and(|(known, state)| !state.is_up() && !known.supersedes(leaver))
         });
-        let up = self.members.values().filter(|(_, state)| state.is_up());
+        let up = self.members.values().filter(|(_, state)| state.is_running());
         self.up = up.map(|(identity, _)| Peer::from(identity)).map(|peer| (peer.id, peer)).collect();
         Some(arrived)
     }
@@ -142,13 +146,15 @@ impl Roster {
         &mut self,
         me: (&Identity, MemberState),
         documents: &Documents,
+        restarts: &mut Restarts,
         caught_up: bool,
     ) -> Option<Arc<View>> {
         let others = self.members.values().map(|(identity, state)| (identity, *state));
         let members = others.chain(std::iter::once(me)).map(|(identity, state)| {
             let (id, generation) = (identity.id(), identity.generation);
-            let document = documents.get(id, generation).cloned().or_else(|| documents.former(id, generation));
-            let document = document.unwrap_or_default();
+            let document = restarts.document(identity, state, documents);
+            let document = document.or_else(|| documents.get(id, generation).cloned());
+            let document = document.or_else(|| documents.former(id, generation)).unwrap_or_default();
             let member = Member { address: identity.address, generation: identity.generation, state, document };
             (identity.name.clone(), member)
         });

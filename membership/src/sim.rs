@@ -357,4 +357,5 @@ impl Sim {
 mod agreement;
 mod chaos;
 mod namesakes;
+mod restarts;
 mod tests;

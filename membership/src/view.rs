@@ -16,6 +16,8 @@ pub enum MemberState {
     Alive,
     /// Missed a probe and has not refuted it yet; still counts as a candidate and as a forwarding node.
     Suspect,
+    /// Its agent restarts, as it announced, and its machine goes on meanwhile: nothing of it is moved for a short grace.
+    Restarting,
     /// Found dead.
     Down,
     /// Said goodbye.
@@ -23,9 +25,15 @@ pub enum MemberState {
 }
 
 impl MemberState {
-    /// Alive or suspect: may own VIPs and receive traffic.
+    /// Alive, suspect or restarting: may own VIPs and receive traffic.
     #[must_use]
     pub fn is_up(self) -> bool {
+        self.is_running() || self == Self::Restarting
+    }
+
+    /// Alive or suspect: its agent is there, and can be talked to.
+    #[must_use]
+    pub fn is_running(self) -> bool {
         matches!(self, Self::Alive | Self::Suspect)
     }
 }

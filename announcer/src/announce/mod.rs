@@ -25,7 +25,7 @@ use membership::Voice;
 
 use crate::wire::MacAddr;
 pub use conflict::Conflict;
-pub use io::{Announcer, Counters, StartError, start};
+pub use io::{Announcer, Counters, HookMaps, Order, StartError, start};
 pub use responder::Kind;
 
 /// The wish that a VIP be announced.

@@ -285,6 +285,16 @@ impl Speaker {
         groups
     }
 
+    /// The VIPs that are answered for, each with the number of its interface.
+    #[must_use]
+    pub fn owned(&self) -> BTreeSet<(u32, IpAddr)> {
+        let of = |(vip, wish): (&IpAddr, &Announcement)| -> Vec<(u32, IpAddr)> {
+            let ports = wish.interfaces.iter().filter_map(|name| self.ports.get(name));
+            ports.map(|port| (port.index, *vip)).collect()
+        };
+        self.wished.iter().flat_map(of).collect()
+    }
+
     fn spots_on(&self, interface: &str) -> Vec<Spot> {
         self.wished
             .iter()

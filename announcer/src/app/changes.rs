@@ -30,6 +30,9 @@ pub(super) fn members(before: &View, now: &View, me: &NodeName, events: &Events)
         match member.state {
             MemberState::Alive => info!(member = %name, %address, "member is alive"),
             MemberState::Suspect => info!(member = %name, %address, "member missed a probe"),
+            MemberState::Restarting => {
+                info!(member = %name, %address, "member restarts its agent: nothing of it is moved");
+            }
             MemberState::Down => warn!(member = %name, %address, "member is down"),
             MemberState::Left => info!(member = %name, %address, "member left"),
         }

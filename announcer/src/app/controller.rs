@@ -22,7 +22,7 @@ use std::{
 };
 
 use membership::{
-    Command, Facts, Interface, NodeName, Standing, View,
+    Claim, Command, Facts, Interface, NodeName, Standing, View,
     claims::{Action, Ownership},
 };
 use tokio::sync::watch;
@@ -54,6 +54,15 @@ enum Woken {
     Order(Order),
     Stop,
     Tick,
+}
+
+/// How a controller ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// It owns nothing any more.
+    Gone,
+    /// It still owns these, for the next agent on this machine.
+    Restart(BTreeMap<IpAddr, Claim>),
 }
 
 /// See the module's documentation.
@@ -93,8 +102,9 @@ impl Controller {
         }
     }
 
-    /// Runs until `stop` says so, then hands everything over, at the latest within `patience`.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>, patience: Duration) {
+    /// Runs until `stop` says so. Then it hands everything over, at the latest within `patience`; or, with a `grace`,
+    /// leaves everything as it is for the next agent on this machine.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>, patience: Duration, grace: Duration) -> Ending {
         self.decide(true).await;
         let mut deadline: Option<Instant> = None;
         let mut hold_up = HoldUp::new(Instant::now());
@@ -134,8 +144,12 @@ impl Controller {
                         continue;
                     }
                 }
-                Woken::Tested => self.heed(),
+                Woken::Tested => self.heed().await,
                 Woken::Order(order) => self.obey(order),
+                Woken::Stop if self.can_stay(grace).await => {
+                    info!(vips = self.answering.len(), ?grace, "stopping for a restart: the VIPs stay on this machine");
+                    return Ending::Restart(self.ownership.claims());
+                }
                 Woken::Stop => {
                     info!(vips = self.answering.len(), ?patience, "stopping: handing over what this node owns");
                     self.ownership.drain(Instant::now());
@@ -145,6 +159,15 @@ impl Controller {
             self.decide(objects_changed).await;
         }
         self.stop().await;
+        Ending::Gone
+    }
+
+    /// Whether this machine goes on without an agent, and others count on it now: its hooks are there, it is no newcomer, in
+    /// no minority, is not to be drained, and the hooks answer for its VIPs from now on.
+    async fn can_stay(&self, grace: Duration) -> bool {
+        let sees_most = self.ownership.standing() != Standing::Minority;
+        let counted_on = self.facts.forwarding && !self.facts.listening && !self.ownership.is_draining() && sees_most;
+        !grace.is_zero() && counted_on && self.outputs.announcer.leave_to_hooks(grace).await
     }
 
     /// Whether a stopping agent need not wait any longer.

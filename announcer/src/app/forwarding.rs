@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    announce::Order,
     forward::{Counters, Forwarder, Info, Wanted},
     metrics::Limits,
     shadow,
@@ -44,15 +45,15 @@ pub struct Forwarding {
     pub shadow: mpsc::Receiver<shadow::Maps>,
 }
 
-/// Starts the task.
+/// Starts the task. `hooks` is the announcer, which is told of each program that is attached.
 #[must_use]
-pub fn start(forwarder: Forwarder, limits: Limits) -> Forwarding {
+pub fn start(forwarder: Forwarder, limits: Limits, hooks: mpsc::Sender<Order>) -> Forwarding {
     let (wanted, wishes) = watch::channel(None);
     let first = Report { info: forwarder.info(), ..Report::default() };
     let (carries, carrying) = watch::channel(forwarder.inherited());
     let (reports, report) = watch::channel(Arc::new(first));
     let (shadow_maps, shadow) = mpsc::channel(1);
-    tokio::spawn(run(forwarder, limits, wishes, reports, carries, shadow_maps));
+    tokio::spawn(run(forwarder, limits, wishes, reports, carries, shadow_maps, hooks));
     Forwarding { wanted, report, carrying, shadow }
 }
 
@@ -63,6 +64,7 @@ async fn run(
     reports: watch::Sender<Arc<Report>>,
     carries: watch::Sender<bool>,
     shadow_maps: mpsc::Sender<shadow::Maps>,
+    hooks: mpsc::Sender<Order>,
 ) {
     let mut tick = tokio::time::interval(TICK);
     let mut trouble = None;
@@ -104,6 +106,11 @@ async fn run(
             && let Some(maps) = forwarder.take_shadow()
         {
             let _ = shadow_maps.send(maps).await;
+        }
+        if trouble.is_none()
+            && let Some(maps) = forwarder.take_hooks()
+        {
+            let _ = hooks.send(Order::Maps(Box::new(maps))).await;
         }
         let info = forwarder.info();
         let attached = !info.interfaces.is_empty();

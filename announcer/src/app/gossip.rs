@@ -64,6 +64,12 @@ impl Gossip {
         &self.handle
     }
 
+    /// Says that the next start comes within `grace`.
+    pub(super) async fn restart(self, grace: Duration) {
+        self.handle.restart(grace).await;
+        drop(self.alive);
+    }
+
     /// Says goodbye.
     pub(super) async fn shutdown(self) {
         self.handle.shutdown().await;

@@ -7,12 +7,14 @@
 #![expect(clippy::disallowed_methods, reason = "edge: notes when the agent started")]
 
 mod changes;
+mod cleanup;
 pub mod controller;
 pub mod forwarding;
 mod gossip;
 mod macs;
 mod reload;
 pub mod report;
+mod restart;
 pub mod strangers;
 
 use std::{
@@ -41,7 +43,8 @@ use crate::{
     source::{self, manifests},
 };
 use changes::{count_limits, count_lost_lines};
-use controller::{Controller, Inputs, Outputs};
+pub use cleanup::{CleanupError, cleanup};
+use controller::{Controller, Ending, Inputs, Outputs};
 pub use gossip::GossipError;
 use gossip::{Gossip, keep_seeds, literal_seeds};
 pub use reload::Reload;
@@ -135,7 +138,7 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     let snapshot = manifests::watch(folder.clone()).await;
     let (plan, plans) = watch::channel(None);
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
-    let forwarding = forwarding::start(forwarder, metrics.limits.clone());
+    let forwarding = forwarding::start(forwarder, metrics.limits.clone(), announcer.orders());
     let (scenes_out, scenes) = watch::channel(None);
     let selftest = selftest::start(settings.node.clone(), scenes, links.clone()).map_err(AppError::SelfTest)?;
     let shadowing =
@@ -164,8 +167,6 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     });
     doors.serve(&reporter, &metrics, orders);
 
-    let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
-    ownership.set_rebalance(settings.rebalance);
     let inputs = Inputs {
         view: gossip.view(),
         snapshot,
@@ -189,14 +190,36 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
         events: metrics.events.clone(),
     };
     count_bounds(&metrics.limits, gossip, &reporter, lines);
-    let controller = Controller::new(settings.node.clone(), ownership, inputs, outputs);
-    until_stopped(controller, &settings, reload, signals, gossip).await;
-
-    gossiping.shutdown().await;
+    let controller = Controller::new(settings.node.clone(), ownership(&settings), inputs, outputs);
+    let ending = until_stopped(controller, &settings, reload, signals, gossip).await;
+    say_farewell(ending, gossiping, &settings).await;
     info!(
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+/// Who owns what, as far as this agent knows at its start.
+fn ownership(settings: &Settings) -> Ownership {
+    let mut ownership = Ownership::new(settings.node.clone(), Listen::default(), Instant::now());
+    ownership.set_rebalance(settings.rebalance);
+    if let Some((claims, until)) = restart::find(&settings.state_dir) {
+        ownership.resume(claims, until);
+    }
+    ownership
+}
+
+/// Tells the peers, and for a restart the next agent.
+async fn say_farewell(ending: Ending, gossiping: Gossip, settings: &Settings) {
+    match ending {
+        Ending::Gone => gossiping.shutdown().await,
+        Ending::Restart(claims) => {
+            if let Err(error) = restart::leave(&settings.state_dir, claims, settings.restart_grace) {
+                warn!(%error, "the next agent will not know what this one owned, and others will take its VIPs");
+            }
+            gossiping.restart(settings.restart_grace).await;
+        }
+    }
 }
 
 /// Runs the controller, and beside it what follows signals and seeds, until a signal stops the agent.
@@ -206,15 +229,16 @@ async fn until_stopped(
     reload: Reload,
     signals: Signals,
     gossip: &membership::io::Handle,
-) {
+) -> Ending {
     let (stop, stopped) = watch::channel(false);
     let (seeds_out, seeds) = watch::channel(settings.gossip.join.clone());
     let helpers = [
         tokio::spawn(keep_seeds(seeds, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
     ];
-    controller.run(stopped, HANDOVER_PATIENCE).await;
+    let ending = controller.run(stopped, HANDOVER_PATIENCE, settings.restart_grace).await;
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    ending
 }
 
 /// Counts the bounds that parts reach, for as long as these parts live.

@@ -110,6 +110,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("gossip.watch", old.gossip.watch != new.gossip.watch),
         ("source", old.source != new.source),
         ("rebalance", old.rebalance != new.rebalance),
+        ("restartGrace", old.restart_grace != new.restart_grace),
         ("forwarder.mode", old.forwarder != new.forwarder),
         ("forwarder.flows", old.flows != new.flows),
         ("http.bind", old.http != new.http),

@@ -80,6 +80,10 @@ pub struct Overrides {
     #[arg(long, env = "CRIER_REBALANCE", value_name = "ON|OFF", global = true)]
     pub rebalance: Option<String>,
 
+    /// How long peers leave everything to this node when its agent is told to stop; 0s: it hands over [default: 0s]
+    #[arg(long, env = "CRIER_RESTART_GRACE", value_name = "TIME", global = true)]
+    pub restart_grace: Option<String>,
+
     /// The folder of manifests [default: /etc/crier/manifests]
     #[arg(long, env = "CRIER_MANIFESTS", value_name = "FOLDER", global = true)]
     pub manifests: Option<PathBuf>,

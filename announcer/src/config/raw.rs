@@ -20,6 +20,8 @@ pub struct Raw {
     pub source: RawSource,
     /// `on` or `off`. Default: `on`.
     pub rebalance: Option<String>,
+    /// How long peers leave everything to this node when its agent is told to stop, 0s to 60s. Default: 0s.
+    pub restart_grace: Option<String>,
     /// The data plane.
     pub forwarder: RawForwarder,
     /// The read-only HTTP server.

@@ -32,6 +32,7 @@ pub fn resolve(raw: &Raw, overrides: &Overrides, hostname: &str) -> Result<Setti
         gossip: gossip(raw, overrides)?,
         source: source(raw, overrides)?,
         rebalance: rebalance(raw, overrides)?,
+        restart_grace: restart_grace(raw, overrides)?,
         forwarder: Given::new(
             "forwarder.mode",
             "--forwarder-mode or CRIER_FORWARDER_MODE",
@@ -159,6 +160,18 @@ fn rebalance(raw: &Raw, overrides: &Overrides) -> Result<bool, Fault> {
     let flag = "--rebalance or CRIER_REBALANCE";
     let given = Given::new("rebalance", flag, raw.rebalance.as_ref(), overrides.rebalance.as_ref());
     given.one_of(&[("on", Some(true)), ("off", Some(false))]).map(|on| on.unwrap_or(true))
+}
+
+fn restart_grace(raw: &Raw, overrides: &Overrides) -> Result<Duration, Fault> {
+    let flag = "--restart-grace or CRIER_RESTART_GRACE";
+    let given = Given::new("restartGrace", flag, raw.restart_grace.as_ref(), overrides.restart_grace.as_ref());
+    let Some(text) = given.value else { return Ok(Duration::ZERO) };
+    let grace = humantime::parse_duration(text)
+        .map_err(|_| given.fault(None, format_args!("{text:?} is not a duration like 10s")))?;
+    if grace > membership::GRACE_MAX {
+        return Err(given.fault(None, "must be 0s to 60s; a machine that is away for longer is to be drained"));
+    }
+    Ok(grace)
 }
 
 fn flows(raw: &Raw) -> Result<u32, Fault> {

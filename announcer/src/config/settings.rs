@@ -23,6 +23,8 @@ pub struct Settings {
     pub source: SourceSettings,
     /// Whether this node takes VIPs over from nodes that carry too many of them.
     pub rebalance: bool,
+    /// How long peers leave everything to this node when its agent is told to stop; 0: it hands over.
+    pub restart_grace: Duration,
     /// The data plane.
     pub forwarder: ForwarderMode,
     /// How many connections to this node's pods are remembered.

@@ -19,7 +19,7 @@ fn every_key_has_a_default() {
         assert_eq!(settings.gossip.watch, WatchSettings { interval: std::time::Duration::from_millis(50), misses: 3 });
         assert_eq!(settings.http.map(|http| http.to_string()).as_deref(), Some("0.0.0.0:9650"));
         assert_eq!(settings.source, SourceSettings::Manifests("/etc/crier/manifests".into()));
-        assert!(settings.rebalance);
+        assert!(settings.rebalance && settings.restart_grace.is_zero());
         assert_eq!(settings.forwarder, ForwarderMode::Auto);
         assert_eq!(settings.flows, 524_288);
         assert_eq!(settings.log, LogSettings { level: LogLevel::Info, format: LogFormat::Text });
@@ -106,6 +106,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ("interfaces: [eth0, eth0]\n", "crier.yaml:1: interfaces[1]: \"eth0\" is there twice"),
     ("interfaces: [a-name-that-is-too-long]\n", "crier.yaml:1: interfaces[0]: "),
     ("forwarder: {mode: xpd}\n", "crier.yaml:1: forwarder.mode: \"xpd\" is none of auto, xdp, tc, off"),
+    ("restartGrace: soon\n", "crier.yaml:1: restartGrace: \"soon\" is not a duration like 10s"),
+    ("restartGrace: 2m\n", "crier.yaml:1: restartGrace: must be 0s to 60s"),
     ("forwarder:\n  flows: 1000\n", "crier.yaml:2: forwarder.flows: must be 1024 to 16777216; each costs 68 bytes"),
     ("source: {kubernetes: {}}\n", "crier.yaml:1: source.kubernetes: is not built yet; use source.manifests"),
     ("source: {kubernetes: {}, manifests: /x}\n", "crier.yaml:1: source.manifests: there is source.kubernetes too"),

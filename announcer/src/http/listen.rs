@@ -113,6 +113,24 @@ impl Drop for UnixDoor {
     }
 }
 
+/// Whether an agent answers on the unix socket at `path`.
+#[must_use]
+pub fn is_answered(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
+/// Removes the file of a unix socket on which nobody answers, if it is there.
+///
+/// # Errors
+/// If it stays.
+pub fn remove_unix(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        fs::remove_file(path)
+    } else {
+        Ok(())
+    }
+}
+
 /// Listens on the unix socket at `path`, for root alone (mode 0600). A file left by an agent that is gone is replaced.
 /// Must be called within a tokio runtime.
 ///

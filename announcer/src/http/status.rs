@@ -75,7 +75,7 @@ pub struct Member {
     pub name: NodeName,
     /// Where its gossip is heard.
     pub address: SocketAddr,
-    /// `alive`, `suspect`, `down` or `left`.
+    /// `alive`, `suspect`, `restarting`, `down` or `left`.
     pub state: MemberState,
     /// It has been asked to be rid of its VIPs.
     #[serde(default)]

@@ -156,6 +156,7 @@ pub(super) fn state_label(state: MemberState) -> &'static str {
     match state {
         MemberState::Alive => "alive",
         MemberState::Suspect => "suspect",
+        MemberState::Restarting => "restarting",
         MemberState::Down => "down",
         MemberState::Left => "left",
     }
@@ -184,7 +185,9 @@ impl Snapshot {
 
     fn cluster(&self, registry: &Registry) -> prometheus::Result<()> {
         let members = gauge(registry, "crier_members", "Members of the cluster as this node sees them", &["state"])?;
-        for state in [MemberState::Alive, MemberState::Suspect, MemberState::Down, MemberState::Left] {
+        for state in
+            [MemberState::Alive, MemberState::Suspect, MemberState::Restarting, MemberState::Down, MemberState::Left]
+        {
             let count = self.members.get(&state).copied().unwrap_or(0);
             members.with_label_values(&[state_label(state)]).set(signed(count));
         }

@@ -17,7 +17,7 @@ use membership::{
     election,
 };
 
-use super::{Controls, Directory};
+use super::{Controls, Directory, vigil::Post};
 use crate::{
     model::{Advertise, Desired},
     ownership::interfaces_for,
@@ -71,6 +71,8 @@ pub struct Assignment {
     pub jobs: BTreeMap<IpAddr, Job>,
     /// How many VIPs this node owns that nobody can test.
     pub untested: usize,
+    /// The members that restart, and that this node is to watch meanwhile.
+    pub posts: BTreeMap<NodeName, Post>,
     /// Who has which Ethernet address.
     pub members: Directory,
 }
@@ -106,9 +108,11 @@ pub fn assign(me: &NodeName, scene: &Scene, desired: &Desired, usable: impl Fn(&
     let view = &scene.view;
     let advertise = advertisements(desired);
     let room = Room { view, candidates: &scene.candidates, avoided: avoided(view) };
-    let mut assignment = Assignment { members: directory(view), ..Assignment::default() };
+    let posts = room.posts(me, &scene.owners, &advertise, &usable);
+    let mut assignment = Assignment { members: directory(view), posts, ..Assignment::default() };
     for (vip, owner) in scene.owners.iter() {
-        let Some(member) = view.members.get(&owner.node).filter(|member| member.state.is_up()) else { continue };
+        // Of one that restarts no answer by its agent is to be had.
+        let Some(member) = view.members.get(&owner.node).filter(|member| member.state.is_running()) else { continue };
         let advertise = advertise.get(vip).map(Vec::as_slice).unwrap_or_default();
         let announcing = announcing(*vip, advertise, &owner.node, &member.document.facts.interfaces);
         let tester = room.tester(*vip, &owner.node, &announcing);
@@ -176,6 +180,44 @@ impl<'a> Room<'a> {
         let awake = self.view.up().filter(|(_, member)| !member.document.facts.listening).map(|(name, _)| name);
         let heir = election::first(vip, heirs.filter(can_ask)).map(|node| (node, true));
         heir.or_else(|| election::first(vip, awake.filter(can_ask)).map(|node| (node, false)))
+    }
+
+    /// The members that restart and that `me` is to watch: of those on a segment with one, and whose agents run, who comes
+    /// first by the hash of its address. It asks for a VIP of that member's, or else for its own address.
+    fn posts(
+        &self,
+        me: &NodeName,
+        owners: &BTreeMap<IpAddr, Owner>,
+        advertise: &BTreeMap<IpAddr, Vec<&[Advertise]>>,
+        usable: &impl Fn(&str) -> bool,
+    ) -> BTreeMap<NodeName, Post> {
+        let away = self.view.members.iter().filter(|(_, member)| member.state == MemberState::Restarting);
+        let mut posts = BTreeMap::new();
+        for (name, member) in away {
+            let uplinks: Vec<&Interface> = member.document.facts.interfaces.iter().collect();
+            let Some(own) = uplinks.iter().flat_map(|uplink| &uplink.prefixes).next().map(IpNet::addr) else {
+                continue;
+            };
+            let vips = owners.iter().filter(|(_, owner)| owner.node == *name).map(|(vip, _)| *vip);
+            for target in vips.chain([own]) {
+                // Its hooks answer for a VIP where it announced it.
+                let told = advertise
+                    .get(&target)
+                    .map(|told| announcing(target, told, name, &member.document.facts.interfaces));
+                let uplinks = told.as_ref().unwrap_or(&uplinks);
+                let running = self.view.members.iter().filter(|(_, member)| member.state.is_running());
+                let near = running.map(|(node, _)| node).filter(|node| self.seat(target, node, uplinks).is_some());
+                let watcher = election::first(own, near);
+                let Some((seat, host)) = watcher.and_then(|watcher| self.seat(target, watcher, uplinks)) else {
+                    continue;
+                };
+                if watcher == Some(me) && usable(&seat.interface) {
+                    posts.insert(name.clone(), Post { seat, target, mac: host.mac, generation: member.generation });
+                }
+                break;
+            }
+        }
+        posts
     }
 
     /// Where the node sits on a segment with the owner, and where the owner is to be found there: an on-link prefix of

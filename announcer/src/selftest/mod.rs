@@ -19,6 +19,7 @@ mod io;
 pub mod question;
 pub mod tester;
 pub mod trial;
+pub mod vigil;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -116,6 +117,8 @@ impl fmt::Display for Trouble {
 pub struct Verdicts {
     /// VIPs whose owner, by its claim of that epoch, has been silent for long enough.
     pub replace: BTreeMap<IpAddr, Silence>,
+    /// Members whose agents restart, and whose machines do not answer either.
+    pub gone: BTreeSet<NodeName>,
     /// For the peers to know.
     pub findings: membership::Findings,
 }

@@ -18,6 +18,7 @@ use super::{
     assign::Assignment,
     question::answer,
     trial::{PERIOD, TO_ALL, Trial},
+    vigil::Vigils,
 };
 
 /// A new owner is given this long before it is first asked.
@@ -74,6 +75,7 @@ pub struct Tester {
     rest_until: Option<Instant>,
     assignment: Assignment,
     controls: Controls,
+    vigils: Vigils,
     /// When each of the controls was last answered for.
     heard: BTreeMap<IpAddr, Instant>,
     /// Whom this node has replaced, and until when that is told.
@@ -107,6 +109,7 @@ impl Tester {
                 self.schedule(*vip, now + SETTLE + delay);
             }
         }
+        self.vigils.handle_posts(&assignment.posts, now);
         self.controls = assignment.controls();
         self.heard.retain(|address, _| self.controls.contains_key(address));
         self.results.tested = assignment.jobs.len();
@@ -117,6 +120,7 @@ impl Tester {
     /// A frame came in.
     pub fn handle_frame(&mut self, interface: &str, frame: &[u8], now: Instant) {
         let Some((address, mac)) = answer(frame) else { return };
+        self.vigils.handle_answer(interface, address, mac);
         if let Some(trial) = self.trials.get_mut(&address).filter(|trial| trial.job.seat.interface == interface) {
             trial.handle_answer(mac);
         }
@@ -129,12 +133,14 @@ impl Tester {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let step = self.due.first().map(|(due, _)| self.rest_until.map_or(*due, |rest| rest.max(*due)));
-        step.into_iter().chain(self.silent.values().copied()).min()
+        step.into_iter().chain(self.silent.values().copied()).chain(self.vigils.poll_timeout()).min()
     }
 
     /// Takes the steps that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.silent.retain(|_, until| *until > now);
+        let questions = self.vigils.handle_timeout(now);
+        self.actions.extend(questions.into_iter().map(|(interface, frame)| Action::Send { interface, frame }));
         if self.rest_until.is_some_and(|rest| rest > now) {
             return;
         }
@@ -162,7 +168,7 @@ impl Tester {
             silent: self.silent.keys().cloned().collect(),
             disputed: disputed.map(|(vip, _)| *vip).take(MAX_DISPUTED).collect(),
         };
-        Verdicts { replace: self.replace.clone(), findings }
+        Verdicts { replace: self.replace.clone(), gone: self.vigils.gone(), findings }
     }
 
     /// What people may want to know.

@@ -2,7 +2,8 @@
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision and carries it out by [`rewrite`].
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
-//! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there.
+//! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
+//! [`answer`] what is said to who asks for a VIP while no agent does.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
 //!
@@ -13,6 +14,7 @@
 #![feature(asm_experimental_arch)]
 
 mod affinity;
+mod answer;
 mod assembly;
 mod bytes;
 mod flow;
@@ -89,6 +91,14 @@ pub fn crier_icmp(ctx: TcContext) -> i32 {
     message(&ctx).code(&ctx)
 }
 
+/// From [`crier_ingress`]: ARP and neighbour discovery.
+#[classifier]
+#[inline(always)]
+pub fn crier_answer(ctx: TcContext) -> i32 {
+    let Some(frame) = parse::uplink_frame(&ctx) else { return Action::Next.code(&ctx) };
+    answer::discovery(&ctx, &frame).code(&ctx)
+}
+
 /// From [`crier_connect`]: a packet to a port that the VIP does not have.
 #[classifier]
 #[inline(always)]
@@ -99,6 +109,10 @@ pub fn crier_refuse(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
+    if answer::concerns(ctx, &frame) {
+        shadow::heard(ctx, &frame);
+        return stage::enter_if_there(ctx, Stage::Answer);
+    }
     // A frame for others must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its link, and
     // this node stands in for it.
     let standing = if frame.is_ours() { None } else { shadow::standing_in(ctx, &frame) };
@@ -129,8 +143,7 @@ fn from_wire(ctx: &TcContext) -> Action {
         // ARP, neighbour discovery and pings are not answered in another's stead.
         (_, Some(_)) => Action::Next,
         (Transport::Unfit(reason), None) => Action::count_drop(reason),
-        // The agent's packet socket has seen it by now. The stack, which does not know the VIP, must not route it.
-        (Transport::Discovery, None) => Action::Drop,
+        (Transport::Discovery, None) => stage::enter(ctx, Stage::Answer),
         (Transport::Echo | Transport::Error, None) => stage::enter(ctx, Stage::Icmp),
     }
 }

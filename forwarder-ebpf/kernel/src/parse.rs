@@ -11,7 +11,8 @@ use crate::{
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
 const ETHERTYPE_V4: u32 = 0x0800_u16.to_be() as u32;
-const ETHERTYPE_V6: u32 = 0x86dd_u16.to_be() as u32;
+/// IPv6, as [`TcContext`] has it.
+pub const ETHERTYPE_V6: u32 = 0x86dd_u16.to_be() as u32;
 
 /// "More fragments", and an offset, as they lie in a packet.
 const FRAGMENT_V4: u16 = 0x3fff_u16.to_be();
@@ -21,7 +22,8 @@ const ICMP: u8 = 1;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const ICMPV6: u8 = 58;
+/// The protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 /// IPv6 extension headers that are walked.
 const EXTENSIONS: u32 = 4;

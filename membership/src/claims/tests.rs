@@ -3,6 +3,7 @@
 use super::*;
 use crate::{Facts, Interface, Member, NodeDocument, election::outranks};
 
+mod resume;
 mod settling;
 mod silence;
 

@@ -22,6 +22,8 @@ pub enum Reason {
     OwnerReleased,
     /// Its owner is up but may not own it any more: draining, lost the interface, or has no local pod.
     Handover,
+    /// Its owner is back from a restart that it announced, and nobody has taken it meanwhile.
+    Resumed,
     /// Its owner carried too many VIPs, and its new owner too few.
     Rebalance,
     /// Two nodes claimed it; this node's claim won.
@@ -46,13 +48,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for registering metrics.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::FirstClaim,
         Self::Found,
         Self::OwnerDown,
         Self::OwnerLeft,
         Self::OwnerReleased,
         Self::Handover,
+        Self::Resumed,
         Self::Rebalance,
         Self::ConflictWon,
         Self::ConflictLost,
@@ -75,6 +78,7 @@ impl Reason {
             Self::OwnerLeft => "owner_left",
             Self::OwnerReleased => "owner_released",
             Self::Handover => "handover",
+            Self::Resumed => "resumed",
             Self::Rebalance => "rebalance",
             Self::ConflictWon => "conflict_won",
             Self::ConflictLost => "conflict_lost",

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::Cluster;
+use super::{Cluster, millis};
 use crate::{
-    MemberState,
+    MemberState, NodeName,
     channel::Peer,
     frame::Frame,
     identity::Identity,
@@ -58,9 +58,28 @@ impl Cluster {
         }
     }
 
+    /// An agent stops, and says that it will be back. Its peers tell newcomers of it.
+    pub(super) fn handle_restart(&mut self, life: &Identity, grace: Duration, now: Instant) {
+        if life.name == self.swim.identity().name || !self.restarts.note(life, grace, now) {
+            return;
+        }
+        tracing::info!(node = %life.name, ?grace, "its agent restarts: nothing of it is moved meanwhile");
+        self.swim.handle_goodbye(life.clone(), now);
+        // It may be known as dead already.
+        self.take_members(now);
+    }
+
+    /// The machine of a member that restarts has gone as well: it is down, everywhere.
+    pub(super) fn give_up(&mut self, name: &NodeName, now: Instant) {
+        let Some(life) = self.restarts.away(name).cloned() else { return };
+        tracing::info!(node = %life.name, "its agent restarts, and its machine does not answer either: it is down");
+        self.bury(&life, false, now);
+    }
+
     /// Another's life is over. Who is deaf tells nobody: it may be the one that is cut off.
     fn bury(&mut self, life: &Identity, deaf: bool, now: Instant) {
-        if self.swim.knows(life) && !self.rumours.is_agreed(life) {
+        let was_away = self.restarts.give_up(life);
+        if was_away || self.swim.knows(life) && !self.rumours.is_agreed(life) {
             self.swim.handle_death(life, now);
             self.rumours.agree(life, deaf, now);
             if !deaf {
@@ -82,7 +101,7 @@ impl Cluster {
     pub(super) fn take_members(&mut self, now: Instant) {
         self.stats.renewals = self.swim.renewals();
         self.rumours.begin(now);
-        let mut evidence = Evidence { lookout: &self.lookout, rumours: &mut self.rumours };
+        let mut evidence = Evidence { lookout: &self.lookout, rumours: &mut self.rumours, restarts: &self.restarts };
         let arrived = self.roster.refresh(|| self.swim.members(), &mut evidence, &mut self.stats);
         self.warn_slandered(now);
         let Some(arrived) = arrived else { return };
@@ -96,6 +115,9 @@ impl Cluster {
                 self.stats.hit(Limit::RememberedPeers, 1);
             }
             self.spread.meet(peer, peers, now);
+            for (life, grace) in self.restarts.pending(now).filter(|(life, _)| life.id() != peer.id) {
+                self.channel.send(peer, &Frame::Restart(life, millis(grace)), now, &mut self.stats);
+            }
         }
         self.discovery.set_up(peers.values().map(|peer| peer.address).collect(), now);
         self.replan();

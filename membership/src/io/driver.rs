@@ -101,8 +101,8 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<Arc<View>>,
     stats: watch::Receiver<Arc<Stats>>,
-    /// Sent: say goodbye and end. Dropped: end.
-    stop: oneshot::Sender<()>,
+    /// Sent: say goodbye in these words and end. Dropped: end.
+    stop: oneshot::Sender<Command>,
     task: JoinHandle<()>,
 }
 
@@ -133,8 +133,17 @@ impl Handle {
 
     /// Carries out the commands handed over before, says goodbye, and returns when that is sent and the socket closed.
     pub async fn shutdown(self) {
+        self.end(Command::Leave).await;
+    }
+
+    /// As [`Self::shutdown`], but says that the next start comes within `grace`.
+    pub async fn restart(self, grace: Duration) {
+        self.end(Command::Restart(grace)).await;
+    }
+
+    async fn end(self, farewell: Command) {
         // It fails only if the task has ended; the join below says how.
-        let _ = self.stop.send(());
+        let _ = self.stop.send(farewell);
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the gossip task ended badly");
         }
@@ -227,10 +236,10 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut stopped: oneshot::Receiver<()>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut stopped: oneshot::Receiver<Command>) {
         let mut buffer = vec![0; DATAGRAM_MAX + 1];
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let politely = loop {
+        let farewell = loop {
             let wake = self.cluster.poll_timeout().map(TokioInstant::from_std);
             let timer = async {
                 match wake {
@@ -246,9 +255,9 @@ impl Driver {
                 }
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
-                    None => break false,
+                    None => break None,
                 },
-                stop = &mut stopped => break stop.is_ok(),
+                farewell = &mut stopped => break farewell.ok(),
                 () = timer => {}
                 // An error would mean that the thread has ended; then it cannot be missed in the log.
                 changed = self.watch.returns.changed(), if self.watching => self.watching = changed.is_ok(),
@@ -266,20 +275,20 @@ impl Driver {
             }
             self.put_out();
         };
-        if politely {
+        if let Some(farewell) = farewell {
             while let Ok(command) = commands.try_recv() {
                 self.command(command);
             }
-            self.say_goodbye().await;
+            self.say(farewell).await;
         }
         self.publish();
         self.watch.finish().await;
         self.remembered.finish(self.cluster.peers()).await;
     }
 
-    async fn say_goodbye(&mut self) {
+    async fn say(&mut self, farewell: Command) {
         for _ in 0..GOODBYES {
-            self.cluster.handle_command(Command::Leave, Instant::now());
+            self.cluster.handle_command(farewell.clone(), Instant::now());
             self.put_out();
             tokio::time::sleep(GOODBYE_PAUSE).await;
         }

@@ -9,7 +9,7 @@ use std::{
 
 use super::peers::replace_durably;
 
-const FILE: &str = "generation";
+pub(super) const FILE: &str = "generation";
 
 /// max(stored + 1, unix milliseconds), stored for the next start.
 ///

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
-const FILE: &str = "peers";
+pub(super) const FILE: &str = "peers";
 
 /// The file of remembered peers, and what it says.
 #[derive(Debug)]

@@ -10,7 +10,9 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    Order,
     counters::{Event, Tally},
+    hooks::Hooks,
     multicast::Groups,
 };
 use crate::{
@@ -38,6 +40,7 @@ pub(super) struct Inputs {
     pub(super) wished: watch::Receiver<BTreeMap<IpAddr, Announcement>>,
     pub(super) inquiry: watch::Receiver<Inquiry>,
     pub(super) again: mpsc::Receiver<IpAddr>,
+    pub(super) orders: mpsc::Receiver<Order>,
 }
 
 /// What the loop was woken by.
@@ -50,6 +53,7 @@ enum Woken<'a> {
     Inquiry,
     Links,
     Again(IpAddr),
+    Order(Order),
     Time,
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Driver {
     /// The interfaces on which sending failed and that was logged; a success clears it.
     mute: BTreeSet<String>,
     groups: Groups,
+    hooks: Hooks,
     /// When groups are tried again.
     rejoin_at: Option<Instant>,
     tally: Arc<Tally>,
@@ -73,6 +78,7 @@ impl Driver {
             lines: Lines::new("announcing"),
             mute: BTreeSet::new(),
             groups: Groups::default(),
+            hooks: Hooks::default(),
             rejoin_at: None,
             tally,
             reports,
@@ -81,14 +87,20 @@ impl Driver {
 
     /// Until the [`super::Announcer`] is dropped.
     pub(super) async fn run(mut self, inputs: Inputs) {
-        let Inputs { mut links, mut wished, mut inquiry, mut again } = inputs;
+        let Inputs { mut links, mut wished, mut inquiry, mut again, mut orders } = inputs;
         let mut buffer = vec![0; LONGEST];
         let mut links_known = true;
         let mut hold_up = HoldUp::new(Instant::now());
         links.mark_changed();
         loop {
             let tick = self.speaker.is_busy().then(|| hold_up.wake());
-            let due = [self.speaker.poll_timeout(), self.lines.poll_timeout(), self.rejoin_at, tick];
+            let due = [
+                self.speaker.poll_timeout(),
+                self.lines.poll_timeout(),
+                self.hooks.poll_timeout(),
+                self.rejoin_at,
+                tick,
+            ];
             let woken = tokio::select! {
                 heard = self.lines.hear(&mut buffer) => match heard {
                     Some((name, frame)) => Woken::Frame(name, frame),
@@ -104,6 +116,7 @@ impl Driver {
                     Woken::Links
                 }
                 Some(vip) = again.recv() => Woken::Again(vip),
+                Some(order) = orders.recv() => Woken::Order(order),
                 () = sleep_until(due.into_iter().flatten().min()) => Woken::Time,
             };
             let now = Instant::now();
@@ -115,6 +128,7 @@ impl Driver {
                 self.speaker.handle_wishes(wished.borrow_and_update().clone(), now);
                 self.speaker.handle_hold_up(now);
             }
+            let owns = matches!(woken, Woken::Wished | Woken::Links | Woken::Order(_)) || late.is_some();
             match woken {
                 Woken::Again(_) | Woken::Wished if late.is_some() => {}
                 Woken::Frame(name, frame) => self.heard(&name, frame, now),
@@ -125,10 +139,19 @@ impl Driver {
                     self.speaker.handle_links(&current, now);
                 }
                 Woken::Again(vip) => self.speaker.handle_again(vip, now),
+                Woken::Order(Order::Maps(maps)) => self.hooks.take(*maps, now),
+                Woken::Order(Order::Leave(grace, answer)) => {
+                    // Who asked has ended with the agent otherwise.
+                    let _ = answer.send(self.hooks.leave(grace));
+                }
                 Woken::Lost | Woken::Time => {}
             }
             // All of it as of when it woke: it may be held up in the middle of a turn as well.
             self.turn(now);
+            if owns {
+                self.hooks.own(self.speaker.owned());
+            }
+            self.hooks.handle_timeout(now);
             hold_up.sleep(now);
         }
     }

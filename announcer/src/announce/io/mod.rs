@@ -11,11 +11,12 @@
 
 mod counters;
 mod driver;
+mod hooks;
 mod multicast;
 
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Announcement, Conflict, Inquiry};
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
 pub use counters::Counters;
 use counters::Tally;
 use driver::{Driver, Inputs};
+pub use hooks::HookMaps;
 
 /// Conflicts that wait for the agent; beyond that they are only counted.
 const CONFLICTS: usize = 256;
@@ -48,12 +50,22 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
+/// What the announcer is told about the hooks, which answer while it does not.
+#[derive(Debug)]
+pub enum Order {
+    /// A program has been attached: its maps.
+    Maps(Box<HookMaps>),
+    /// The agent stops for a restart: the hooks are to answer for so long. Answered by whether they can.
+    Leave(Duration, oneshot::Sender<bool>),
+}
+
 /// A handle to the announcer. When it is dropped, the announcer falls silent and its thread ends.
 #[derive(Debug)]
 pub struct Announcer {
     wishes: watch::Sender<BTreeMap<IpAddr, Announcement>>,
     inquiry: watch::Sender<Inquiry>,
     again: mpsc::Sender<IpAddr>,
+    orders: mpsc::Sender<Order>,
     conflicts: Option<mpsc::Receiver<Conflict>>,
     tally: Arc<Tally>,
 }
@@ -72,15 +84,16 @@ pub fn start(links: watch::Receiver<Arc<Links>>, refresh: Duration) -> Result<An
     let (inquiry, inquired) = watch::channel(Inquiry::default());
     let (again, asked_again) = mpsc::channel(AGAIN);
     let (reports, conflicts) = mpsc::channel(CONFLICTS);
+    let (orders, ordered) = mpsc::channel(4);
     let tally = Arc::new(Tally::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
     let driver = Driver::new(refresh, Arc::clone(&tally), reports);
-    let inputs = Inputs { links, wished, inquiry: inquired, again: asked_again };
+    let inputs = Inputs { links, wished, inquiry: inquired, again: asked_again, orders: ordered };
     std::thread::Builder::new()
         .name("announcer".into())
         .spawn(move || runtime.block_on(driver.run(inputs)))
         .map_err(StartError::Thread)?;
-    Ok(Announcer { wishes, inquiry, again, conflicts: Some(conflicts), tally })
+    Ok(Announcer { wishes, inquiry, again, orders, conflicts: Some(conflicts), tally })
 }
 
 impl Announcer {
@@ -106,6 +119,18 @@ impl Announcer {
     /// call gets the reports; the channel of later calls is closed.
     pub fn conflicts(&mut self) -> mpsc::Receiver<Conflict> {
         self.conflicts.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
+    /// Where it is told of the hooks.
+    #[must_use]
+    pub fn orders(&self) -> mpsc::Sender<Order> {
+        self.orders.clone()
+    }
+
+    /// Has the hooks answer for the VIPs from now on, for so long: whether they can. This announcer goes on until it is dropped.
+    pub async fn leave_to_hooks(&self, grace: Duration) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Leave(grace, answer)).await.is_ok() && answered.await.unwrap_or(false)
     }
 
     /// What has been done since the start.

@@ -7,7 +7,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use membership::claims::Standing;
+use membership::{Command, claims::Standing};
 use tracing::{info, warn};
 
 use super::{Controller, unix_ms};
@@ -72,10 +72,13 @@ impl Controller {
     }
 
     /// Takes VIPs from owners that do not answer for them, and tells the others what was found.
-    pub(super) fn heed(&mut self) {
+    pub(super) async fn heed(&mut self) {
         let verdicts = Arc::clone(&self.inputs.selftest.borrow_and_update());
         let now = Instant::now();
         self.facts.findings.clone_from(&verdicts.findings);
+        for node in &verdicts.gone {
+            self.tell(Command::Lost(node.clone())).await;
+        }
         for (vip, silence) in &verdicts.replace {
             self.ownership.replace_silent(*vip, &silence.owner, silence.epoch, now, unix_ms());
         }

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use super::{ApplyError, StartError};
 use crate::{
+    announce::HookMaps,
     forward::{counters::Traffic, plan::Write},
     shadow,
 };
@@ -35,6 +36,8 @@ pub(super) struct Maps {
     events: PerCpuArray<MapData, u64>,
     /// For the thread that writes them, until it takes them.
     pub(super) shadow: Option<shadow::Maps>,
+    /// For the announcer's thread, as well.
+    pub(super) hooks: Option<HookMaps>,
     cpus: usize,
 }
 
@@ -60,6 +63,7 @@ impl Maps {
                 states: take(ebpf, map::SHADOW_STATES)?,
                 floods: take(ebpf, map::FLOODS)?,
             }),
+            hooks: Some(HookMaps { owned: take(ebpf, map::OWNED)?, lease: take(ebpf, map::LEASE)? }),
             cpus: nr_cpus().map_or(1, |cpus| cpus),
         })
     }
@@ -131,7 +135,7 @@ fn source(set: u32, net: IpNet) -> Key<Source> {
     Key::new(Source::OF_SET + before + u32::from(net.prefix_len()), Source { set: set.to_be_bytes(), address })
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, StartError>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, StartError>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {

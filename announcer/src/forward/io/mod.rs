@@ -19,6 +19,7 @@ use forwarder_ebpf::{Direction, DropReason, Eviction, Message, SECOND_HOPS, Shad
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
+    announce::HookMaps,
     forward::{
         counters::{Counters, Traffic},
         plan::Limit,
@@ -278,6 +279,11 @@ impl Forwarder {
     /// is worth taking them from.
     pub fn take_shadow(&mut self) -> Option<shadow::Maps> {
         self.running.as_mut().and_then(|running| running.maps.shadow.take())
+    }
+
+    /// The maps by which the hooks answer in the announcer's stead, in the same way.
+    pub fn take_hooks(&mut self) -> Option<HookMaps> {
+        self.running.as_mut().and_then(|running| running.maps.hooks.take())
     }
 
     /// Whether a predecessor's program carries traffic until the first [`Forwarder::apply`] takes its place.

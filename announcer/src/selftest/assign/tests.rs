@@ -116,6 +116,26 @@ fn a_job_says_from_where_to_ask_and_whom_else() {
 }
 
 #[test]
+fn one_member_whose_agent_runs_watches_a_machine_whose_agent_restarts() {
+    let mut set = Set::new(4);
+    set.view.members.get_mut(&name(1)).unwrap().state = MemberState::Restarting;
+    let watchers = |set: &Set| -> Vec<u8> { (1..=4).filter(|n| !set.assignment(*n).posts.is_empty()).collect() };
+    let watcher = watchers(&set)[0];
+    assert_eq!(watchers(&set), [watcher]);
+    assert_eq!(set.testers(), Vec::<u8>::new(), "no answer of an agent is expected meanwhile");
+    let post = set.assignment(watcher).posts[&name(1)].clone();
+    assert_eq!((post.mac, post.seat.mac), (MacAddr(2, 0, 0, 0, 0, 1), MacAddr(2, 0, 0, 0, 0, watcher)));
+    set.view.members.get_mut(&name(watcher)).unwrap().state = MemberState::Restarting;
+    let posts = watchers(&set).into_iter().map(|n| set.assignment(n).posts);
+    assert_eq!(
+        posts.flat_map(BTreeMap::into_keys).collect::<Vec<_>>(),
+        [name(1), name(watcher)],
+        "each is watched once"
+    );
+    assert!(watchers(&set).iter().all(|n| ![1, watcher].contains(n)), "by one whose agent runs");
+}
+
+#[test]
 fn who_is_on_another_segment_cannot_test() {
     let mut set = Set::new(3);
     let tester = set.tester();

@@ -82,7 +82,7 @@ fn job(vip: IpAddr) -> Job {
 
 fn assignment(vips: impl IntoIterator<Item = IpAddr>) -> Assignment {
     let members = [(ME, name("n1")), (OWNER, name("n2")), (THIRD, name("n3"))].into();
-    Assignment { jobs: vips.into_iter().map(|vip| (vip, job(vip))).collect(), untested: 0, members }
+    Assignment { jobs: vips.into_iter().map(|vip| (vip, job(vip))).collect(), members, ..Assignment::default() }
 }
 
 struct Bench {
