@@ -3,6 +3,7 @@
 
 mod away;
 mod frames;
+mod fuzz;
 mod lan;
 mod moves;
 mod reuse;
