@@ -5,24 +5,32 @@
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
 //! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
-//! to), [`reason`]
-//! (why a packet was dropped), then `kernel/src/main.rs`.
+//! to), [`table`] (where a flow is remembered), [`reason`] and [`event`]
+//! (what is counted), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod directory;
+pub mod event;
 pub mod layout;
 pub mod limits;
 pub mod reason;
 mod slot;
+mod stage;
 pub mod steer;
+pub mod table;
 
 #[cfg(feature = "user")]
 mod user;
 
+pub use event::{EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
 pub use layout::*;
-pub use reason::{Direction, DropReason, EVENTS, SECOND_HOPS, ShadowEvent};
+pub use reason::{Direction, DropReason};
 pub use slot::NodeSlot;
+pub use stage::Stage;
 #[cfg(feature = "user")]
 pub use user::OBJECT;
 
@@ -36,8 +44,16 @@ pub mod program {
     pub const XDP: &str = "crier_xdp";
 }
 
+/// Names of the constants that the agent sets before it loads the object.
+pub mod constant {
+    /// `u32`: buckets of the flow table.
+    pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
+}
+
 /// Names of the maps in the object.
 pub mod map {
+    /// Array of programs, by [`crate::Stage`].
+    pub const STAGES: &str = "STAGES";
     /// Array of one [`crate::Uplinks`].
     pub const UPLINKS: &str = "UPLINKS";
     /// Hash: address to a word that is not looked at.
@@ -52,12 +68,16 @@ pub mod map {
     pub const ROWS: &str = "ROWS";
     /// Array of [`crate::NodeEntry`], by [`crate::node_entry_index`].
     pub const NODES: &str = "NODES";
+    /// Hash: other nodes' [`crate::node_mac_key`]s to [`crate::node_entry_index`]es.
+    pub const NODE_MACS: &str = "NODE_MACS";
     /// Array of [`crate::BackendEntry`].
     pub const BACKENDS: &str = "BACKENDS";
-    /// LRU hash: [`crate::Tuple`] client to VIP, to [`crate::Flow`].
+    /// Array of [`crate::Flow`]: [`crate::table::WAYS`] for each bucket.
     pub const FLOWS: &str = "FLOWS";
-    /// LRU hash: [`crate::Tuple`] pod to client, to [`crate::Reply`].
-    pub const REPLIES: &str = "REPLIES";
+    /// Array of [`crate::FlowStates`].
+    pub const FLOW_STATES: &str = "FLOW_STATES";
+    /// Array of [`crate::Pod`].
+    pub const PODS: &str = "PODS";
     /// Per-CPU array of [`crate::Counter`], by [`crate::counter_index`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash: [`crate::ShadowKey`] to [`crate::Shadow`].
@@ -68,6 +88,7 @@ pub mod map {
     pub const SHADOW_STATES: &str = "SHADOW_STATES";
     /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
     pub const FLOODS: &str = "FLOODS";
-    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s.
+    /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s, then
+    /// [`crate::Message`]s, then [`crate::Eviction`]s.
     pub const EVENTS: &str = "EVENTS";
 }

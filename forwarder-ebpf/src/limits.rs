@@ -14,12 +14,23 @@ pub const SERVICE_ENTRIES: u32 = 2 * SERVICES;
 pub const BACKENDS: u32 = 65_536;
 /// Rows of tables: room for 4,194,304 slots.
 pub const ROWS: u32 = 65_536;
-/// Connections a node remembers for its own pods; the least recently used go first.
-pub const FLOWS: u32 = 262_144;
+/// Connections a node remembers for its own pods, unless the agent is told otherwise. Each costs 68 bytes, in use or
+/// not: 34 MiB in all.
+pub const FLOWS: u32 = 524_288;
+/// The least the agent may be told.
+pub const MIN_FLOWS: u32 = 1_024;
+/// The most the agent may be told.
+pub const MAX_FLOWS: u32 = 16_777_216;
+/// Pod sockets of this node to which there are flows; a power of two. One is given up when it had none for hours.
+pub const PODS: u32 = 16_384;
 /// Source ranges: of all services' ports and addresses together, and of changing ones twice.
 pub const SOURCES: u32 = 65_536;
 /// Clients that a node remembers for services with affinity, once for each service; the least recently used go first.
 pub const AFFINITIES: u32 = 65_536;
+/// Packets to ports without a service that are answered, each second on each CPU.
+pub const REFUSALS_PER_SECOND: u64 = 1_000;
+/// So many of them at once.
+pub const REFUSALS_AT_ONCE: u64 = 100;
 /// Counters: triples of service, port and protocol.
 pub const COUNTED: u32 = 16_384;
 /// MACs of other nodes that this one stands in for. Network cards match a few dozen MACs at most before they let in all.

@@ -1,4 +1,4 @@
-//! What is counted beside the services: why packets were dropped, and which way they went.
+//! What is counted beside the services: why packets were dropped, which way they went, which flows were pushed out.
 
 /// Why a packet to a VIP was dropped.
 #[repr(u32)]
@@ -10,9 +10,9 @@ pub enum DropReason {
     Fragment = 1,
     /// More IPv6 extension headers than are walked, or one that cannot be.
     Extension = 2,
-    /// Neither TCP nor UDP.
+    /// Neither TCP nor UDP, nor ICMP that has a meaning for a VIP.
     Protocol = 3,
-    /// The VIP has no such port.
+    /// The VIP has no such port, and the sender is not told ([`crate::Message::Reset`], [`crate::Message::Unreachable`]).
     NoService = 4,
     /// No usable pod, or no node to reach one.
     NoBackend = 5,
@@ -20,17 +20,21 @@ pub enum DropReason {
     TtlExpired = 6,
     /// The kernel refused to change the packet.
     Rewrite = 7,
-    /// The flow could not be remembered.
+    /// The flow could not be remembered: where it may lie, there are established connections in use.
     FlowTable = 8,
     /// The pod knows other live connections of the client's by each of the ports that were tried.
     ClientPort = 9,
     /// The client is outside the service's source ranges.
     SourceRange = 10,
+    /// An ICMP error that is about no known connection of the VIP's.
+    StrayError = 11,
+    /// A [`crate::Stage`] of the program was not there.
+    Stage = 12,
 }
 
 impl DropReason {
     /// How many there are.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 13;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Malformed,
@@ -44,6 +48,8 @@ impl DropReason {
         Self::FlowTable,
         Self::ClientPort,
         Self::SourceRange,
+        Self::StrayError,
+        Self::Stage,
     ];
 
     /// Its name in metrics.
@@ -61,40 +67,8 @@ impl DropReason {
             Self::FlowTable => "flow_table",
             Self::ClientPort => "client_port",
             Self::SourceRange => "source_range",
-        }
-    }
-}
-
-/// Where second hops are counted in the map `EVENTS`, after the drops.
-pub const SECOND_HOPS: u32 = DropReason::COUNT;
-/// Entries of the map `EVENTS`.
-pub const EVENTS: u32 = SECOND_HOPS + 1 + ShadowEvent::COUNT;
-
-/// What became of a frame that a switch flooded to this node though it is addressed to a MAC that this node shadows.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ShadowEvent {
-    /// For a VIP, and carried in the owner's stead.
-    Carried = SECOND_HOPS + 1,
-    /// For a VIP, but not carried: not armed, stood down, or the agent is gone.
-    Refused = SECOND_HOPS + 2,
-    /// The owner's own business.
-    Passed = SECOND_HOPS + 3,
-}
-
-impl ShadowEvent {
-    /// How many there are.
-    pub const COUNT: u32 = 3;
-    /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::Carried, Self::Refused, Self::Passed];
-
-    /// Its name in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Carried => "carried",
-            Self::Refused => "refused",
-            Self::Passed => "passed",
+            Self::StrayError => "stray_error",
+            Self::Stage => "stage",
         }
     }
 }
@@ -137,9 +111,6 @@ mod tests {
     fn numbers_follow_the_order_of_all() {
         for (number, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{}", reason.as_str());
-        }
-        for (number, event) in (SECOND_HOPS + 1..EVENTS).zip(ShadowEvent::ALL) {
-            assert_eq!(event as u32, number, "{}", event.as_str());
         }
         for (number, direction) in Direction::ALL.into_iter().enumerate() {
             assert_eq!(direction as usize, number, "{}", direction.as_str());

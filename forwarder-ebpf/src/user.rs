@@ -1,8 +1,8 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::layout::{
-    BackendEntry, Bucket, Counter, Flow, NodeEntry, Reply, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
-    ShadowState, ShadowedVip, Source, Tuple, Uplinks,
+    BackendEntry, Bucket, Counter, Flow, FlowStates, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
+    ShadowState, ShadowedVip, Source, Uplinks,
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
@@ -21,8 +21,9 @@ pod!(
     Bucket,
     Counter,
     Flow,
+    FlowStates,
     NodeEntry,
-    Reply,
+    Pod,
     Row,
     ServiceEntry,
     ServiceKey,
@@ -30,7 +31,6 @@ pod!(
     ShadowKey,
     ShadowState,
     ShadowedVip,
-    Source,
-    Tuple
+    Source
 );
 pod!(Uplinks);

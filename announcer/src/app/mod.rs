@@ -122,8 +122,7 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     let doors = Doors::open(&settings).await?;
     let links = link::watch(settings.interfaces.clone()).await?;
     let advertise = advertised(&settings, links.clone()).await?;
-    let mode = forward_mode(settings.forwarder);
-    let forwarder = forward::Forwarder::start(forward::Options { mode, pin_dir: settings.pin_dir.clone() })?;
+    let forwarder = forward::Forwarder::start(forward_options(&settings))?;
     let mut announcer = announce::start(links.clone(), REFRESH)?;
     let conflicts = announcer.conflicts();
     let announcer = Arc::new(announcer);
@@ -150,7 +149,7 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
         node: settings.node.clone(),
         started,
         source: ("manifests", folder.display().to_string()),
-        forwarder_off: mode == forward::Mode::Off,
+        forwarder_off: settings.forwarder == ForwarderMode::Off,
         view: gossip.view(),
         gossip: gossip.stats(),
         snapshot: snapshot.clone(),
@@ -331,13 +330,14 @@ async fn advertised(settings: &Settings, mut links: watch::Receiver<Arc<Links>>)
     })
 }
 
-fn forward_mode(mode: ForwarderMode) -> forward::Mode {
-    match mode {
+fn forward_options(settings: &Settings) -> forward::Options {
+    let mode = match settings.forwarder {
         ForwarderMode::Auto => forward::Mode::Auto,
         ForwarderMode::Xdp => forward::Mode::Xdp,
         ForwarderMode::Tc => forward::Mode::Tc,
         ForwarderMode::Off => forward::Mode::Off,
-    }
+    };
+    forward::Options { mode, pin_dir: settings.pin_dir.clone(), flows: settings.flows }
 }
 
 /// A number of this node's own, so that nodes do not probe in step.

@@ -156,6 +156,8 @@ impl StatusSource for Reporter {
             forwarded,
             drops,
             second_hops: forwarding.counters.second_hops,
+            messages: forwarding.counters.messages.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
+            evictions: forwarding.counters.evictions.iter().map(|(flow, count)| (flow.as_str(), *count)).collect(),
             shadow: shadow_counts(&forwarding, &self.shadowing.borrow()),
             pools: snapshot.pools.iter().map(pool).collect(),
             source: metrics::SourceState {

@@ -113,6 +113,8 @@ pub struct RawKubernetes {
 pub struct RawForwarder {
     /// `auto`, `xdp`, `tc` or `off`. Default: `auto`.
     pub mode: Option<String>,
+    /// Connections to this node's pods that are remembered, 1,024 to 16,777,216. Default: 524,288.
+    pub flows: Option<u32>,
 }
 
 /// `http`.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use forwarder_ebpf::limits;
 use membership::NodeName;
 
 use super::{
@@ -43,6 +44,7 @@ pub fn resolve(raw: &Raw, overrides: &Overrides, hostname: &str) -> Result<Setti
             ("tc", ForwarderMode::Tc),
             ("off", ForwarderMode::Off),
         ])?,
+        flows: flows(raw)?,
         http: http(raw, overrides)?,
         state_dir: path(
             "stateDir",
@@ -157,6 +159,16 @@ fn rebalance(raw: &Raw, overrides: &Overrides) -> Result<bool, Fault> {
     let flag = "--rebalance or CRIER_REBALANCE";
     let given = Given::new("rebalance", flag, raw.rebalance.as_ref(), overrides.rebalance.as_ref());
     given.one_of(&[("on", Some(true)), ("off", Some(false))]).map(|on| on.unwrap_or(true))
+}
+
+fn flows(raw: &Raw) -> Result<u32, Fault> {
+    let given = Given::new("forwarder.flows", "", raw.forwarder.flows.as_ref(), None);
+    let flows = given.value.copied().unwrap_or(limits::FLOWS);
+    if !(limits::MIN_FLOWS..=limits::MAX_FLOWS).contains(&flows) {
+        let (least, most) = (limits::MIN_FLOWS, limits::MAX_FLOWS);
+        return Err(given.fault(None, format_args!("must be {least} to {most}; each costs 68 bytes of kernel memory")));
+    }
+    Ok(flows)
 }
 
 fn http(raw: &Raw, overrides: &Overrides) -> Result<Option<SocketAddr>, Fault> {

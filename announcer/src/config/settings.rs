@@ -25,6 +25,8 @@ pub struct Settings {
     pub rebalance: bool,
     /// The data plane.
     pub forwarder: ForwarderMode,
+    /// How many connections to this node's pods are remembered.
+    pub flows: u32,
     /// Where the read-only HTTP server listens; `None`: there is none.
     pub http: Option<SocketAddr>,
     /// Where state is kept.

@@ -21,6 +21,7 @@ fn every_key_has_a_default() {
         assert_eq!(settings.source, SourceSettings::Manifests("/etc/crier/manifests".into()));
         assert!(settings.rebalance);
         assert_eq!(settings.forwarder, ForwarderMode::Auto);
+        assert_eq!(settings.flows, 524_288);
         assert_eq!(settings.log, LogSettings { level: LogLevel::Info, format: LogFormat::Text });
     }
 }
@@ -38,7 +39,7 @@ gossip:
   watch: {interval: 20ms, misses: 5}
 source: {manifests: /tmp/manifests}
 rebalance: off
-forwarder: {mode: tc}
+forwarder: {mode: tc, flows: 1048576}
 http: {bind: off}
 stateDir: /tmp/state
 socket: /tmp/sock
@@ -53,6 +54,7 @@ log: {level: debug, format: json}
     assert!(!settings.rebalance);
     assert_eq!(settings.http, None);
     assert_eq!(settings.forwarder, ForwarderMode::Tc);
+    assert_eq!(settings.flows, 1 << 20);
     assert_eq!(settings.pin_dir, Path::new("/sys/fs/bpf/n1"));
 }
 
@@ -104,6 +106,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("interfaces: [eth0, eth0]\n", "crier.yaml:1: interfaces[1]: \"eth0\" is there twice"),
     ("interfaces: [a-name-that-is-too-long]\n", "crier.yaml:1: interfaces[0]: "),
     ("forwarder: {mode: xpd}\n", "crier.yaml:1: forwarder.mode: \"xpd\" is none of auto, xdp, tc, off"),
+    ("forwarder:\n  flows: 1000\n", "crier.yaml:2: forwarder.flows: must be 1024 to 16777216; each costs 68 bytes"),
     ("source: {kubernetes: {}}\n", "crier.yaml:1: source.kubernetes: is not built yet; use source.manifests"),
     ("source: {kubernetes: {}, manifests: /x}\n", "crier.yaml:1: source.manifests: there is source.kubernetes too"),
     ("http: {bind: 'localhost'}\n", "crier.yaml:1: http.bind: \"localhost\" is not ADDRESS:PORT"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_ebpf::{Direction, DropReason, ShadowEvent};
+use forwarder_ebpf::{Direction, DropReason, Eviction, Message, ShadowEvent};
 
 use crate::model::{Protocol, ServiceName};
 
@@ -39,4 +39,8 @@ pub struct Counters {
     pub second_hops: u64,
     /// What became of frames that were flooded here for MACs that this node shadows.
     pub shadow: BTreeMap<ShadowEvent, u64>,
+    /// What was said about VIPs and their connections.
+    pub messages: BTreeMap<Message, u64>,
+    /// Flows that made room for new ones though they were not over, by what they were.
+    pub evictions: BTreeMap<Eviction, u64>,
 }

@@ -33,6 +33,10 @@ pub struct Snapshot {
     pub drops: BTreeMap<&'static str, u64>,
     /// Mid-flow packets passed on to the node their slot belonged to before.
     pub second_hops: u64,
+    /// What was said about VIPs and their connections, by kind.
+    pub messages: BTreeMap<&'static str, u64>,
+    /// Flows that made room for new ones though they were not over, by what they were.
+    pub evictions: BTreeMap<&'static str, u64>,
     /// The shadow standby.
     pub shadow: ShadowCounts,
     /// How full the pools are.
@@ -273,6 +277,16 @@ impl Snapshot {
         let drops = counter(registry, "crier_forward_drops_total", "Packets dropped by the forwarder", &["reason"])?;
         for (reason, count) in &self.drops {
             drops.with_label_values(&[reason]).inc_by(*count);
+        }
+        let help = "Packets about VIPs and their connections that the forwarder answered itself or told pods";
+        let messages = counter(registry, "crier_forward_messages_total", help, &["kind"])?;
+        for (kind, count) in &self.messages {
+            messages.with_label_values(&[kind]).inc_by(*count);
+        }
+        let help = "Flows of this node's pods that made room for new ones though they were not over";
+        let evictions = counter(registry, "crier_flow_evictions_total", help, &["state"])?;
+        for (state, count) in &self.evictions {
+            evictions.with_label_values(&[state]).inc_by(*count);
         }
         self.shadow(registry)
     }

@@ -1,6 +1,6 @@
 //! Frames made by hand, for what no honest client sends.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::lan::Host;
 
@@ -24,12 +24,19 @@ impl V4 {
         header.extend([self.ttl, self.protocol, 0, 0]);
         header.extend([10, 77, 0, 9]);
         header.extend(self.vip.octets());
-        let sum: u32 = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let folded = !((folded & 0xffff) + (folded >> 16)) as u16;
-        header[10..12].copy_from_slice(&folded.to_be_bytes());
+        let sum = checksum(&header);
+        header[10..12].copy_from_slice(&sum);
         ethernet(self.to, [0x08, 0x00], &[header, self.payload.clone()].concat())
     }
+}
+
+/// An IPv4 frame as if from another address.
+pub(crate) fn from_v4(mut frame: Vec<u8>, source: [u8; 4]) -> Vec<u8> {
+    frame[26..30].copy_from_slice(&source);
+    frame[24..26].fill(0);
+    let sum = checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum);
+    frame
 }
 
 /// An IPv6 frame to the VIP.
@@ -46,6 +53,80 @@ pub(crate) fn v6(to: [u8; 6], vip: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8
 /// A UDP header without a checksum, from port 5353, with four bytes.
 pub(crate) fn udp(to: u16) -> Vec<u8> {
     [&5353_u16.to_be_bytes()[..], &to.to_be_bytes(), &12_u16.to_be_bytes(), &[0, 0], b"who?"].concat()
+}
+
+/// The checksum of the internet protocols.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = !((folded & 0xffff) + (folded >> 16)) as u16;
+    folded.to_be_bytes()
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// What a checksum covers beside the packet itself.
+fn pseudo_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
+    [octets(from), octets(to), (length as u16).to_be_bytes().to_vec(), vec![0, protocol]].concat()
+}
+
+/// An ICMP message: type and code, and what follows the checksum.
+pub(crate) fn icmp([kind, code]: [u8; 2], rest: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, code, 0, 0], rest].concat();
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum);
+    message
+}
+
+/// "Host unreachable", or in IPv6 "no route", about a packet.
+pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
+    let rest = [&[0; 4], quoted].concat();
+    if from.is_ipv4() {
+        return icmp([3, 1], &rest);
+    }
+    let mut message = [&[1, 0, 0, 0], &rest[..]].concat();
+    let sum = checksum(&[pseudo_header(from, to, 58, message.len()), message.clone()].concat());
+    message[2..4].copy_from_slice(&sum);
+    message
+}
+
+/// A UDP datagram with its IP header; without a checksum if it is not `checked`.
+pub(crate) fn udp_datagram(from: SocketAddr, to: SocketAddr, payload: &[u8], checked: bool) -> Vec<u8> {
+    let length = 8 + payload.len();
+    let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    let mut udp = [&ports[..], &(length as u16).to_be_bytes(), &[0, 0], payload].concat();
+    if checked {
+        let sum = checksum(&[pseudo_header(from.ip(), to.ip(), 17, length), udp.clone()].concat());
+        udp[6..8].copy_from_slice(&sum);
+    }
+    let (length, ends) = ((length as u16).to_be_bytes(), [octets(from.ip()), octets(to.ip())].concat());
+    if from.is_ipv6() {
+        return [&[0x60, 0, 0, 0][..], &length, &[17, 64], &ends, &udp].concat();
+    }
+    let total = (20 + udp.len() as u16).to_be_bytes();
+    let mut header = [&[0x45, 0][..], &total, &[0, 9, 0x40, 0, 63, 17, 0, 0], &ends].concat();
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    [header, udp].concat()
+}
+
+/// A frame to the VIP with an ICMP message.
+pub(crate) fn packet(to: [u8; 6], vip: IpAddr, message: &[u8]) -> Vec<u8> {
+    match vip {
+        IpAddr::V4(vip) => V4 { to, vip, protocol: 1, ttl: 64, fragment: 0, payload: message.to_vec() }.bytes(),
+        IpAddr::V6(vip) => v6(to, vip, 58, message),
+    }
+}
+
+/// A TCP header with nothing but ports and flags.
+pub(crate) fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
+    [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 8], &[0x50, flags], &[0; 6]].concat()
 }
 
 fn ethernet(to: [u8; 6], kind: [u8; 2], packet: &[u8]) -> Vec<u8> {

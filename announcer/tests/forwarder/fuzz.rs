@@ -5,10 +5,20 @@
 //! must become of it. A failure prints the seed by which chance made the packet: `CRIER_FUZZ_SEED=N` plays it again,
 //! `CRIER_FUZZ_PACKETS=N` says how many packets are made.
 
+/// Refuses a fate.
+macro_rules! need {
+    ($holds:expr, $($said:tt)+) => {
+        if !$holds {
+            return Err(format!($($said)+));
+        }
+    };
+}
+
 mod anatomy;
 mod judge;
 mod kernel;
 mod ledger;
+mod messages;
 mod mutate;
 mod scene;
 
@@ -28,12 +38,14 @@ use self::{
     kernel::{Kernel, Ran, Way},
     ledger::Ends,
     mutate::mutate,
-    scene::{OWN, ROUTER, Scene},
+    scene::{OWN, ROUTER, Scene, address},
 };
-use crate::{lan::Lan, rig::Agent};
+use crate::{frames, lan::Lan, rig::Agent};
 
 /// Packets that chance makes.
 const PACKETS: u64 = 10_000;
+/// Room for flows: more than there are, so that none is pushed out.
+const FLOWS: u32 = 65_536;
 /// Pods' answers that are kept to be mutated.
 const ANSWERS: usize = 64;
 
@@ -84,7 +96,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(lan: &'a Lan, scene: &'a Scene) -> Self {
         let host = &lan.nodes[0];
-        let mut agent = Agent::start_in(host, Mode::Xdp);
+        let mut agent = Agent::start_with(host, Mode::Xdp, FLOWS);
         agent.apply(host, &scene.wanted(host.index("eth0")));
         let kernel = Kernel::of(host, agent.pins.path());
         let drops = agent.counters().drops;
@@ -129,16 +141,20 @@ impl<'a> Bench<'a> {
         drops
     }
 
-    /// What a pod answers to a packet that was delivered must reach the client as if from the VIP.
-    fn answer(&mut self, came: &[u8], delivered: &[u8], what: &str) -> Option<Vec<u8>> {
+    /// What a pod answers to a packet that was delivered must reach the client as if from the VIP; and what a router on the way says
+    /// of that, the pod. The answer as the pod sent it, and what the router says.
+    fn answer(&mut self, came: &[u8], delivered: &[u8], what: &str) -> Option<[Vec<u8>; 2]> {
         let answer = turned(delivered)?;
         let must = self.judge.ledger.must_reply(&Ends::of(came)?, &Ends::of(delivered)?);
         let (fate, ran) = self.run(Way::Egress, &answer, what)?;
         let back = Ends::of(&ran.frame)?.answers();
         let right = fate == Fate::Replied && back == Ends::of(came)?.asks();
         assert!(right || !must, "{what}: the answer is {fate:?}: {}", hex(&ran.frame));
-        *self.fates.entry(format!("Answer must be Replied: {must}")).or_default() += 1;
-        Some(answer)
+        let complaint = complaint(&ran.frame)?;
+        let (told, _) = self.run(Way::Ingress, &complaint, what)?;
+        assert!(told == Fate::Told || !must, "{what}: the error is {told:?}: {}", hex(&complaint));
+        *self.fates.entry(format!("Must be Replied, errors Told: {must}")).or_default() += 1;
+        Some([answer, complaint])
     }
 }
 
@@ -162,6 +178,19 @@ fn turned(frame: &[u8]) -> Option<Vec<u8>> {
     Some(turned)
 }
 
+/// What a router says of a packet on its way to a client; `None` if it would say it of another than a plain packet.
+fn complaint(frame: &[u8]) -> Option<Vec<u8>> {
+    let packet = Anatomy::of(frame)?;
+    let quoted = frame.get(14..)?;
+    let plain = match packet.source.is_ipv4() {
+        true => quoted[0] >> 4 == 4,
+        false => matches!(packet.body, Body::Segment { at: 54, .. }),
+    };
+    let message =
+        frames::icmp_error(address(packet.source.is_ipv6(), 9), packet.source, &quoted[..quoted.len().min(90)]);
+    plain.then(|| frames::packet(OWN, packet.source, &message))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -174,6 +203,9 @@ fn is_fate(said: &str, fate: Fate) -> bool {
         | ("swallow", Fate::Swallowed)
         | ("hand on", Fate::HandedOn)
         | ("deliver", Fate::Delivered)
+        | ("answer", Fate::Answered)
+        | ("refuse", Fate::Refused)
+        | ("tell", Fate::Told)
         | ("carry", Fate::HandedOn | Fate::Delivered) => true,
         (said, Fate::Dropped(reason)) => said.strip_prefix("drop ") == Some(reason),
         _ => false,
@@ -233,23 +265,27 @@ fn whatever_a_packet_is_it_is_not_rewritten_wrongly() {
             let frame = mutate(&sample.frame, &mut rng);
             let way = if sample.way == Way::Ingress && rng.random_range(0..4) == 0 { Way::Xdp } else { sample.way };
             if let Some((Fate::Delivered, ran)) = bench.run(way, &frame, &what) {
-                answers.extend(bench.answer(&frame, &ran.frame, &what));
-                if answers.len() > ANSWERS {
-                    answers.pop_front();
-                }
+                answers.extend(bench.answer(&frame, &ran.frame, &what).into_iter().flatten());
+                answers.drain(..answers.len().saturating_sub(ANSWERS));
             }
             if number % 4 == 0
                 && let Some(answer) = answers.get(rng.random_range(0..ANSWERS))
             {
-                bench.run(Way::Egress, &mutate(answer, &mut rng), &what);
+                let way = if answer.starts_with(&OWN) { Way::Ingress } else { Way::Egress };
+                bench.run(way, &mutate(answer, &mut rng), &what);
             }
         }
     });
     println!("{:#?}", bench.fates);
     let often = |fate: &str| bench.fates.iter().filter(|(name, _)| name.starts_with(fate)).map(|(_, n)| n).sum::<u64>();
-    for fate in
-        ["Ingress Delivered", "Ingress HandedOn", "Ingress Dropped", "Xdp HandedOn", "Answer must be Replied: true"]
-    {
+    for fate in [
+        "Ingress Delivered",
+        "Ingress HandedOn",
+        "Ingress Dropped",
+        "Xdp HandedOn",
+        "Must be Replied, errors Told: true",
+        "Ingress Refused",
+    ] {
         assert!(
             often(fate) > packets / 200,
             "{fate} only {} times: chance makes too little that is near the mark",

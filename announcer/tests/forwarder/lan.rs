@@ -81,6 +81,12 @@ impl Host {
         self.run(inside);
     }
 
+    /// Makes it send a VIP's packets to a MAC.
+    fn announce(&self, vip: IpAddr, mac: [u8; 6]) {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        self.ip(&format!("neigh replace {vip} lladdr {mac} dev eth0 nud permanent"));
+    }
+
     fn sysctl(&self, setting: &str) {
         let (path, value) = setting.split_once('=').unwrap();
         let path = format!("/proc/sys/{path}");
@@ -136,8 +142,47 @@ impl Lan {
 
     /// Makes the client send a VIP's packets to a node, as an announcement would.
     pub(crate) fn announce(&self, vip: IpAddr, node: usize) {
-        let mac = self.nodes[node].mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
-        self.client.ip(&format!("neigh replace {vip} lladdr {mac} dev eth0 nud permanent"));
+        self.client.announce(vip, self.nodes[node].mac("eth0"));
+    }
+}
+
+/// A client 10.99.0.9, fd99::9 behind a router, .50 on the segment.
+pub(crate) struct Far {
+    pub(crate) client: Host,
+    router: Host,
+}
+
+impl Far {
+    /// Makes the router send a VIP's packets to a node.
+    pub(crate) fn announce(&self, vip: IpAddr, node: [u8; 6]) {
+        self.router.announce(vip, node);
+    }
+}
+
+impl Lan {
+    /// Behind the router packets may have `mtu` bytes only on their way to the client, who does not know.
+    pub(crate) fn far_client(&self, mtu: u16) -> Far {
+        let prefix = format!("cr{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let (router, client) = (Host::new(format!("{prefix}r")), Host::new(format!("{prefix}f")));
+        for setting in ["net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1"] {
+            router.sysctl(setting);
+        }
+        plug(&self.switch, &router, "r", 50);
+        router.ip(&format!("link add far0 type veth peer name eth0 netns {}", client.name));
+        router.ip(&format!("link set far0 mtu {mtu}"));
+        for (host, interface, number) in [(&router, "far0", 1), (&client, "eth0", 9)] {
+            host.ip(&format!("addr add 10.99.0.{number}/24 dev {interface}"));
+            host.ip(&format!("addr add fd99::{number}/64 dev {interface} nodad"));
+            host.ip(&format!("link set {interface} up"));
+        }
+        // Its own packets pass; it tells servers that it takes larger ones.
+        client.ip(&format!("route add default via 10.99.0.1 mtu {mtu} advmss 1460"));
+        client.ip(&format!("-6 route add default via fd99::1 mtu {mtu} advmss 1440"));
+        for node in &self.nodes {
+            node.ip("route add 10.99.0.0/24 via 10.77.0.50");
+            node.ip("-6 route add fd99::/64 via fd77::50");
+        }
+        Far { client, router }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use announcer::model::Protocol;
-use forwarder_ebpf::{Direction, DropReason, Flow};
+use forwarder_ebpf::{Direction, DropReason, Eviction, Grant, limits::MIN_FLOWS, table::State};
 use nix::sys::{
     socket::{self as sys, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
     time::{TimeVal, TimeValLike},
@@ -18,7 +18,7 @@ use nix::sys::{
 use crate::{
     Rig, eventually, frames,
     lan::{Host, pod_v4, socket},
-    rig::{ask, echo, greeting, serve, tcp_server, vip4},
+    rig::{Entry, ask, echo, greeting, serve, tcp_server, vip4},
 };
 
 const PORT: u16 = 40_000;
@@ -62,8 +62,8 @@ fn serve_only(rig: &mut Rig, serving: usize) {
 }
 
 /// As if the end of the connections had never been seen.
-fn unclosed(flow: &mut Flow) {
-    flow.closed = [0; 2];
+fn unclosed(entry: &mut Entry) {
+    entry.state = entry.state.with(0, State::CLOSED);
 }
 
 #[test]
@@ -86,10 +86,10 @@ fn what_a_new_owner_remembers_of_a_port_is_forgotten_after_a_while() {
         let mut rig = Rig::new();
         serve_only(&mut rig, 1);
         assert!(visit(&rig, socket(vip4(), 80)).starts_with("two"));
-        rig.agents[1].edit_flows(|flow| {
-            assert_eq!(flow.closed, [1; 2]);
-            flow.closed = if closed { [1; 2] } else { [1, 0] };
-            flow.seen = flow.seen.wrapping_sub(seconds);
+        rig.agents[1].edit_flows(|entry| {
+            assert_eq!(entry.closed(), [true; 2]);
+            entry.state = entry.state.with(0, if closed { 0 } else { State::BY_POD });
+            entry.age(seconds);
         });
         serve_only(&mut rig, 0);
         let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
@@ -108,10 +108,10 @@ fn the_ends_of_a_connection_are_noted() {
     let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
     greeting(&mut stream);
     stream.write_all(b"last words").unwrap();
-    assert_eq!(rig.agents[0].flows().iter().map(|flow| flow.closed).collect::<Vec<_>>(), [[0; 2]]);
+    assert_eq!(rig.agents[0].flows().iter().map(Entry::closed).collect::<Vec<_>>(), [[false; 2]]);
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 10);
-    assert_eq!(rig.agents[0].flows().iter().map(|flow| flow.closed).collect::<Vec<_>>(), [[1; 2]]);
+    assert_eq!(rig.agents[0].flows().iter().map(Entry::closed).collect::<Vec<_>>(), [[true; 2]]);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn connections_from_one_port_through_several_vips_to_one_pod_live_side_by_side()
     let mut streams: Vec<_> = vips.iter().map(open).collect();
     // Each packet more than a second after the one before makes sure of its flow's replies.
     for _ in 0..2 {
-        rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(2));
+        rig.agents[0].edit_flows(|entry| entry.age(2));
         streams.iter_mut().for_each(|stream| echo(stream, 1 << 12));
     }
     let udp = rig.lan.client.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
@@ -160,14 +160,15 @@ fn connections_from_one_port_through_several_vips_to_one_pod_live_side_by_side()
         assert_eq!(ask(&udp, socket(*vip, 80)), "one 10.77.0.9");
     }
     assert_eq!(rig.drops(0, DropReason::ClientPort), 0);
-    let ports: BTreeSet<_> = rig.agents[0].flows().iter().map(|flow| flow.client_port).collect();
+    let known_by = |entry: &Entry| Grant::from_word(entry.flow.grant).client_port;
+    let ports: BTreeSet<_> = rig.agents[0].flows().iter().map(known_by).collect();
     assert_eq!((rig.agents[0].flows().len(), ports.contains(&PORT.to_be_bytes())), (8, true));
     assert!(ports.len() >= 4, "{ports:?}");
     // A port is the client's own again once the connection that had it is over.
     streams.into_iter().for_each(reset);
-    rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(61));
+    rig.agents[0].edit_flows(|entry| entry.age(61));
     echo(&mut open(&vips[3]), 1 << 12);
-    let own = rig.agents[0].flows().iter().filter(|flow| flow.client_port == PORT.to_be_bytes()).count();
+    let own = rig.agents[0].flows().iter().filter(|entry| known_by(entry) == PORT.to_be_bytes()).count();
     assert!(own >= 2, "that of the VIP asked first, which is over, and this one");
 }
 
@@ -176,7 +177,7 @@ fn a_repeated_syn_is_counted_once() {
     let mut rig = Rig::new();
     // Nobody has this address, so nobody answers.
     rig.change(|_, wanted| serve(wanted, vip4(), Protocol::Tcp, &[0], &[socket([10, 77, 101, 99].into(), 8080)]));
-    let syn = [&[0x9c, 0x40, 0, 80][..], &[0; 8], &[0x50, 0x02], &[0; 6]].concat();
+    let syn = frames::tcp(40_000, 80, 2);
     let (to, vip) = (rig.lan.nodes[0].mac("eth0"), frames::as_v4(vip4()));
     let frame = frames::V4 { to, vip, protocol: 6, ttl: 64, fragment: 0, payload: syn }.bytes();
     frames::send(&rig.lan.client, &[frame.clone(), frame]);
@@ -227,9 +228,8 @@ fn a_pods_datagrams_are_its_own_when_the_client_has_long_been_silent() {
     rig.lan.client.ip("route add 10.77.101.0/24 via 10.77.0.11");
     let udp = rig.lan.client.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
     ask(&udp, socket(vip4(), 80));
-    rig.agents[0].edit_replies(|reply| reply.seen = reply.seen.wrapping_sub(181));
+    rig.agents[0].edit_flows(|entry| entry.age(181));
     ask(&udp, pod);
-    rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(2));
     ask(&udp, socket(vip4(), 80));
 }
 
@@ -239,7 +239,66 @@ fn replies_that_were_forgotten_are_known_again_within_a_second() {
     serve_only(&mut rig, 0);
     let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
     greeting(&mut stream);
-    rig.agents[0].forget_replies();
-    rig.agents[0].edit_flows(|flow| flow.seen = flow.seen.wrapping_sub(2));
+    rig.agents[0].edit_flows(|entry| {
+        entry.state = entry.state.with(0, State::REVERSE);
+        entry.age(2);
+    });
     echo(&mut stream, 1 << 12);
+}
+
+/// As many half-open connections as the table has room for ten times over, and one that is in use.
+#[test]
+fn a_flood_of_opening_packets_pushes_out_itself_and_no_connection_in_use() {
+    let mut rig = Rig::new();
+    serve_only(&mut rig, 0);
+    let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
+    greeting(&mut stream);
+    // Nobody has this address, so nobody answers the flood.
+    let other: IpAddr = "10.77.0.101".parse().unwrap();
+    rig.change(|_, wanted| serve(wanted, other, Protocol::Tcp, &[0], &[socket([10, 77, 101, 99].into(), 8080)]));
+    let (to, vip) = (rig.lan.nodes[0].mac("eth0"), frames::as_v4(other));
+    let syn = |port| {
+        let payload = frames::tcp(port, 80, 2);
+        frames::V4 { to, vip, protocol: 6, ttl: 64, fragment: 0, payload }.bytes()
+    };
+    let flood: Vec<Vec<u8>> = (1024..1024 + 10 * MIN_FLOWS as u16).map(syn).collect();
+    frames::send(&rig.lan.client, &flood);
+    let pushed_out = || rig.agents[0].counters().evictions;
+    eventually("the table is full", || pushed_out()[&Eviction::HalfOpen] > u64::from(8 * MIN_FLOWS));
+    assert_eq!(pushed_out()[&Eviction::Quiet], 0);
+    assert_eq!(rig.agents[0].flows().len(), MIN_FLOWS as usize);
+    let own = |entry: &Entry| entry.flow.client_port == PORT.to_be_bytes() && !entry.state.has(State::HALF_OPEN);
+    assert_eq!(rig.agents[0].flows().iter().filter(|entry| own(entry)).count(), 1);
+    echo(&mut stream, 1 << 14);
+}
+
+#[test]
+fn where_only_connections_in_use_lie_a_newcomer_is_dropped_and_counted() {
+    let mut rig = Rig::new();
+    serve_only(&mut rig, 0);
+    let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
+    greeting(&mut stream);
+    rig.agents[0].fill(|state| state.with(State::FORWARD | State::TCP, 0));
+    let dropped = rig.drops(0, DropReason::FlowTable);
+    let to = rig.lan.nodes[0].mac("eth0");
+    let payload = frames::tcp(1024, 80, 2);
+    let syn = frames::V4 { to, vip: frames::as_v4(vip4()), protocol: 6, ttl: 64, fragment: 0, payload }.bytes();
+    frames::send(&rig.lan.client, &[syn]);
+    eventually("dropped", || rig.drops(0, DropReason::FlowTable) == dropped + 1);
+    echo(&mut stream, 1 << 14);
+}
+
+#[test]
+fn a_successor_with_another_number_of_flows_starts_and_connections_go_on() {
+    let mut rig = Rig::new();
+    serve_only(&mut rig, 0);
+    let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
+    greeting(&mut stream);
+    let wanted = rig.wanted[0].clone();
+    rig.agents[0].restart_with(&rig.lan.nodes[0], 2 * MIN_FLOWS);
+    rig.agents[0].apply(&rig.lan.nodes[0], &wanted);
+    echo(&mut stream, 1 << 14);
+    let pins = std::fs::read_dir(rig.agents[0].pins.path()).unwrap().map(|pin| pin.unwrap().file_name());
+    let flows = pins.filter(|name| name.to_string_lossy().starts_with("flows_v")).count();
+    assert_eq!(flows, 1, "what nobody can use is removed");
 }

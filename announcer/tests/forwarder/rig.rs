@@ -14,10 +14,14 @@ use announcer::forward::{
 };
 use announcer::model::{Protocol, ServiceName};
 use aya::{
-    maps::{HashMap, Map, MapData},
+    maps::{Array, Map, MapData},
     programs::{SchedClassifier, TcAttachType},
 };
-use forwarder_ebpf::{Flow, LAYOUT_VERSION, Reply, Tuple};
+use forwarder_ebpf::{
+    Flow, FlowStates, LAYOUT_VERSION,
+    limits::MIN_FLOWS,
+    table::{State, WAYS},
+};
 use membership::NodeName;
 
 use crate::lan::{Host, Lan};
@@ -49,12 +53,16 @@ impl Agent {
     }
 
     pub(crate) fn start_in(host: &Host, mode: Mode) -> Self {
-        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
-        Self { forwarder: Self::open(host, pins.path().to_owned(), mode), pins }
+        Self::start_with(host, mode, MIN_FLOWS)
     }
 
-    fn open(host: &Host, pin_dir: PathBuf, mode: Mode) -> Forwarder {
-        host.run(|| Forwarder::start(Options { mode, pin_dir }).unwrap())
+    pub(crate) fn start_with(host: &Host, mode: Mode, flows: u32) -> Self {
+        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
+        Self { forwarder: Self::open(host, pins.path().to_owned(), mode, flows), pins }
+    }
+
+    fn open(host: &Host, pin_dir: PathBuf, mode: Mode, flows: u32) -> Forwarder {
+        host.run(|| Forwarder::start(Options { mode, pin_dir, flows }).unwrap())
     }
 
     /// As if the agent was killed and started again.
@@ -64,7 +72,18 @@ impl Agent {
 
     /// The same, with another mode from now on.
     pub(crate) fn restart_in(&mut self, host: &Host, mode: Mode) {
-        self.forwarder = Self::open(host, self.pins.path().to_owned(), mode);
+        self.forwarder = Self::open(host, self.pins.path().to_owned(), mode, MIN_FLOWS);
+    }
+
+    /// The same, with room for another number of flows.
+    pub(crate) fn restart_with(&mut self, host: &Host, flows: u32) {
+        self.forwarder = Self::open(host, self.pins.path().to_owned(), Mode::Auto, flows);
+    }
+
+    /// As if the agent was killed: its programs go on.
+    pub(crate) fn kill(&mut self) {
+        let off = Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS };
+        self.forwarder = Forwarder::start(off).unwrap();
     }
 
     pub(crate) fn apply(&mut self, host: &Host, wanted: &Wanted) {
@@ -75,41 +94,63 @@ impl Agent {
         self.forwarder.counters().unwrap()
     }
 
-    /// What the kernel program remembers of clients.
-    pub(crate) fn flows(&self) -> Vec<Flow> {
-        self.pinned::<Flow>("flows").iter().map(|entry| entry.unwrap().1).collect()
+    /// The connections that the kernel program remembers.
+    pub(crate) fn flows(&self) -> Vec<Entry> {
+        let (flows, states) = (self.pinned::<Flow>("flows"), self.pinned::<FlowStates>("states"));
+        let buckets = (0..states.len()).map(|bucket| states.get(&bucket, 0).unwrap());
+        let words = buckets.flat_map(|bucket| bucket.states).zip(0..);
+        let used = words.filter(|(word, _)| *word & State::FORWARD != 0);
+        used.map(|(word, place)| Entry { flow: flows.get(&place, 0).unwrap(), state: State(word), place }).collect()
     }
 
-    /// Changes everything the kernel program remembers of clients.
-    pub(crate) fn edit_flows(&self, edit: impl Fn(&mut Flow)) {
-        self.edit("flows", edit);
-    }
-
-    /// Changes everything the kernel program remembers of replies.
-    pub(crate) fn edit_replies(&self, edit: impl Fn(&mut Reply)) {
-        self.edit("replies", edit);
-    }
-
-    /// Forgets what replies must look like.
-    pub(crate) fn forget_replies(&self) {
-        let mut map = self.pinned::<Reply>("replies");
-        for tuple in map.keys().map(Result::unwrap).collect::<Vec<_>>() {
-            map.remove(&tuple).unwrap();
+    /// Changes every connection that the kernel program remembers.
+    pub(crate) fn edit_flows(&self, edit: impl Fn(&mut Entry)) {
+        let (mut flows, mut states) = (self.pinned::<Flow>("flows"), self.pinned::<FlowStates>("states"));
+        for mut entry in self.flows() {
+            edit(&mut entry);
+            let mut bucket = states.get(&(entry.place / WAYS), 0).unwrap();
+            bucket.states[(entry.place % WAYS) as usize] = entry.state.heard(entry.flow.seen).0;
+            flows.set(entry.place, entry.flow, 0).unwrap();
+            states.set(entry.place / WAYS, bucket, 0).unwrap();
         }
     }
 
-    fn edit<V: aya::Pod>(&self, name: &str, edit: impl Fn(&mut V)) {
-        let mut map = self.pinned::<V>(name);
-        let entries: Vec<_> = map.iter().map(Result::unwrap).collect();
-        for (tuple, mut value) in entries {
-            edit(&mut value);
-            map.insert(tuple, value, 0).unwrap();
+    /// Puts flows of nobody's, heard now, into every free place.
+    pub(crate) fn fill(&self, edit: impl Fn(State) -> State) {
+        let now = self.flows().iter().map(|entry| entry.flow.seen).max().unwrap();
+        let mut states = self.pinned::<FlowStates>("states");
+        for place in 0..states.len() {
+            let mut bucket = states.get(&place, 0).unwrap();
+            for word in bucket.states.iter_mut().filter(|word| **word == 0) {
+                *word = edit(State(State::REVERSE)).heard(now).0;
+            }
+            states.set(place, bucket, 0).unwrap();
         }
     }
 
-    fn pinned<V: aya::Pod>(&self, name: &str) -> HashMap<MapData, Tuple, V> {
-        let data = MapData::from_pin(self.pins.path().join(format!("{name}_v{LAYOUT_VERSION}"))).unwrap();
-        HashMap::try_from(Map::LruHashMap(data)).unwrap()
+    fn pinned<V: aya::Pod>(&self, name: &str) -> Array<MapData, V> {
+        let pin = format!("{name}_v{LAYOUT_VERSION}_{MIN_FLOWS}");
+        Array::try_from(Map::Array(MapData::from_pin(self.pins.path().join(pin)).unwrap())).unwrap()
+    }
+}
+
+/// A connection as the kernel program remembers it.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) flow: Flow,
+    pub(crate) state: State,
+    place: u32,
+}
+
+impl Entry {
+    /// Closed by the client, by the pod.
+    pub(crate) fn closed(&self) -> [bool; 2] {
+        [self.state.has(State::BY_CLIENT), self.state.has(State::BY_POD)]
+    }
+
+    /// As if the client had been silent for so many seconds more.
+    pub(crate) fn age(&mut self, seconds: u32) {
+        self.flow.seen = self.flow.seen.wrapping_sub(seconds);
     }
 }
 

@@ -1,148 +1,170 @@
-//! The connections of this node's pods, remembered in both directions.
+//! The connections of this node's pods, remembered for both directions ([`table`]: where).
 //!
 //! A TCP flow stays with its pod whatever becomes of the pod's health; only a SYN, which begins a new connection,
 //! looks for another pod when the old one takes none. A UDP flow has no beginning: it is new after a pause, and
 //! moves when its pod is out.
 //!
 //! A flow that is over must not catch a later connection from the same port, which may live on another node: it is
-//! known no more when both ends have closed, or after long silence, and forgotten when a SYN goes elsewhere. Beyond
-//! that the maps drop what is used least recently.
+//! known no more when both ends have closed, or after long silence, and forgotten when a SYN goes elsewhere. The pod's
+//! late replies are its own even then.
+//!
+//! A flow lies where the client's end says, and serves both ways. Only one whose client is known to the pod by another
+//! port ([`ports`]) needs a second entry for the way back, since the pod names another end.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use forwarder_ebpf::{Address, BackendEntry, DropReason, Flow, Reply, Tuple};
-
-use crate::{
-    maps::{self, FLOWS, REPLIES},
-    parse::Packet,
-    ports,
+use forwarder_ebpf::{
+    Address, BackendEntry, DropReason, Flow, Grant, Pod, TCP, Tuple,
+    table::{REPLY_IDLE, State, TCP_CLOSED, TCP_IDLE, UDP_IDLE},
 };
 
-/// Seconds of silence after which a UDP flow is over.
-const UDP_IDLE: i32 = 60;
-/// Seconds of a client's silence after which a pod's datagrams are replies no more: more than [`UDP_IDLE`], since a
-/// pod may go on sending to one who only listens.
-const REPLY_IDLE: i32 = 180;
-/// Seconds of silence after which a TCP flow is over that nobody closed: longer than the two hours after which hosts
-/// send keep-alives.
-const TCP_IDLE: i32 = 3 * 3600;
-/// Seconds of silence after which a TCP flow is over that both ends have closed: what comes late is still the pod's.
-const TCP_CLOSED: i32 = 60;
+use crate::{
+    maps::{self, PODS},
+    parse::Packet,
+    pods, ports,
+    scratch::{self, OTHER, PACKET, REPLY, Scratch, Served},
+    table::{self, Place},
+};
+
+/// Entries of the same ends that are looked for: CPUs that enter a flow at the same moment may make two.
+const TWINS: u32 = 2;
+
+/// Where a client's packets go.
+pub struct Known {
+    /// The pod.
+    pub pod: &'static Pod,
+    /// The client's port as the pod sees it.
+    pub client_port: [u8; 2],
+    /// Which counters the service has.
+    pub counted: u32,
+}
 
 /// The flow a packet belongs to, unless it begins one anew.
-///
-/// An element evicted and reused while it is read (the kernel permits that) gives another flow's words: one packet
-/// goes astray, as one lost.
 #[inline(always)]
-pub fn known(packet: &Packet) -> Option<&'static Flow> {
-    let stored = FLOWS.get_ptr_mut(&packet.tuple)?;
-    // SAFETY: points into the map, which outlives the program's run.
-    let flow = unsafe { &*stored };
+pub fn known(packet: &Packet) -> Option<Known> {
+    let tuple = &packet.tuple;
+    let home = table::home(tuple);
+    table::fetch(&home);
+    let place = table::find(&home, tuple)?;
+    let flow = place.flow();
     let now = seconds();
     let silent = silence(now, flow.seen);
-    if is_over(packet, flow, silent) {
+    if is_over(packet, &place, silent) {
         return None;
     }
-    if packet.ends() {
-        close(stored, packet, Flow::BY_CLIENT);
+    let pod = PODS.get_ptr_mut(place.grant.pod as u32)?;
+    let confirmed = packet.is_tcp() && !packet.opens() && place.state.has(State::HALF_OPEN);
+    let closed = if packet.ends() { closed_by(packet, State::BY_CLIENT) } else { 0 };
+    place.change(closed, if confirmed { State::HALF_OPEN } else { 0 }, Some(now));
+    if silent > 0 || packet.opens() || confirmed {
+        refresh(&place, pod, tuple, now);
     }
-    if silent > 0 || packet.opens() {
-        refresh(stored, packet, now);
-    }
-    Some(flow)
+    // SAFETY: points into the map, which outlives the program's run.
+    Some(Known { pod: unsafe { &*pod }, client_port: place.grant.client_port, counted: flow.counted })
 }
 
-/// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. Their entry
-/// may have been evicted; and then have become that of another flow, which keeps it while it lives.
+/// Where the flow of these ends leads, if it lives here, to tell its pod something about it: the flow is left as it was. A pod
+/// may be sending to a client that has been silent for long.
 #[inline(always)]
-fn refresh(stored: *mut Flow, packet: &Packet, now: u32) {
-    // SAFETY: points into the map, which outlives the program's run; an aligned word inside the element, at worst
-    // another flow's time is refreshed.
-    let flow = unsafe {
-        (&raw mut (*stored).seen).write_volatile(now);
-        &*stored
-    };
-    let tuple = &packet.tuple;
-    let mut key = reversed(&flow.address, flow.port, tuple);
-    key.destination_port = flow.client_port;
-    if let Some(reply) = REPLIES.get_ptr_mut(&key) {
-        // SAFETY: as above.
-        unsafe {
-            if is_to(&*reply, tuple) {
-                (&raw mut (*reply).seen).write_volatile(now);
-                return;
-            }
-        }
+pub fn find(tuple: &Tuple) -> Option<Known> {
+    let place = table::find(&table::home(tuple), tuple)?;
+    let flow = place.flow();
+    let patience = if tuple.protocol == TCP { patience(place.state) } else { REPLY_IDLE };
+    if silence(seconds(), flow.seen) > patience {
+        return None;
     }
-    if !ports::is_taken(&key, tuple, now) {
+    let pod = maps::pod(place.grant.pod)?;
+    Some(Known { pod, client_port: place.grant.client_port, counted: flow.counted })
+}
+
+/// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. They may have
+/// been given to a connection past the VIP, or to another flow, which keeps them while it lives.
+#[inline(always)]
+fn refresh(place: &Place, pod: *mut Pod, tuple: &Tuple, now: u32) {
+    pods::touch(pod, now);
+    note_seen(place.flow, now);
+    if place.grant.client_port == tuple.source_port && place.state.has(State::REVERSE) {
+        return;
+    }
+    let Some(scratch) = scratch::get() else { return };
+    // SAFETY: points into the map, which outlives the program's run.
+    let pod = unsafe { &*pod };
+    let mut reply = reversed(&pod.address, pod.port, tuple);
+    reply.destination_port = place.grant.client_port;
+    scratch::note(scratch, PACKET, tuple);
+    scratch::note(scratch, REPLY, &reply);
+    let back = table::crier_find(REPLY, State::REVERSE);
+    if ports::crier_renew(back, now) != 0 || ports::is_taken(now) {
+        return;
+    }
+    if place.grant.client_port == tuple.source_port {
+        place.change(State::REVERSE, 0, None);
+    } else {
+        scratch::copy(scratch, place.flow());
         // Without room the connection is without replies; the next second tries again.
-        let _ = REPLIES.insert(key, reply_to(tuple, flow.counted, now), 0);
+        table::put(REPLY, State::REVERSE, State::REVERSE | protocol(tuple), now);
     }
 }
 
-/// Whether it is what replies to a client's packets must look like.
 #[inline(always)]
-pub fn is_to(reply: &Reply, tuple: &Tuple) -> bool {
-    reply.client_port == tuple.source_port && reply.port == tuple.destination_port && reply.vip == tuple.destination
-}
-
-#[inline(always)]
-fn reply_to(tuple: &Tuple, counted: u32, now: u32) -> Reply {
-    let (vip, port, client_port) = (tuple.destination, tuple.destination_port, tuple.source_port);
-    Reply { vip, port, client_port, counted, seen: now }
+pub fn note_seen(flow: *mut Flow, now: u32) {
+    // SAFETY: points into the map, which outlives the program's run; an aligned word inside the flow, at worst another
+    // flow's time is refreshed.
+    unsafe { (&raw mut (*flow).seen).write_volatile(now) };
 }
 
 /// Whether a flow last heard so many seconds ago ended before this packet.
 #[inline(always)]
-fn is_over(packet: &Packet, flow: &Flow, silent: i32) -> bool {
+fn is_over(packet: &Packet, place: &Place, silent: i32) -> bool {
     if !packet.is_tcp() {
-        return silent > UDP_IDLE || !takes_new(flow);
+        return silent > UDP_IDLE || !takes_new(place.flow());
     }
-    let [client, pod] = flow.closed;
     if packet.opens() {
-        return client | pod != 0 || silent > TCP_IDLE || !takes_new(flow);
+        return place.state.0 & State::CLOSED != 0 || silent > TCP_IDLE || !takes_new(place.flow());
     }
-    silent > patience(flow)
+    silent > patience(place.state)
 }
 
 /// Whether a TCP flow has been silent for so long that it is known no more.
 #[inline(always)]
-pub fn is_forgotten(flow: &Flow, now: u32) -> bool {
-    silence(now, flow.seen) > patience(flow)
+pub fn is_forgotten(place: &Place, now: u32) -> bool {
+    silence(now, place.flow().seen) > patience(place.state)
 }
 
 /// Seconds of silence after which a TCP flow is over.
 #[inline(always)]
-fn patience(flow: &Flow) -> i32 {
-    let [client, pod] = flow.closed;
-    if client & pod != 0 { TCP_CLOSED } else { TCP_IDLE }
+fn patience(state: State) -> i32 {
+    if state.has(State::CLOSED) { TCP_CLOSED } else { TCP_IDLE }
 }
 
 /// Whether a pod's datagrams are replies no more.
 #[inline(always)]
-pub fn is_stale(reply: &Reply, now: u32) -> bool {
-    silence(now, reply.seen) > REPLY_IDLE
+pub fn is_stale(flow: &Flow, now: u32) -> bool {
+    silence(now, flow.seen) > REPLY_IDLE
 }
 
-/// Notes that one end has closed, or by a reset both.
+/// What an end's packet closes: its own side, or by a reset both.
 #[inline(always)]
-fn close(flow: *mut Flow, packet: &Packet, end: usize) {
-    // SAFETY: bytes inside the element, one per end since each end's packets may be on a CPU of their own; at worst
-    // another flow is taken for closed, which matters only if it falls silent.
-    unsafe {
-        if packet.resets() {
-            (&raw mut (*flow).closed).write_volatile([1, 1]);
-        } else if end == Flow::BY_CLIENT {
-            (&raw mut (*flow).closed).cast::<u8>().write_volatile(1);
-        } else {
-            (&raw mut (*flow).closed).cast::<u8>().add(1).write_volatile(1);
-        }
-    }
+fn closed_by(packet: &Packet, end: u32) -> u32 {
+    if packet.resets() { State::CLOSED } else { end }
 }
 
-/// Forgets the flow of a connection that begins anew elsewhere.
+/// Forgets the flow of a connection that begins anew elsewhere. What the pod still says of the old one is a reply.
 #[inline(always)]
 pub fn forget(tuple: &Tuple) {
-    let _ = FLOWS.remove(tuple);
+    change_all(PACKET, tuple, State::FORWARD, State::CLOSED);
+}
+
+/// Takes a role from the flow with these ends, and sets flags.
+#[inline(always)]
+fn change_all(ends: u32, tuple: &Tuple, role: u32, set: u32) {
+    let Some(scratch) = scratch::get() else { return };
+    scratch::note(scratch, ends, tuple);
+    for _ in 0..TWINS {
+        let found = table::crier_find(ends, role);
+        if table::crier_change(found, set, role) == 0 {
+            return;
+        }
+    }
 }
 
 /// Remembers that a client's packets go to a pod, and what the pod's replies must look like. The client's port as the
@@ -155,44 +177,52 @@ pub fn remember(
     backend: &BackendEntry,
     counted: u32,
 ) -> Result<[u8; 2], DropReason> {
-    let tuple = &packet.tuple;
-    let now = seconds();
-    let mut key = reversed(&backend.address, backend.port, tuple);
-    ports::choose(&mut key, tuple, hash, now)?;
-    let flow = Flow {
-        address: backend.address,
-        port: backend.port,
-        client_port: key.destination_port,
-        closed: [packet.ends() as u8, 0],
-        pad: [0; 2],
-        backend: index,
-        tag: backend.tag,
-        counted,
-        seen: now,
-    };
-    REPLIES.insert(key, reply_to(tuple, counted, now), 0).map_err(|_| DropReason::FlowTable)?;
-    FLOWS.insert(tuple, flow, 0).map_err(|_| DropReason::FlowTable)?;
-    Ok(key.destination_port)
+    let full = DropReason::FlowTable;
+    let scratch = scratch::get().ok_or(full)?;
+    let (tuple, now) = (&packet.tuple, seconds());
+    scratch::note(scratch, PACKET, tuple);
+    scratch::note(scratch, REPLY, &reversed(&backend.address, backend.port, tuple));
+    let pod = pods::crier_number(now);
+    if pod == pods::NONE {
+        return Err(full);
+    }
+    if !ports::choose(scratch, hash, now) {
+        return Err(DropReason::ClientPort);
+    }
+    let client_port = scratch::noted(scratch, REPLY).destination_port;
+    let granted = Grant { pod: pod as u16, client_port, guard: 0 };
+    scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag: backend.tag, counted, seen: now });
+    let begun = State::HALF_OPEN | protocol(tuple) | if packet.ends() { State::BY_CLIENT } else { 0 };
+    let mut roles = State::FORWARD | State::REVERSE;
+    if client_port != tuple.source_port {
+        roles = State::FORWARD;
+        if !table::put(REPLY, State::REVERSE, State::REVERSE | begun, now) {
+            return Err(full);
+        }
+    }
+    if table::put(PACKET, State::FORWARD, roles | begun, now) { Ok(client_port) } else { Err(full) }
 }
 
 /// What a packet from a pod must look as if it came from.
 #[inline(always)]
-pub fn reply(packet: &Packet) -> Option<&'static Reply> {
-    // SAFETY: points into the map, which outlives the program's run; see `known`.
-    let reply = unsafe { REPLIES.get(packet.tuple) }?;
+pub fn reply(packet: &Packet) -> Option<&'static Flow> {
+    let place = table::find_reply(&table::reply_home(&packet.tuple), &packet.tuple)?;
+    let flow = place.flow();
     if !packet.is_tcp() {
-        return (!is_stale(reply, seconds())).then_some(reply);
+        if is_stale(flow, seconds()) {
+            return None;
+        }
+        place.change(0, State::HALF_OPEN, None);
+    } else if packet.ends() {
+        close_from_pod(packet, &place);
     }
-    if packet.ends() {
-        close_from_pod(packet, reply);
-    }
-    Some(reply)
+    Some(flow)
 }
 
 /// A connection begins between a pod and a client themselves: its packets are no VIP's replies.
 #[inline(always)]
 pub fn forget_reply(from_pod: &Tuple) {
-    let _ = REPLIES.remove(from_pod);
+    change_all(REPLY, from_pod, State::REVERSE, 0);
 }
 
 /// The same, seen from the client.
@@ -201,27 +231,36 @@ pub fn forget_reply_to(direct: &Tuple) {
     forget_reply(&reversed(&direct.destination, direct.destination_port, direct));
 }
 
-/// Notes that a pod has closed a flow, if it is still that pod's.
+/// Notes that a pod has closed a flow.
 #[inline(always)]
-fn close_from_pod(packet: &Packet, reply: &Reply) {
+fn close_from_pod(packet: &Packet, place: &Place) {
+    let closed = closed_by(packet, State::BY_POD);
+    place.change(closed, 0, None);
+    if place.state.has(State::FORWARD) {
+        return;
+    }
+    let Some(scratch) = scratch::get() else { return };
+    note_forward(scratch, place);
+    let found = table::crier_find(OTHER, State::FORWARD);
+    if let Some(flow) = Place::at(found).filter(|flow| flow.grant == place.grant) {
+        flow.change(closed, 0, None);
+    }
+}
+
+/// Notes the client's end of the flow that an entry for the way back belongs to. It is still that pod's if its grant is
+/// the same.
+#[inline(always)]
+pub fn note_forward(scratch: *mut Scratch, place: &Place) {
+    let back = place.flow();
     let tuple = Tuple {
-        source: packet.tuple.destination,
-        destination: reply.vip,
-        source_port: reply.client_port,
-        destination_port: reply.port,
-        protocol: packet.tuple.protocol,
+        source: back.client,
+        destination: back.vip,
+        source_port: back.client_port,
+        destination_port: back.port,
+        protocol: back.protocol,
         pad: [0; 3],
     };
-    let Some(flow) = FLOWS.get_ptr_mut(&tuple) else { return };
-    // SAFETY: points into the map, which outlives the program's run.
-    let same = unsafe {
-        (*flow).address == packet.tuple.source
-            && (*flow).port == packet.tuple.source_port
-            && (*flow).client_port == packet.tuple.destination_port
-    };
-    if same {
-        close(flow, packet, Flow::BY_POD);
-    }
+    scratch::note(scratch, OTHER, &tuple);
 }
 
 /// The ends of the pod's replies to a client's packet.
@@ -237,10 +276,15 @@ fn reversed(pod: &Address, port: [u8; 2], tuple: &Tuple) -> Tuple {
     }
 }
 
+#[inline(always)]
+fn protocol(tuple: &Tuple) -> u32 {
+    if tuple.protocol == TCP { State::TCP } else { 0 }
+}
+
 /// Whether the flow's pod is still there and takes new connections.
 #[inline(always)]
 fn takes_new(flow: &Flow) -> bool {
-    match maps::backend(flow.backend) {
+    match maps::backend(flow.backend as u32) {
         Some(backend) => backend.tag == flow.tag,
         None => false,
     }
@@ -248,7 +292,7 @@ fn takes_new(flow: &Flow) -> bool {
 
 /// Seconds since a moment, which another CPU may have noted with a clock that is a tick ahead.
 #[inline(always)]
-fn silence(now: u32, seen: u32) -> i32 {
+pub fn silence(now: u32, seen: u32) -> i32 {
     now.wrapping_sub(seen) as i32
 }
 

@@ -1,30 +1,43 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded.
+//! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
+//! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there.
+//!
+//! What few packets need are programs of their own, entered by [`stage`].
 //!
 //! The frame is never touched before it is known to be addressed to this node's own MAC, or to one that this node
 //! stands in for ([`shadow`]), and to a VIP; everything else is left to whoever comes next (`TC_ACT_UNSPEC`).
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod affinity;
+mod assembly;
+mod bytes;
 mod flow;
+mod icmp;
 mod maps;
 mod parse;
+mod pods;
 mod ports;
+mod refuse;
 mod relay;
 mod rewrite;
+mod scratch;
 mod shadow;
+mod stage;
 mod steer;
+mod table;
 mod verdict;
+mod words;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_PASS, XDP_TX},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, Uplink};
+use forwarder_ebpf::{Direction, DropReason, Message, SECOND_HOPS, Stage, Uplink};
 
 use crate::{
     parse::{Frame, Packet, Transport},
@@ -61,42 +74,144 @@ pub fn crier_egress(ctx: TcContext) -> i32 {
     to_wire(&ctx).code(&ctx)
 }
 
+/// From [`crier_ingress`]: a packet to a VIP without a flow here.
+#[classifier]
+#[inline(always)]
+pub fn crier_connect(ctx: TcContext) -> i32 {
+    connect(&ctx).code(&ctx)
+}
+
+/// From [`crier_ingress`]: ICMP and ICMPv6 to a VIP.
+#[classifier]
+#[inline(always)]
+pub fn crier_icmp(ctx: TcContext) -> i32 {
+    message(&ctx).code(&ctx)
+}
+
+/// From [`crier_connect`]: a packet to a port that the VIP does not have.
+#[classifier]
+#[inline(always)]
+pub fn crier_refuse(ctx: TcContext) -> i32 {
+    refuse(&ctx).code(&ctx)
+}
+
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
-    if !frame.is_ours() {
-        return flooded(ctx, &frame);
+    // A frame for others must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its link, and
+    // this node stands in for it.
+    let standing = if frame.is_ours() { None } else { shadow::standing_in(ctx, &frame) };
+    if standing.is_none() && !frame.is_ours() {
+        return Action::Next;
     }
     let Some(mut packet) = parse::network(ctx) else {
         shadow::heard(ctx, &frame);
         return Action::Next;
     };
-    if !maps::is_vip(&packet.tuple.destination) {
+    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
         shadow::heard(ctx, &frame);
         if parse::opens_directly(ctx, &mut packet) {
             flow::forget_reply_to(&packet.tuple);
         }
         return Action::Next;
     }
-    let verdict = match parse::transport(ctx, &mut packet) {
-        Transport::Whole => steer::inbound(&frame, &packet),
-        Transport::Unfit(reason) => Verdict::Drop(reason),
-        Transport::Discovery => Verdict::Swallow,
-    };
-    perform(ctx, &packet, verdict, frame.uplink)
+    match (parse::transport(ctx, &mut packet), standing) {
+        (Transport::Whole, standing) => {
+            if standing.is_some_and(|standing| !shadow::takes(ctx, &standing, &packet)) {
+                return Action::Next;
+            }
+            carry(ctx, &frame, &packet)
+        }
+        // ARP, neighbour discovery and pings are not answered in another's stead.
+        (_, Some(_)) => Action::Next,
+        (Transport::Unfit(reason), None) => Action::count_drop(reason),
+        // The agent's packet socket has seen it by now. The stack, which does not know the VIP, must not route it.
+        (Transport::Discovery, None) => Action::Drop,
+        (Transport::Echo | Transport::Error, None) => stage::enter(ctx, Stage::Icmp),
+    }
 }
 
-/// A frame for others, which must not be touched: their addressee carries it. Unless that is a VIP's owner who lost its
-/// link, and this node stands in for it. ARP and neighbour discovery are not answered in its stead.
+/// A packet to a VIP that this node takes.
 #[inline(always)]
-fn flooded(ctx: &TcContext, frame: &Frame) -> Action {
-    let Some(standing) = shadow::standing_in(ctx, frame) else { return Action::Next };
-    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
-    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Next };
-    if !shadow::takes(ctx, &standing, &packet) {
-        return Action::Next;
+fn carry(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
+    match steer::known(packet) {
+        Some(verdict) => perform(ctx, packet, verdict, frame.uplink),
+        None => stage::enter(ctx, Stage::Connect),
     }
-    perform(ctx, &packet, steer::inbound(frame, &packet), frame.uplink)
+}
+
+#[inline(always)]
+fn connect(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
+    packet.blur(ctx);
+    match steer::unknown(&frame, &packet) {
+        Some(verdict) => perform(ctx, &packet, verdict, frame.uplink),
+        None => stage::enter(ctx, Stage::Refuse),
+    }
+}
+
+#[inline(always)]
+fn message(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    match parse::transport(ctx, &mut packet) {
+        Transport::Echo => answer(ctx, &frame, &packet),
+        Transport::Error => report(ctx, &frame, &packet),
+        _ => Action::Drop,
+    }
+}
+
+/// A ping of a VIP: answered by whoever gets it, so that it says that the VIP leads to a node with Crier's hooks; of pods it says
+/// nothing.
+#[inline(always)]
+fn answer(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
+    if let Some(reason) = icmp::unanswerable(frame, packet) {
+        return Action::count_drop(reason);
+    }
+    if icmp::answer(ctx, frame, packet).is_err() {
+        return Action::count_drop(DropReason::Rewrite);
+    }
+    maps::count_event(Message::EchoReply as u32);
+    Action::Redirect(maps::interface(ctx))
+}
+
+/// An ICMP error to a VIP: for the pod whose packet it is about.
+#[inline(always)]
+fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
+    let Some(mut about) = icmp::about(ctx, packet) else { return Action::count_drop(DropReason::StrayError) };
+    about.blur(ctx);
+    match steer::error(frame, &about) {
+        Ok(end) => {
+            if icmp::tell(ctx, packet, &about, &end).is_err() {
+                return Action::count_drop(DropReason::Rewrite);
+            }
+            maps::count_event(Message::Error as u32);
+            Action::Next
+        }
+        Err(verdict) => perform(ctx, packet, verdict, frame.uplink),
+    }
+}
+
+#[inline(always)]
+fn refuse(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
+    if !refuse::is_due(&frame, &packet) {
+        return Action::count_drop(DropReason::NoService);
+    }
+    let (said, message) = if packet.is_tcp() {
+        (refuse::reset(ctx, &frame, &packet), Message::Reset)
+    } else {
+        (refuse::unreachable(ctx, &frame, &packet), Message::Unreachable)
+    };
+    if said.is_err() {
+        return Action::count_drop(DropReason::Rewrite);
+    }
+    maps::count_event(message as u32);
+    Action::Redirect(maps::interface(ctx))
 }
 
 #[inline(always)]
@@ -105,23 +220,22 @@ fn to_wire(ctx: &TcContext) -> Action {
     let Some(mut packet) = parse::network(ctx) else { return Action::Next };
     match parse::transport(ctx, &mut packet) {
         Transport::Whole => perform(ctx, &packet, steer::outbound(&packet), uplink),
-        Transport::Unfit(_) | Transport::Discovery => Action::Next,
+        Transport::Unfit(_) | Transport::Discovery | Transport::Echo | Transport::Error => Action::Next,
     }
 }
 
-/// The one place where decisions become effects.
+/// The one place where decisions about carrying a packet become effects.
 #[inline(always)]
 fn perform(ctx: &TcContext, packet: &Packet, verdict: Verdict, uplink: &Uplink) -> Action {
     match verdict {
         Verdict::Pass => Action::Next,
-        Verdict::Swallow => Action::Drop,
-        Verdict::Drop(reason) => drop_counted(reason),
+        Verdict::Drop(reason) => Action::count_drop(reason),
         Verdict::Forward { mac, counted, hops, second_hop } => {
             if hops == 0 {
-                return drop_counted(DropReason::TtlExpired);
+                return Action::count_drop(DropReason::TtlExpired);
             }
             if rewrite::hand_on(ctx, packet, uplink, mac, hops).is_err() {
-                return drop_counted(DropReason::Rewrite);
+                return Action::count_drop(DropReason::Rewrite);
             }
             if second_hop {
                 maps::count_event(SECOND_HOPS);
@@ -131,25 +245,19 @@ fn perform(ctx: &TcContext, packet: &Packet, verdict: Verdict, uplink: &Uplink) 
         }
         Verdict::Deliver { address, port, client_port, counted, new } => {
             if rewrite::destination(ctx, packet, address, port, client_port).is_err() {
-                return drop_counted(DropReason::Rewrite);
+                return Action::count_drop(DropReason::Rewrite);
             }
             maps::count(ctx, counted, Direction::Inbound, new);
             Action::Next
         }
         Verdict::Reply { vip, port, client_port, counted } => {
             if rewrite::source(ctx, packet, vip, port, client_port).is_err() {
-                return drop_counted(DropReason::Rewrite);
+                return Action::count_drop(DropReason::Rewrite);
             }
             maps::count(ctx, counted, Direction::Outbound, false);
             Action::Next
         }
     }
-}
-
-#[inline(always)]
-fn drop_counted(reason: DropReason) -> Action {
-    maps::count_event(reason as u32);
-    Action::Drop
 }
 
 #[cfg(not(test))]

@@ -2,18 +2,22 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::__sk_buff,
+    bindings::{__sk_buff, BPF_F_MMAPABLE},
+    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, NodeEntry, NodeSlot, Place,
-    ROW_SLOTS, Reply, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source, Tuple, Uplink, Uplinks,
-    counter_index,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, FlowStates,
+    NodeEntry, NodeSlot, Place, Pod, ROW_SLOTS, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source,
+    Tuple, Uplink, Uplinks, counter_index,
     directory::{self, Route},
-    limits, node_entry_index, steer,
+    limits, node_entry_index, node_mac_key, steer,
+    table::WAYS,
 };
+
+use crate::scratch::Scratch;
 
 #[map]
 static UPLINKS: Array<Uplinks> = Array::with_max_entries(1, 0);
@@ -28,11 +32,22 @@ static ROWS: Array<Row> = Array::with_max_entries(limits::ROWS, 0);
 #[map]
 static NODES: Array<NodeEntry> = Array::with_max_entries(limits::NODES * limits::UPLINKS, 0);
 #[map]
+static NODE_MACS: HashMap<[u8; 8], u32> = HashMap::with_max_entries(limits::NODES * limits::UPLINKS, 0);
+/// When this CPU's next refusal would be due at an even pace, in nanoseconds.
+#[map]
+static REFUSALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static BACKENDS: Array<BackendEntry> = Array::with_max_entries(limits::BACKENDS, 0);
+// Whoever could map them into memory needs them to begin with a page; here it puts each flow, and each bucket's states,
+// in a cache line of its own.
 #[map]
-pub static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+pub static FLOWS: Array<Flow> = Array::with_max_entries(limits::FLOWS, BPF_F_MMAPABLE);
 #[map]
-pub static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(limits::FLOWS, 0);
+pub static FLOW_STATES: Array<FlowStates> = Array::with_max_entries(limits::FLOWS / WAYS, BPF_F_MMAPABLE);
+#[map]
+pub static PODS: Array<Pod> = Array::with_max_entries(limits::PODS, BPF_F_MMAPABLE);
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SOURCES: LpmTrie<Source, u32> = LpmTrie::with_max_entries(limits::SOURCES, 0);
 #[map]
@@ -168,6 +183,31 @@ pub fn node(index: u16, uplink: &Uplink) -> Option<&'static NodeEntry> {
     (entry.flags & NodeEntry::PRESENT != 0).then_some(entry)
 }
 
+/// Whether a frame's sender is another node.
+#[inline(always)]
+pub fn is_from_node(mac: &[u8; 6], uplink: &Uplink) -> bool {
+    NODE_MACS.get_ptr(&node_mac_key(*mac, uplink.column)).is_some()
+}
+
+/// Whether one more packet may be refused now: a bucket of [`limits::REFUSALS_AT_ONCE`] tokens on each CPU, which fills by
+/// [`limits::REFUSALS_PER_SECOND`].
+#[inline(always)]
+pub fn may_refuse() -> bool {
+    const PACE: u64 = 1_000_000_000 / limits::REFUSALS_PER_SECOND;
+    let Some(next) = REFUSALS.get_ptr_mut(0) else { return false };
+    // SAFETY: no arguments, no effects.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    // SAFETY: the word is this CPU's own.
+    unsafe {
+        let due = if *next > now { *next } else { now };
+        if due - now >= PACE * limits::REFUSALS_AT_ONCE {
+            return false;
+        }
+        *next = due + PACE;
+    }
+    true
+}
+
 /// A pod that may get new connections.
 #[inline(always)]
 pub fn backend(index: u32) -> Option<&'static BackendEntry> {
@@ -176,6 +216,12 @@ pub fn backend(index: u32) -> Option<&'static BackendEntry> {
     }
     let entry = BACKENDS.get(index)?;
     (entry.flags & BackendEntry::USABLE != 0).then_some(entry)
+}
+
+/// A pod's socket that flows lead to.
+#[inline(always)]
+pub fn pod(number: u16) -> Option<&'static Pod> {
+    PODS.get(number as u32)
 }
 
 /// What a packet is on the wire.
@@ -215,7 +261,7 @@ pub fn count_size(counted: u32, direction: Direction, size: Size, new: bool) {
     }
 }
 
-/// Counts a drop, a second hop or what became of a flooded frame.
+/// Counts a drop, a second hop, what became of a flooded frame, or a flow that made room.
 #[inline(always)]
 pub fn count_event(event: u32) {
     if let Some(count) = EVENTS.get_ptr_mut(event) {

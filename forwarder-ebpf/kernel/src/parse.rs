@@ -1,15 +1,23 @@
-//! Reads headers. Nothing is trusted: every read is checked by the kernel's helper against the packet's end.
+//! Reads headers. Nothing is trusted: every read is checked against the packet's end.
 
 use aya_ebpf::programs::TcContext;
 use forwarder_ebpf::{Address, DropReason, TCP, Tuple, UDP, Uplink, mapped};
 
-use crate::maps;
+use crate::{
+    bytes::{self, Mac, half, mac_of, word},
+    maps,
+};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
 const ETHERTYPE_V4: u32 = 0x0800_u16.to_be() as u32;
 const ETHERTYPE_V6: u32 = 0x86dd_u16.to_be() as u32;
 
+/// "More fragments", and an offset, as they lie in a packet.
+const FRAGMENT_V4: u16 = 0x3fff_u16.to_be();
+
+/// The protocol number of ICMP.
+const ICMP: u8 = 1;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -23,6 +31,11 @@ const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
+/// Bytes of headers without options.
+const TCP_HEADER: u32 = 20;
+const UDP_HEADER: u32 = 8;
+const ICMP_HEADER: u32 = 8;
+
 /// The port of HTTP/3, on which UDP is taken for QUIC.
 const QUIC_PORT: [u8; 2] = 443_u16.to_be_bytes();
 
@@ -31,9 +44,9 @@ pub struct Frame {
     /// The uplink.
     pub uplink: &'static Uplink,
     /// Whom it is addressed to.
-    pub destination: [u8; 6],
+    pub destination: Mac,
     /// Who sent it, on the segment.
-    pub source: [u8; 6],
+    pub source: Mac,
 }
 
 /// A packet, as far as it has been read: [`network`] fills in the IP header, [`transport`] the rest.
@@ -67,6 +80,21 @@ impl Packet {
         if self.is_tcp() { !self.opens() } else { self.quic }
     }
 
+    /// Makes it one that belongs to a connection that has begun: TCP mid-flow, or to be searched for like QUIC.
+    #[inline(always)]
+    pub fn continue_flow(&mut self) {
+        (self.flags, self.quic) = if self.is_tcp() { (TCP_ACK, false) } else { (0, true) };
+    }
+
+    /// Makes what was read of it [`bytes::unforeseen`], where the way to here had many forks.
+    #[inline(always)]
+    pub fn blur(&mut self, ctx: &TcContext) {
+        self.tuple.protocol = bytes::unforeseen(ctx, self.tuple.protocol as u32) as u8;
+        self.transport = bytes::unforeseen(ctx, self.transport);
+        self.v6 = bytes::unforeseen_flag(ctx, self.v6);
+        self.quic = bytes::unforeseen_flag(ctx, self.quic);
+    }
+
     /// Closes a connection, from its sender's side or by a reset.
     #[inline(always)]
     pub fn ends(&self) -> bool {
@@ -94,6 +122,10 @@ pub enum Transport {
     Unfit(DropReason),
     /// Neighbour discovery.
     Discovery,
+    /// A ping.
+    Echo,
+    /// An ICMP error.
+    Error,
 }
 
 /// The frame, if it came in by an uplink.
@@ -104,16 +136,16 @@ pub fn uplink_frame(ctx: &TcContext) -> Option<Frame> {
     if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
         return None;
     }
-    let header: [u8; ETHERNET as usize] = ctx.load(0).ok()?;
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = header;
-    Some(Frame { uplink, destination: [d0, d1, d2, d3, d4, d5], source: [s0, s1, s2, s3, s4, s5] })
+    let header = bytes::at(ctx, 0, ETHERNET)?;
+    // SAFETY: these bytes are the packet's.
+    Some(unsafe { Frame { uplink, destination: bytes::mac(header), source: bytes::mac(header.add(6)) } })
 }
 
 impl Frame {
     /// Whether it is addressed to this node's own MAC.
     #[inline(always)]
     pub fn is_ours(&self) -> bool {
-        self.destination == self.uplink.mac
+        self.destination == mac_of(self.uplink)
     }
 }
 
@@ -129,31 +161,36 @@ pub fn network(ctx: &TcContext) -> Option<Packet> {
 
 #[inline(always)]
 fn network_v4(ctx: &TcContext) -> Option<Packet> {
-    let header: [u8; 20] = ctx.load(ETHERNET as usize).ok()?;
-    let words = (header[0] & 0x0f) as u32;
-    if words < 5 {
-        return None;
+    let header = bytes::at(ctx, ETHERNET, 20)?;
+    // SAFETY: these bytes are the packet's.
+    unsafe {
+        let words = (*header & 0x0f) as u32;
+        if words < 5 {
+            return None;
+        }
+        let source = mapped(word(header.add(12)).to_ne_bytes());
+        let destination = mapped(word(header.add(16)).to_ne_bytes());
+        let mut packet = packet(source, destination, *header.add(9), *header.add(8), ETHERNET + words * 4);
+        packet.fragment = half(header.add(6)) & FRAGMENT_V4 != 0;
+        Some(packet)
     }
-    let source = mapped([header[12], header[13], header[14], header[15]]);
-    let destination = mapped([header[16], header[17], header[18], header[19]]);
-    let mut packet = packet(source, destination, header[9], header[8], ETHERNET + words * 4);
-    // More fragments, or an offset.
-    packet.fragment = header[6] & 0x3f != 0 || header[7] != 0;
-    Some(packet)
 }
 
 #[inline(always)]
 fn network_v6(ctx: &TcContext) -> Option<Packet> {
-    let header: [u8; 8] = ctx.load(ETHERNET as usize).ok()?;
-    let source = ctx.load(ETHERNET as usize + 8).ok()?;
-    let destination = ctx.load(ETHERNET as usize + 24).ok()?;
-    let mut packet = packet(source, destination, header[6], header[7], ETHERNET + 40);
-    packet.v6 = true;
-    Some(packet)
+    let header = bytes::at(ctx, ETHERNET, 40)?;
+    // SAFETY: these bytes are the packet's.
+    unsafe {
+        let (source, destination) = (bytes::address(header.add(8)), bytes::address(header.add(24)));
+        let mut packet = packet(source, destination, *header.add(6), *header.add(7), ETHERNET + 40);
+        packet.v6 = true;
+        Some(packet)
+    }
 }
 
+/// A packet of which its ports, and all that is behind them, have yet to be read.
 #[inline(always)]
-fn packet(source: Address, destination: Address, protocol: u8, hops: u8, transport: u32) -> Packet {
+pub fn packet(source: Address, destination: Address, protocol: u8, hops: u8, transport: u32) -> Packet {
     let ports = [0; 2];
     let tuple = Tuple { source, destination, source_port: ports, destination_port: ports, protocol, pad: [0; 3] };
     Packet { tuple, v6: false, fragment: false, hops, flags: 0, quic: false, transport }
@@ -165,63 +202,88 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
     if packet.fragment {
         return Transport::Unfit(DropReason::Fragment);
     }
-    if packet.v6 {
+    if packet.v6 && is_extension(packet.tuple.protocol) {
         if let Some(reason) = skip_extensions(ctx, packet) {
             return Transport::Unfit(reason);
         }
+        packet.transport = bytes::unforeseen(ctx, packet.transport);
     }
-    let offset = packet.transport as usize;
     match packet.tuple.protocol {
-        TCP => match ctx.load::<[u8; 20]>(offset) {
-            Ok(header) => {
-                packet.flags = header[13];
-                ports(packet, [header[0], header[1], header[2], header[3]])
-            }
-            Err(_) => Transport::Unfit(DropReason::Malformed),
+        TCP => tcp(ctx, packet),
+        UDP => udp(ctx, packet),
+        ICMP if !packet.v6 => match icmp(ctx, packet) {
+            Some((8, 0)) => Transport::Echo,
+            // Destination unreachable, time exceeded, parameter problem.
+            Some((3 | 11 | 12, _)) => Transport::Error,
+            Some(_) => Transport::Unfit(DropReason::Protocol),
+            None => Transport::Unfit(DropReason::Malformed),
         },
-        UDP => udp(ctx, packet, offset),
-        ICMPV6 if packet.v6 => match ctx.load::<u8>(offset) {
-            Ok(133..=137) => Transport::Discovery,
-            Ok(_) => Transport::Unfit(DropReason::Protocol),
-            Err(_) => Transport::Unfit(DropReason::Malformed),
+        ICMPV6 if packet.v6 => match icmp(ctx, packet) {
+            Some((133..=137, _)) => Transport::Discovery,
+            Some((128, 0)) => Transport::Echo,
+            // Destination unreachable, packet too big, time exceeded, parameter problem.
+            Some((1..=4, _)) => Transport::Error,
+            Some(_) => Transport::Unfit(DropReason::Protocol),
+            None => Transport::Unfit(DropReason::Malformed),
         },
         _ => Transport::Unfit(DropReason::Protocol),
+    }
+}
+
+#[inline(always)]
+fn tcp(ctx: &TcContext, packet: &mut Packet) -> Transport {
+    let Some(header) = bytes::at(ctx, packet.transport, TCP_HEADER) else {
+        return Transport::Unfit(DropReason::Malformed);
+    };
+    // SAFETY: these bytes are the packet's.
+    unsafe {
+        packet.flags = *header.add(13);
+        ports(packet, word(header))
     }
 }
 
 /// The UDP header, and on QUIC's port the first byte behind it. RFC 9000, 17.3: a short header begins with the bits 01; it is of
 /// a connection whose handshake is over. Long headers are of its beginning, and are let go where new ones go.
 #[inline(always)]
-fn udp(ctx: &TcContext, packet: &mut Packet, offset: usize) -> Transport {
-    let Ok(header) = ctx.load::<[u8; 8]>(offset) else { return Transport::Unfit(DropReason::Malformed) };
-    if [header[2], header[3]] == QUIC_PORT {
-        if let Ok(first) = ctx.load::<u8>(offset + 8) {
-            packet.quic = first & 0xc0 == 0x40;
+fn udp(ctx: &TcContext, packet: &mut Packet) -> Transport {
+    let Some(header) = bytes::at(ctx, packet.transport, UDP_HEADER) else {
+        return Transport::Unfit(DropReason::Malformed);
+    };
+    // SAFETY: these bytes are the packet's.
+    let both = unsafe { word(header) };
+    let carried = ports(packet, both);
+    if packet.tuple.destination_port == QUIC_PORT {
+        // No QUIC packet is that short; and of a single byte the kernel's verifier does not see that it is there.
+        if let Some(header) = bytes::at(ctx, packet.transport, UDP_HEADER + 4) {
+            // SAFETY: these bytes are the packet's.
+            packet.quic = unsafe { *header.add(UDP_HEADER as usize) } & 0xc0 == 0x40;
         }
     }
-    ports(packet, [header[0], header[1], header[2], header[3]])
+    carried
 }
 
-/// Whether a packet that is for no VIP opens a TCP connection; only then are its ports read. Of every other packet
-/// one byte is looked at. Extension headers are not walked.
+/// Type and code of an ICMP message.
+#[inline(always)]
+fn icmp(ctx: &TcContext, packet: &Packet) -> Option<(u8, u8)> {
+    let header = bytes::at(ctx, packet.transport, ICMP_HEADER)?;
+    // SAFETY: these bytes are the packet's.
+    Some(unsafe { (*header, *header.add(1)) })
+}
+
+/// Whether a packet that is for no VIP opens a TCP connection. Extension headers are not walked.
 #[inline(always)]
 pub fn opens_directly(ctx: &TcContext, packet: &mut Packet) -> bool {
     if packet.fragment || !packet.is_tcp() {
         return false;
     }
-    let offset = packet.transport as usize;
-    let Ok(flags) = ctx.load::<u8>(offset + 13) else { return false };
-    packet.flags = flags;
-    if !packet.opens() {
-        return false;
-    }
-    let Ok(read) = ctx.load::<[u8; 4]>(offset) else { return false };
-    ports(packet, read);
-    true
+    // What is too short to be a segment is nobody's.
+    matches!(tcp(ctx, packet), Transport::Whole) && packet.opens()
 }
 
+/// Notes the ports, as they lie in the packet.
 #[inline(always)]
-fn ports(packet: &mut Packet, [a, b, c, d]: [u8; 4]) -> Transport {
+fn ports(packet: &mut Packet, both: u32) -> Transport {
+    let [a, b, c, d] = both.to_ne_bytes();
     packet.tuple.source_port = [a, b];
     packet.tuple.destination_port = [c, d];
     Transport::Whole

@@ -5,78 +5,128 @@
 //! the later would break the earlier. So the later is given another port, as any other translator of addresses would
 //! do. The pod sees the client's address in any case.
 
-use forwarder_ebpf::{DropReason, TCP, Tuple, steer};
+use forwarder_ebpf::{TCP, steer, table::State};
 
 use crate::{
-    flow,
-    maps::{FLOWS, REPLIES},
+    assembly, flow,
+    scratch::{self, OTHER, PACKET, REPLY, Scratch},
+    table::{self, NOWHERE, Place},
 };
 
 /// Other ports that are tried.
 const ATTEMPTS: u32 = 8;
 
-/// Whether a port is another connection's to the same pod.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Free,
-    /// Both its ends have closed; the pod may still know it, and as a rule takes a new one in its place.
-    Closed,
-    Live,
-}
+/// Whose a port is: nobody's that matters; the same connection's; one's of which both ends have closed, so that the pod
+/// may still know it, and as a rule takes a new one in its place; one's that lives; or that follows from another flow,
+/// whose client's end is then noted as [`OTHER`].
+const FREE: u32 = 0;
+const OURS: u32 = 1;
+const CLOSED: u32 = 2;
+const LIVE: u32 = 3;
+const ASK: u32 = 4;
 
-/// Puts into `key`, the ends of the replies to a client's packet, a port by which the pod knows no other connection
-/// of the client's; at the worst one that is closed.
+/// Puts into the scratch's [`REPLY`], the ends of the replies to its [`PACKET`], a port by which the pod knows no other
+/// connection of the client's; at the worst one that is closed. Who has had the replies there has them no more. Whether
+/// there is such a port.
 #[inline(always)]
-pub fn choose(key: &mut Tuple, packet: &Tuple, hash: u64, now: u32) -> Result<(), DropReason> {
-    let mut closed = None;
-    for attempt in 0..ATTEMPTS + 1 {
-        if attempt > 0 {
-            key.destination_port = steer::substitute_port(hash, attempt);
+pub fn choose(scratch: *mut Scratch, hash: u64, now: u32) -> bool {
+    let own = scratch::noted(scratch, PACKET).source_port;
+    let mut closed = ATTEMPTS + 1;
+    let mut attempt = 0;
+    while attempt < ATTEMPTS + 1 {
+        set_port(scratch, candidate(own, hash, attempt));
+        let found = table::crier_find(REPLY, State::REVERSE);
+        match judge(found, now) {
+            OURS => return true,
+            FREE => {
+                table::crier_change(found, 0, State::REVERSE);
+                return true;
+            }
+            CLOSED => closed = attempt,
+            _ => {}
         }
-        match look(key, packet, now) {
-            Port::Free => return Ok(()),
-            Port::Closed => closed = Some(key.destination_port),
-            Port::Live => {}
-        }
+        attempt = assembly::once_more(attempt);
     }
-    key.destination_port = closed.ok_or(DropReason::ClientPort)?;
-    Ok(())
-}
-
-/// Whether replies with these ends are those of another connection, which lives.
-#[inline(always)]
-pub fn is_taken(key: &Tuple, packet: &Tuple, now: u32) -> bool {
-    look(key, packet, now) == Port::Live
+    if closed > ATTEMPTS {
+        return false;
+    }
+    set_port(scratch, candidate(own, hash, closed));
+    table::crier_change(table::crier_find(REPLY, State::REVERSE), 0, State::REVERSE);
+    true
 }
 
 #[inline(always)]
-fn look(key: &Tuple, packet: &Tuple, now: u32) -> Port {
-    // SAFETY: points into the map, which outlives the program's run; an element that is reused meanwhile gives a
-    // port too many or, as if the connections had begun at the same moment, one too few.
-    let Some(reply) = (unsafe { REPLIES.get(key) }) else { return Port::Free };
-    if flow::is_to(reply, packet) {
-        return Port::Free;
+fn candidate(own: [u8; 2], hash: u64, attempt: u32) -> [u8; 2] {
+    if attempt == 0 { own } else { steer::substitute_port(hash, attempt) }
+}
+
+#[inline(always)]
+fn set_port(scratch: *mut Scratch, port: [u8; 2]) {
+    // SAFETY: points into the map, which outlives the program's run; this CPU's own.
+    unsafe { (&raw mut (*scratch).ends[REPLY as usize].destination_port).write(port) };
+}
+
+/// Whether the scratch's [`REPLY`] is that of a connection which lives, and is not that of its [`PACKET`].
+#[inline(always)]
+pub fn is_taken(now: u32) -> bool {
+    judge(table::crier_find(REPLY, State::REVERSE), now) == LIVE
+}
+
+/// Whose the scratch's [`REPLY`] is, to which this place belongs.
+#[inline(always)]
+fn judge(found: u64, now: u32) -> u32 {
+    let judged = crier_judge(found, NOWHERE, now);
+    if judged != ASK {
+        return judged;
+    }
+    let forward = table::crier_find(OTHER, State::FORWARD);
+    if forward == NOWHERE { FREE } else { crier_judge(found, forward, now) }
+}
+
+/// See [`judge`]. `forward` is the flow that the entry belongs to, if that was asked for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
+    let (Some(place), Some(scratch)) = (Place::at(found), scratch::get()) else { return FREE };
+    let packet = scratch::noted(scratch, PACKET);
+    let whole = place.state.has(State::FORWARD);
+    if table::is_of(place.flow(), packet) {
+        return if whole { OURS } else { FREE };
     }
     if packet.protocol != TCP {
         // Also while the pod alone speaks.
-        return if flow::is_stale(reply, now) { Port::Free } else { Port::Live };
+        return if flow::is_stale(place.flow(), now) { FREE } else { LIVE };
     }
-    let other = Tuple {
-        source: packet.source,
-        destination: reply.vip,
-        source_port: reply.client_port,
-        destination_port: reply.port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
-    // SAFETY: as above.
-    let Some(flow) = (unsafe { FLOWS.get(&other) }) else { return Port::Free };
-    let same = flow.client_port == key.destination_port && flow.port == key.source_port && flow.address == key.source;
-    if !same || flow::is_forgotten(flow, now) {
-        Port::Free
-    } else if flow.closed == [1, 1] {
-        Port::Closed
+    let mut flow = place;
+    if !whole {
+        let Some(other) = Place::at(forward) else {
+            flow::note_forward(scratch, &place);
+            return ASK;
+        };
+        if other.grant != place.grant {
+            return FREE;
+        }
+        flow = other;
+    }
+    if flow::is_forgotten(&flow, now) {
+        FREE
+    } else if flow.state.has(State::CLOSED) {
+        CLOSED
     } else {
-        Port::Live
+        LIVE
     }
+}
+
+/// Notes that the client of the scratch's [`PACKET`] was heard, in the entry that it has for the way back alone; 0 if
+/// it has none at this place ([`table::crier_find`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_renew(found: u64, now: u32) -> u32 {
+    let (Some(back), Some(scratch)) = (Place::at(found), scratch::get()) else { return 0 };
+    if back.state.has(State::FORWARD) || !table::is_of(back.flow(), scratch::noted(scratch, PACKET)) {
+        return 0;
+    }
+    flow::note_seen(back.flow, now);
+    back.change(0, State::HALF_OPEN, Some(now));
+    1
 }

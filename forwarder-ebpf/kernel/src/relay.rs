@@ -6,9 +6,12 @@
 //! a service, with hops left, and none of whose slot's connections may live here. All else is left as it was found.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use forwarder_ebpf::{Direction, NodeEntry, TCP, UDP, Uplink, directory, steer};
+use forwarder_ebpf::{Direction, NodeEntry, TCP, UDP, directory, steer};
 
-use crate::maps::{self, Size};
+use crate::{
+    bytes::{double, half, mac, mac_of, mac_of_node, word},
+    maps::{self, Size},
+};
 
 const V4: usize = 14;
 const V6: usize = 14;
@@ -124,8 +127,7 @@ pub fn hand_on(wire: &impl Wire) -> bool {
         return false;
     }
     let Some(node) = maps::node(slot.current(), uplink) else { return false };
-    // SAFETY: points into the map, which outlives the program's run.
-    let next = unsafe { mac((&raw const node.mac).cast()) };
+    let next = mac_of_node(node);
     if node.flags & NodeEntry::SELF != 0 || next == from {
         return false;
     }
@@ -141,8 +143,7 @@ pub fn hand_on(wire: &impl Wire) -> bool {
 /// Reads the IP header and the ports.
 #[inline(always)]
 fn read(frame: *mut u8, start: usize, end: usize) -> Option<Read> {
-    // SAFETY: up to V4_END the caller has checked the packet's end, up to V6_END it is checked here. Words are read whole, as the
-    // kernel's own code reads them; the programs run only where it permits that (x86, arm64).
+    // SAFETY: up to V4_END the caller has checked the packet's end, up to V6_END it is checked here. See [`crate::bytes`].
     unsafe {
         match half(frame.add(12)) {
             ETHERTYPE_V4 => {
@@ -162,10 +163,9 @@ fn read(frame: *mut u8, start: usize, end: usize) -> Option<Read> {
             }
             ETHERTYPE_V6 if start + V6_END <= end => {
                 let ip = frame.add(V6);
-                let double = |at: usize| word(ip.add(at)) as u64 | (word(ip.add(at + 4)) as u64) << 32;
                 Some(Read {
-                    source: [double(8), double(16)],
-                    destination: [double(24), double(32)],
+                    source: [double(ip.add(8)), double(ip.add(16))],
+                    destination: [double(ip.add(24)), double(ip.add(32))],
                     ports: word(ip.add(40)),
                     protocol: *ip.add(6),
                     hops: *ip.add(7),
@@ -198,28 +198,4 @@ unsafe fn rewrite(frame: *mut u8, read: &Read, from: u64, to: u64) {
         frame.add(6).cast::<u32>().write(from as u32);
         frame.add(10).cast::<u16>().write((from >> 32) as u16);
     }
-}
-
-#[inline(always)]
-fn mac_of(uplink: &Uplink) -> u64 {
-    // SAFETY: points into the map, which outlives the program's run.
-    unsafe { mac((&raw const uplink.mac).cast()) }
-}
-
-#[inline(always)]
-unsafe fn mac(at: *const u8) -> u64 {
-    // SAFETY: the caller's.
-    unsafe { word(at) as u64 | (half(at.add(4)) as u64) << 32 }
-}
-
-#[inline(always)]
-unsafe fn word(at: *const u8) -> u32 {
-    // SAFETY: the caller's.
-    unsafe { at.cast::<u32>().read() }
-}
-
-#[inline(always)]
-unsafe fn half(at: *const u8) -> u16 {
-    // SAFETY: the caller's.
-    unsafe { at.cast::<u16>().read() }
 }

@@ -13,6 +13,7 @@ use aya_ebpf::{
 use forwarder_ebpf::{Shadow, ShadowEvent, ShadowKey, ShadowState, ShadowedVip};
 
 use crate::{
+    bytes::{GROUP, Mac, mac_bytes},
     maps::{self, ALARM, FLOODS, SHADOW_STATES, SHADOWED_VIPS, SHADOWS},
     parse::{Frame, Packet},
 };
@@ -30,7 +31,7 @@ pub struct Standing {
 #[inline(always)]
 pub fn standing_in(ctx: &TcContext, frame: &Frame) -> Option<Standing> {
     // Broadcast and multicast.
-    if frame.destination[0] & 1 != 0 {
+    if frame.destination & GROUP != 0 {
         heard(ctx, frame);
         return None;
     }
@@ -123,6 +124,6 @@ fn note(frame: &Frame, shadow: &Shadow) -> Option<bool> {
 }
 
 #[inline(always)]
-fn key(ctx: &TcContext, mac: [u8; 6]) -> ShadowKey {
-    ShadowKey { interface: maps::interface(ctx), mac, pad: [0; 2] }
+fn key(ctx: &TcContext, mac: Mac) -> ShadowKey {
+    ShadowKey { interface: maps::interface(ctx), mac: mac_bytes(mac), pad: [0; 2] }
 }

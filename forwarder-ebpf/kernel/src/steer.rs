@@ -3,7 +3,9 @@
 use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
 
 use crate::{
-    affinity, flow, maps,
+    affinity,
+    bytes::mac_of_node,
+    flow, maps,
     parse::{Frame, Packet},
     verdict::Verdict,
 };
@@ -14,24 +16,47 @@ const SEARCHED: u8 = 8;
 /// With this many left the search is over.
 const SEARCH_OVER: u8 = 6;
 
-/// A whole packet to a VIP, from a frame addressed to this node.
+/// A packet of a flow that lives here.
 #[inline(always)]
-pub fn inbound(frame: &Frame, packet: &Packet) -> Verdict {
-    if let Some(flow) = flow::known(packet) {
-        let (address, port, client_port) = (&flow.address, flow.port, flow.client_port);
-        return Verdict::Deliver { address, port, client_port, counted: flow.counted, new: false };
-    }
-    let verdict = match maps::service(&packet.tuple) {
-        Some(service) => to_node(frame, packet, service),
-        None => Verdict::Drop(DropReason::NoService),
-    };
-    if packet.opens() && !matches!(verdict, Verdict::Deliver { .. }) {
+pub fn known(packet: &Packet) -> Option<Verdict> {
+    let flow::Known { pod, client_port, counted } = flow::known(packet)?;
+    Some(Verdict::Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false })
+}
+
+/// A packet to a VIP without a flow here. `None`: to a port that the VIP does not have.
+#[inline(always)]
+pub fn unknown(frame: &Frame, packet: &Packet) -> Option<Verdict> {
+    let verdict = maps::service(&packet.tuple).map(|service| to_node(frame, packet, service));
+    if packet.opens() && !matches!(verdict, Some(Verdict::Deliver { .. })) {
         flow::forget(&packet.tuple);
     }
     verdict
 }
 
-/// A packet without a flow here: this node's, or another's?
+/// An ICMP error about a flow, in the shape of a mid-flow packet of it: the pod that it is for, or what else becomes of it. It
+/// goes the way of the flow's packets, so that it finds the flow where they do.
+#[inline(always)]
+pub fn error(frame: &Frame, about: &Packet) -> Result<flow::Known, Verdict> {
+    if let Some(end) = flow::find(&about.tuple) {
+        return Ok(end);
+    }
+    let stray = Verdict::Drop(DropReason::StrayError);
+    let Some(service) = maps::service(&about.tuple) else { return Err(stray) };
+    let slot = maps::node_slot(service, hash(about, service));
+    Err(away(frame, about, service, slot).unwrap_or(stray))
+}
+
+/// What a packet's slots are found by.
+#[inline(always)]
+fn hash(packet: &Packet, service: &ServiceEntry) -> u64 {
+    if service.affinity == 0 {
+        steer::flow_hash(&packet.tuple)
+    } else {
+        steer::client_hash(steer::words(&packet.tuple.source))
+    }
+}
+
+/// A packet without a flow here: another node's? `None`: it is for this node.
 ///
 /// Nothing is handed straight back to whom it came from, but by a search, which the hops left bound ([`search`]). So
 /// between two nodes nothing circles, however much their tables differ; a circle of more ends with the search, or,
@@ -41,11 +66,7 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
     if !maps::lets_in(service, &packet.tuple.source) {
         return Verdict::Drop(DropReason::SourceRange);
     }
-    let hash = if service.affinity == 0 {
-        steer::flow_hash(&packet.tuple)
-    } else {
-        steer::client_hash(steer::words(&packet.tuple.source))
-    };
+    let hash = hash(packet, service);
     // One way to a pod, whoever chose it: what is written twice the kernel's verifier walks twice.
     let mut index = affinity::pod(packet, service);
     if index == 0 {
@@ -60,25 +81,28 @@ fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Ve
 /// What becomes of a packet that is not, or not yet, for a pod of this node.
 #[inline(always)]
 fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: NodeSlot) -> Option<Verdict> {
+    let counted = service.counted;
     // A client whose pod is to stay the same is searched for as a connection is: whoever has it has its next one too.
     let searches = (packet.continues() || service.affinity != 0) && packet.hops > SEARCH_OVER;
-    let second =
-        |(mac, hops): (&'static [u8; 6], u8)| Verdict::Forward { mac, counted: service.counted, hops, second_hop: true };
+    let line = if searches { Line::of(frame, packet, slot) } else { Line::NONE };
+    let second = |(number, hops): (u16, u8)| {
+        let mac = &maps::node(number, frame.uplink)?.mac;
+        Some(Verdict::Forward { mac, counted, hops, second_hop: true })
+    };
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
-        let found = if searches { elsewhere(frame, packet, slot) } else { None };
-        return Some(found.map_or(Verdict::Drop(DropReason::NoBackend), second));
+        return line.next(packet).and_then(second).or(Some(Verdict::Drop(DropReason::NoBackend)));
     };
-    if node.flags & NodeEntry::SELF == 0 && node.mac != frame.source {
-        if searches && packet.hops <= SEARCHED {
-            if let Some(next) = next_in_line(frame, packet, slot) {
-                return Some(second(next));
-            }
-        }
-        let hops = packet.hops.saturating_sub(1);
-        return Some(Verdict::Forward { mac: &node.mac, counted: service.counted, hops, second_hop: false });
+    if node.flags & NodeEntry::SELF != 0 || mac_of_node(node) == frame.source {
+        return if searches { search(frame, packet, node, slot, &line).and_then(second) } else { None };
     }
-    if searches { search(frame, packet, node, slot).map(second) } else { None }
+    if line.passed {
+        if let Some(verdict) = line.next(packet).and_then(second) {
+            return Some(verdict);
+        }
+    }
+    let hops = packet.hops.saturating_sub(1);
+    Some(Verdict::Forward { mac: &node.mac, counted, hops, second_hop: false })
 }
 
 /// Where a mid-flow packet goes on whose flow is not here, though the slot is this node's or its node sent it here;
@@ -90,65 +114,58 @@ fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: No
 /// connection is dead, and its pod says so. If who sent it here is the only other, it goes back too, marked: what this node
 /// remembers is older than what the sender knows, whose own record comes next.
 #[inline(always)]
-fn search(frame: &Frame, packet: &Packet, node: &'static NodeEntry, slot: NodeSlot) -> Option<(&'static [u8; 6], u8)> {
-    let other = elsewhere(frame, packet, slot);
-    if other.is_some() {
-        return other;
+fn search(frame: &Frame, packet: &Packet, node: &NodeEntry, slot: NodeSlot, line: &Line) -> Option<(u16, u8)> {
+    let next = line.next(packet);
+    if next.is_some() {
+        return next;
     }
-    let own = node.flags & NodeEntry::SELF != 0;
-    if own && packet.hops > SEARCHED {
-        let [previous, ..] = slot.before();
-        let sender = maps::node(previous, frame.uplink).filter(|sender| sender.mac == frame.source)?;
-        return Some((&sender.mac, SEARCHED));
+    if node.flags & NodeEntry::SELF == 0 {
+        return is_searched(packet).then_some((slot.current(), SEARCH_OVER));
     }
-    (!own && packet.hops <= SEARCHED).then_some((&node.mac, SEARCH_OVER))
+    let [previous, ..] = slot.before();
+    let sent = maps::node(previous, frame.uplink).is_some_and(|sender| mac_of_node(sender) == frame.source);
+    (sent && !is_searched(packet)).then_some((previous, SEARCHED))
 }
 
-/// The newest of the slot's other nodes that is not the packet's sender, and the hops left to the packet. A packet that is
-/// searched for already has been at those newer than this one.
+/// Whether a search for the packet's flow has begun.
 #[inline(always)]
-fn elsewhere(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Option<(&'static [u8; 6], u8)> {
-    let searched = packet.hops <= SEARCHED;
-    let mut found = None;
-    for number in slot.before() {
-        match candidate(number, frame) {
-            Candidate::Other(mac) if found.is_none() => found = Some(mac),
-            Candidate::Me if searched => found = None,
-            _ => {}
+fn is_searched(packet: &Packet) -> bool {
+    packet.hops <= SEARCHED
+}
+
+/// A slot's earlier nodes, as a packet sees them that is searched for.
+struct Line {
+    /// The newest that is not the packet's sender; 0: none. A packet that is searched for already has been at those newer than
+    /// this one.
+    next: u16,
+    /// This node is among them, and the packet came from one who had the slot later.
+    passed: bool,
+}
+
+impl Line {
+    const NONE: Self = Self { next: 0, passed: false };
+
+    #[inline(always)]
+    fn of(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Self {
+        let mut line = Self::NONE;
+        for number in slot.before() {
+            let Some(node) = maps::node(number, frame.uplink) else { continue };
+            if node.flags & NodeEntry::SELF != 0 {
+                if is_searched(packet) {
+                    line = Self { next: 0, passed: true };
+                }
+            } else if line.next == 0 && mac_of_node(node) != frame.source {
+                line.next = number;
+            }
         }
+        line
     }
-    Some((found?, if searched { packet.hops.saturating_sub(1) } else { SEARCHED }))
-}
 
-/// The node that had the slot before this one had it, for a packet that is searched for and came from one who had it later.
-#[inline(always)]
-fn next_in_line(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Option<(&'static [u8; 6], u8)> {
-    let mut passed = false;
-    let mut found = None;
-    for number in slot.before() {
-        match candidate(number, frame) {
-            Candidate::Other(mac) if passed && found.is_none() => found = Some(mac),
-            Candidate::Me => passed = true,
-            _ => {}
-        }
-    }
-    Some((found?, packet.hops.saturating_sub(1)))
-}
-
-/// One of a slot's earlier nodes.
-enum Candidate {
-    /// Not there, or the packet's sender.
-    No,
-    Me,
-    Other(&'static [u8; 6]),
-}
-
-#[inline(always)]
-fn candidate(number: u16, frame: &Frame) -> Candidate {
-    match maps::node(number, frame.uplink) {
-        Some(node) if node.flags & NodeEntry::SELF != 0 => Candidate::Me,
-        Some(node) if node.mac != frame.source => Candidate::Other(&node.mac),
-        _ => Candidate::No,
+    /// Who is next, and how many hops the packet is then left with.
+    #[inline(always)]
+    fn next(&self, packet: &Packet) -> Option<(u16, u8)> {
+        let hops = if is_searched(packet) { packet.hops.saturating_sub(1) } else { SEARCHED };
+        (self.next != 0).then_some((self.next, hops))
     }
 }
 

@@ -7,6 +7,8 @@ use aya_ebpf::{
 };
 use forwarder_ebpf::{Address, DropReason};
 
+use crate::maps;
+
 /// Tells the egress hook that a packet is one that the ingress hook hands on: no pod's reply, so it need not be looked up. The
 /// field is for traffic control alone and is not on the wire.
 const HANDED_ON: u32 = 0xc71e;
@@ -15,9 +17,6 @@ const HANDED_ON: u32 = 0xc71e;
 pub enum Verdict {
     /// Not ours.
     Pass,
-    /// Ours and answered elsewhere: neighbour discovery for a VIP, which the agent's packet socket has seen by
-    /// now. The stack, which does not know the VIP, must not route it.
-    Swallow,
     /// Not to be carried.
     Drop(DropReason),
     /// To another node on the segment, with so many hops left.
@@ -39,6 +38,13 @@ pub enum Action {
 }
 
 impl Action {
+    /// Frees a packet for a reason that is counted.
+    #[inline(always)]
+    pub fn count_drop(reason: DropReason) -> Self {
+        maps::count_event(reason as u32);
+        Self::Drop
+    }
+
     /// The number the kernel expects.
     #[inline(always)]
     pub fn code(self, ctx: &TcContext) -> i32 {

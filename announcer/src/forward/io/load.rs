@@ -14,9 +14,9 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
-use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, map, program};
+use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, constant, limits, map, program, table::WAYS};
 
-use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, xdp::Accelerator};
+use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, stages, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -45,26 +45,34 @@ pub(super) struct Kernel {
     /// What a predecessor attached to; `None` once this agent has attached.
     inherited: Option<Vec<String>>,
     accelerator: Accelerator,
+    /// The pin of the ingress program's further parts.
+    stages: String,
     /// The flows are a predecessor's.
     pub(super) adopted: bool,
 }
 
 impl Kernel {
-    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout.
-    pub(super) fn load(pin_dir: &Path, mode: Mode) -> Result<(Self, Maps), StartError> {
+    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many.
+    pub(super) fn load(pin_dir: &Path, flows: u32, mode: Mode) -> Result<(Self, Maps), StartError> {
         bpffs::prepare(pin_dir)?;
-        remove_pins(pin_dir, |name| is_flow_pin(name) && !flow_pins().iter().any(|(_, pin)| pin == name));
-        let adopted = flow_pins().iter().any(|(_, pin)| pin_dir.join(pin).exists());
+        let buckets = flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
+        let kept = flow_pins(buckets * WAYS);
+        // Flows lead to pods by number: one map is of no use without the others.
+        let adopted = kept.iter().all(|(_, pin)| pin_dir.join(pin).exists());
+        remove_pins(pin_dir, |name| is_flow_pin(name) && !(adopted && kept.iter().any(|(_, pin)| pin == name)));
         let mut loader = EbpfLoader::new();
-        for (map, pin) in flow_pins() {
+        for (map, pin) in &kept {
             loader.map_pin_path(map, pin_dir.join(pin));
         }
+        loader.override_global(constant::FLOW_BUCKETS, &buckets, true);
+        loader.map_max_entries(map::FLOWS, buckets * WAYS).map_max_entries(map::FLOW_STATES, buckets);
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
             program.load().map_err(|source| program_error(name, source))?;
         }
         let maps = Maps::take(&mut ebpf)?;
+        let stages = stages::load(&mut ebpf, pin_dir)?;
         let inherited = Some(inherited(pin_dir));
         let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
         let kernel = Self {
@@ -74,6 +82,7 @@ impl Kernel {
             clsact,
             inherited,
             accelerator: Accelerator::new(mode),
+            stages,
             adopted,
         };
         Ok((kernel, maps))
@@ -117,7 +126,12 @@ impl Kernel {
         let mut kept: Vec<String> = uplinks.keys().flat_map(|index| hook_pins(*index)).flatten().collect();
         kept.extend(accelerated.map(|index| link_pin(*index, XDP_HOOK)));
         remove_pins(&self.pin_dir, |name| is_hook_pin(name) && !kept.iter().any(|pin| pin == name));
-        failed.map_or(Ok(attached), Err)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // No predecessor's program is left that enters its own.
+        remove_pins(&self.pin_dir, |name| stages::is_pin(name) && name != self.stages);
+        Ok(attached)
     }
 
     /// A predecessor's program is attached, and not replaced yet.
@@ -197,7 +211,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if is_hook_pin(&name) || is_flow_pin(&name) {
+        if is_hook_pin(&name) || is_flow_pin(&name) || stages::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -211,7 +225,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
     }
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
+pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Option<&'a mut SchedClassifier> {
     ebpf.program_mut(name)?.try_into().ok()
 }
 
@@ -295,12 +309,14 @@ fn is_hook_pin(name: &str) -> bool {
     name.starts_with(LINK_PREFIX) || name.starts_with(FILTER_PREFIX)
 }
 
-fn flow_pins() -> [(&'static str, String); 2] {
-    [(map::FLOWS, format!("flows_v{LAYOUT_VERSION}")), (map::REPLIES, format!("replies_v{LAYOUT_VERSION}"))]
+fn flow_pins(flows: u32) -> [(&'static str, String); 3] {
+    [(map::FLOWS, "flows"), (map::FLOW_STATES, "states"), (map::PODS, "pods")]
+        .map(|(map, name)| (map, format!("{name}_v{LAYOUT_VERSION}_{flows}")))
 }
 
+/// Whether a pin is of the flows, of this layout or another.
 fn is_flow_pin(name: &str) -> bool {
-    name.starts_with("flows_v") || name.starts_with("replies_v")
+    ["flows_v", "states_v", "pods_v", "replies_v"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Removes pins that are of no use; one that stays does no harm.
@@ -318,7 +334,7 @@ fn load_error(error: EbpfError) -> StartError {
     }
 }
 
-fn program_error(name: &'static str, error: ProgramError) -> StartError {
+pub(super) fn program_error(name: &'static str, error: ProgramError) -> StartError {
     match permission(&error) {
         Some(source) => StartError::Permission(source),
         None => StartError::Program { name, source: Box::new(error) },

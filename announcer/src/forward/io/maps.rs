@@ -9,7 +9,7 @@ use aya::{
 };
 use forwarder_ebpf::{
     Address, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Source, Uplinks, counter_index,
-    map, mapped,
+    limits, map, mapped, node_mac_key,
 };
 
 use ipnet::IpNet;
@@ -29,6 +29,7 @@ pub(super) struct Maps {
     sources: LpmTrie<MapData, Source, u32>,
     rows: Array<MapData, Row>,
     nodes: Array<MapData, NodeEntry>,
+    node_macs: HashMap<MapData, [u8; 8], u32>,
     backends: Array<MapData, BackendEntry>,
     counters: PerCpuArray<MapData, Counter>,
     events: PerCpuArray<MapData, u64>,
@@ -49,6 +50,7 @@ impl Maps {
             sources: take(ebpf, map::SOURCES)?,
             rows: take(ebpf, map::ROWS)?,
             nodes: take(ebpf, map::NODES)?,
+            node_macs: take(ebpf, map::NODE_MACS)?,
             backends: take(ebpf, map::BACKENDS)?,
             counters: take(ebpf, map::COUNTERS)?,
             events,
@@ -66,7 +68,7 @@ impl Maps {
     pub(super) fn write(&mut self, write: &Write) -> Result<(), ApplyError> {
         let (map, done) = match write {
             Write::Row(index, row) => (map::ROWS, self.rows.set(*index, **row, 0)),
-            Write::Node(place, entry) => (map::NODES, self.nodes.set(*place, entry, 0)),
+            Write::Node(place, entry) => (map::NODES, self.set_node(*place, entry)),
             Write::Backend(index, entry) => (map::BACKENDS, self.backends.set(*index, entry, 0)),
             Write::ResetCounters(counted) => (map::COUNTERS, self.reset(*counted)),
             Write::Source(set, net) => (map::SOURCES, self.sources.insert(&source(*set, *net), 1, 0)),
@@ -94,6 +96,21 @@ impl Maps {
             sum.flows += counter.flows;
         }
         Ok(sum)
+    }
+
+    /// A node's entry, and that its MAC is a node's.
+    fn set_node(&mut self, place: u32, entry: &NodeEntry) -> Result<(), MapError> {
+        let column = (place % limits::UPLINKS) as u8;
+        let before = node_mac_key(self.nodes.get(&place, 0)?.mac, column);
+        // Another node may have the MAC by now.
+        if matches!(self.node_macs.get(&before, 0), Ok(whose) if whose == place) {
+            self.node_macs.remove(&before)?;
+        }
+        self.nodes.set(place, *entry, 0)?;
+        if entry.flags & (NodeEntry::PRESENT | NodeEntry::SELF) == NodeEntry::PRESENT {
+            self.node_macs.insert(node_mac_key(entry.mac, column), place, 0)?;
+        }
+        Ok(())
     }
 
     fn reset(&mut self, counted: u32) -> Result<(), MapError> {

@@ -10,11 +10,12 @@ mod bpffs;
 mod driver;
 mod load;
 mod maps;
+mod stages;
 mod xdp;
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
 
-use forwarder_ebpf::{Direction, DropReason, SECOND_HOPS, ShadowEvent};
+use forwarder_ebpf::{Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
@@ -50,6 +51,8 @@ pub struct Options {
     pub mode: Mode,
     /// Where links and flows are pinned; on a BPF file system, or where one may be mounted.
     pub pin_dir: PathBuf,
+    /// How many connections to this node's pods are remembered; see [`forwarder_ebpf::limits::FLOWS`].
+    pub flows: u32,
 }
 
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
@@ -94,6 +97,15 @@ pub enum StartError {
     /// The object has no such map or program: it does not belong to this agent.
     #[error("the embedded eBPF object has no {0}: it is stale, run hack/build-ebpf")]
     Stale(&'static str),
+    /// What must outlive the agent could not be pinned.
+    #[error("what must outlive the agent could not be pinned at {path}")]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::pin::PinError>,
+    },
     /// A map is not what the agent expects.
     #[error("the map {name} cannot be used; if it is pinned by another version, `crier cleanup` removes it")]
     Map {
@@ -189,7 +201,7 @@ impl fmt::Debug for Forwarder {
 
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(&options.pin_dir, options.mode)?;
+        let (kernel, maps) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
         let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
         Ok(Self { kernel, maps, tables, broken: false })
     }
@@ -246,6 +258,12 @@ impl Forwarder {
         counters.second_hops = running.maps.event(SECOND_HOPS)?;
         for event in ShadowEvent::ALL {
             counters.shadow.insert(event, running.maps.event(event as u32)?);
+        }
+        for message in Message::ALL {
+            counters.messages.insert(message, running.maps.event(message as u32)?);
+        }
+        for eviction in Eviction::ALL {
+            counters.evictions.insert(eviction, running.maps.event(eviction as u32)?);
         }
         for (labels, counted) in running.tables.counted() {
             for direction in Direction::ALL {

@@ -20,6 +20,15 @@ pub(crate) struct Anatomy {
     pub(crate) body: Body,
 }
 
+/// A packet that an ICMP error is about: who sent it, and where its TCP or UDP header is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quoted {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) at: usize,
+}
+
 /// What is behind the IP header and its extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
@@ -27,6 +36,10 @@ pub(crate) enum Body {
     Segment { protocol: u8, at: usize },
     /// One that is cut behind the ports. Who only hands packets on need not see more.
     Cut { protocol: u8, at: usize },
+    /// An ICMP echo request at this offset.
+    Echo { at: usize },
+    /// An ICMP error at this offset, and the packet that it quotes, as far as its ports.
+    Error { at: usize, quoted: Option<Quoted> },
     /// Neighbour discovery (RFC 4861).
     Discovery,
     /// What cannot be carried; each of these reasons is right.
@@ -119,13 +132,46 @@ fn segment(frame: &[u8], protocol: u8, at: usize, v6: bool) -> Body {
     match protocol {
         TCP if there(20) => Body::Segment { protocol, at },
         UDP if there(8) => Body::Segment { protocol, at },
-        58 if v6 && there(1) && matches!(frame[at], 133..=137) => Body::Discovery,
-        58 if v6 && there(1) => Body::Unfit(&["protocol"]),
         TCP | UDP if there(4) => Body::Cut { protocol, at },
         TCP | UDP => Body::Unfit(&["malformed"]),
-        58 if v6 => Body::Unfit(&["malformed"]),
+        1 if !v6 => message(frame, at, v6),
+        58 if v6 => message(frame, at, v6),
         _ => Body::Unfit(&["protocol"]),
     }
+}
+
+/// RFC 792, RFC 4443, RFC 4861.
+fn message(frame: &[u8], at: usize, v6: bool) -> Body {
+    let Some(header) = frame.get(at..at + 8) else { return Body::Unfit(&["malformed"]) };
+    match (header[0], header[1]) {
+        (8, 0) if !v6 => Body::Echo { at },
+        (128, 0) if v6 => Body::Echo { at },
+        (3 | 11 | 12, _) if !v6 => Body::Error { at, quoted: quoted(&frame[at + 8..], at + 8, v6) },
+        (1..=4, _) if v6 => Body::Error { at, quoted: quoted(&frame[at + 8..], at + 8, v6) },
+        (133..=137, _) if v6 => Body::Discovery,
+        _ => Body::Unfit(&["protocol"]),
+    }
+}
+
+/// The packet that begins here, at an offset in the frame. One with extension headers is none that is looked for.
+fn quoted(packet: &[u8], offset: usize, v6: bool) -> Option<Quoted> {
+    let octets = |at: usize| -> Option<IpAddr> {
+        Some(if v6 {
+            <[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?.into()
+        } else {
+            <[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?.into()
+        })
+    };
+    let first = *packet.first()?;
+    let (source, destination, protocol, length) = if v6 {
+        (octets(8)?, octets(24)?, packet[6], 40)
+    } else {
+        let length = usize::from(first & 0x0f) * 4;
+        let whole = first >> 4 == 4 && length >= 20 && packet.get(6)? & 0x1f == 0 && *packet.get(7)? == 0;
+        whole.then_some((octets(12)?, octets(16)?, packet[9], length))?
+    };
+    let known = matches!(protocol, TCP | UDP) && packet.len() >= length + 4;
+    known.then_some(Quoted { source, destination, protocol, at: offset + length })
 }
 
 /// What is left of a sum of 16-bit words when its carries are taken in: 0 for a checksum that is right, and the same before and

@@ -7,6 +7,7 @@ use super::{
     anatomy::{Anatomy, Body, ETHERNET, TCP, UDP, port, residue},
     kernel::{Ran, Way},
     ledger::{Ends, Ledger},
+    messages,
     scene::{OTHERS, OWN, Scene, Service},
 };
 
@@ -33,6 +34,12 @@ pub(crate) enum Fate {
     Delivered,
     /// A pod's, given the VIP as its source.
     Replied,
+    /// A ping, made its own answer.
+    Answered,
+    /// To a port that the VIP does not have, and its sender is told.
+    Refused,
+    /// An ICMP error, told to the pod it is about.
+    Told,
 }
 
 /// A packet that a program was run on.
@@ -52,15 +59,6 @@ pub(crate) struct Judge<'a> {
     pub(crate) ledger: Ledger,
 }
 
-/// Refuses a fate.
-macro_rules! need {
-    ($holds:expr, $($said:tt)+) => {
-        if !$holds {
-            return Err(format!($($said)+));
-        }
-    };
-}
-
 impl<'a> Judge<'a> {
     pub(crate) fn new(scene: &'a Scene) -> Self {
         Self { scene, ledger: Ledger::default() }
@@ -74,10 +72,22 @@ impl<'a> Judge<'a> {
         match (case.way, case.ran.verdict) {
             (Way::Xdp, PASS) | (Way::Ingress | Way::Egress, NEXT) if untouched => self.passed(case),
             (Way::Ingress, SHOT) => self.dropped(case),
+            (Way::Ingress, REDIRECT) if self.is_answer(case) => messages::answered(self.scene, case),
             (Way::Xdp, TX) | (Way::Ingress, REDIRECT) => self.handed_on(case),
+            (Way::Ingress, NEXT) if is_error(case.came) => messages::told(&self.ledger, case),
             (Way::Ingress, NEXT) => self.delivered(case),
             (Way::Egress, NEXT) => self.replied(case),
             (way, verdict) => Err(format!("{way:?} must not say {verdict}")),
+        }
+    }
+
+    /// Whether a packet that is sent back must be an answer: a ping, or for a port without a service.
+    fn is_answer(&self, case: &Case<'_>) -> bool {
+        let Some(packet) = self.to_vip(case.came) else { return false };
+        match packet.body {
+            Body::Echo { .. } => true,
+            Body::Segment { protocol, at } => self.service(&packet, protocol, at, case.came).is_none(),
+            Body::Cut { .. } | Body::Error { .. } | Body::Discovery | Body::Unfit(_) => false,
         }
     }
 
@@ -119,6 +129,10 @@ impl<'a> Judge<'a> {
             Body::Discovery => Vec::new(),
             Body::Unfit(reasons) => reasons.to_vec(),
             Body::Cut { .. } => vec!["malformed"],
+            // From nobody, or with extension headers that would be sent back.
+            Body::Echo { .. } => vec!["malformed", "extension"],
+            // About no connection that is known; or where to it may be handed on, as the connection's own packets.
+            Body::Error { .. } => vec!["stray_error", "no_backend", "ttl_expired"],
             Body::Segment { protocol, at } => match self.service(packet, protocol, at, came) {
                 None => vec!["no_service"],
                 Some(service) if !lets_in(service, packet.source) => vec!["source_range"],
@@ -142,14 +156,19 @@ impl<'a> Judge<'a> {
     /// The packet, which has ports and is for a service that lets its client in; the service; its protocol and offset.
     fn carried(&self, came: &[u8]) -> Result<(Anatomy, &'a Service, u8, usize), String> {
         let Some(packet) = self.to_vip(came) else { return Err("carried, though not for this node and a VIP".into()) };
-        let (protocol, at) = match packet.body {
-            Body::Segment { protocol, at } | Body::Cut { protocol, at } => (protocol, at),
-            Body::Discovery | Body::Unfit(_) => return Err(format!("carried, though it is {:?}", packet.body)),
+        let (protocol, at, service) = match packet.body {
+            Body::Segment { protocol, at } | Body::Cut { protocol, at } => {
+                (protocol, at, self.service(&packet, protocol, at, came))
+            }
+            Body::Error { quoted: Some(quoted), .. } if quoted.source == packet.destination => {
+                let key = (quoted.source, port(came, quoted.at), quoted.protocol);
+                (quoted.protocol, quoted.at, self.scene.services.get(&key))
+            }
+            _ => return Err(format!("carried, though it is {:?}", packet.body)),
         };
-        let Some(service) = self.service(&packet, protocol, at, came) else {
-            return Err("carried, though there is no such service".into());
-        };
-        need!(lets_in(service, packet.source), "carried, though its client is not let in");
+        let Some(service) = service else { return Err("carried, though there is no such service".into()) };
+        let error = matches!(packet.body, Body::Error { .. });
+        need!(error || lets_in(service, packet.source), "carried, though its client is not let in");
         Ok((packet, service, protocol, at))
     }
 
@@ -161,7 +180,9 @@ impl<'a> Judge<'a> {
         need!(OTHERS.iter().any(|mac| left.starts_with(mac)), "handed to {:02x?}", &left[..6]);
         need!(left[6..12] == OWN, "handed on as if from {:02x?}", &left[6..12]);
         let hops = left[packet.hops_at()];
-        let searched = may_be_searched_for(service, protocol, at, came) && [SEARCHED, SEARCH_OVER].contains(&hops);
+        let error = matches!(packet.body, Body::Error { .. });
+        let searched = error || may_be_searched_for(service, protocol, at, came);
+        let searched = searched && [SEARCHED, SEARCH_OVER].contains(&hops);
         need!(hops >= 1 && hops < packet.hops, "it had {} hops left, and has {hops}", packet.hops);
         need!(hops == packet.hops - 1 || searched, "it had {} hops left, and has {hops}", packet.hops);
         need!(left[..6] != came[6..12] || searched, "handed back to whom it came from");
@@ -170,7 +191,9 @@ impl<'a> Judge<'a> {
         copy(&mut expected, left, packet.hops_at()..packet.hops_at() + 1);
         header_is_right(&packet, came, left, &mut expected)?;
         need!(*left == expected, "more than MACs and hops has changed");
-        self.ledger.gone(&Ends::of(came).ok_or("no ports")?);
+        if let Some(ends) = Ends::of(came) {
+            self.ledger.gone(&ends);
+        }
         Ok(Fate::HandedOn)
     }
 
@@ -235,7 +258,7 @@ fn rewritten(
 }
 
 /// The IPv4 header's checksum is as right as it was; what it is now is expected.
-fn header_is_right(packet: &Anatomy, came: &[u8], left: &[u8], expected: &mut [u8]) -> Result<(), String> {
+pub(super) fn header_is_right(packet: &Anatomy, came: &[u8], left: &[u8], expected: &mut [u8]) -> Result<(), String> {
     if let (Some(before), Some(after)) = (packet.header_v4(came), packet.header_v4(left)) {
         need!(residue([before]) == residue([after]), "the IPv4 header's checksum is wrong");
         copy(expected, left, ETHERNET + 10..ETHERNET + 12);
@@ -247,6 +270,11 @@ fn header_is_right(packet: &Anatomy, came: &[u8], left: &[u8], expected: &mut [u
 fn segment_residue(packet: &Anatomy, frame: &[u8], at: usize) -> u64 {
     let [(source, length), _] = packet.addresses();
     residue([&frame[source..source + 2 * length], &frame[at..]])
+}
+
+/// An ICMP error about a packet of the VIP's own.
+fn is_error(came: &[u8]) -> bool {
+    matches!(Anatomy::of(came), Some(Anatomy { body: Body::Error { quoted: Some(_), .. }, .. }))
 }
 
 /// Mid-flow, or of a client whose pod is looked for.
@@ -267,7 +295,7 @@ fn lets_in(service: &Service, client: IpAddr) -> bool {
     service.sources.is_none_or(|sources| sources.contains(&client))
 }
 
-fn address(frame: &[u8], (begin, length): (usize, usize)) -> IpAddr {
+pub(super) fn address(frame: &[u8], (begin, length): (usize, usize)) -> IpAddr {
     let octets = &frame[begin..begin + length];
     match <[u8; 4]>::try_from(octets) {
         Ok(v4) => v4.into(),
@@ -275,6 +303,6 @@ fn address(frame: &[u8], (begin, length): (usize, usize)) -> IpAddr {
     }
 }
 
-fn copy(to: &mut [u8], from: &[u8], range: std::ops::Range<usize>) {
+pub(super) fn copy(to: &mut [u8], from: &[u8], range: std::ops::Range<usize>) {
     to[range.clone()].copy_from_slice(&from[range]);
 }

@@ -144,7 +144,7 @@ impl Ledger {
     /// A pod's packet was given a VIP's name. What is wrong with that.
     pub(crate) fn replied(&mut self, came: &Ends, left: &Ends) -> Result<(), String> {
         let (inner, outer) = (came.leaves(), left.answers());
-        if !self.known.get(&inner).is_some_and(|known| known.contains(&outer)) {
+        if !self.has(&inner, &outer) {
             return Err(format!("{inner:?} was made {outer:?}, which nobody has begun"));
         }
         self.note_end(outer, came.flags, true);
@@ -157,6 +157,11 @@ impl Ledger {
         let (outer, inner) = (came.asks(), left.arrives());
         let newest = self.known.get(&inner).and_then(|known| known.last());
         newest == Some(&outer) && !self.past.contains(&inner) && !self.outlived.contains(&outer)
+    }
+
+    /// Whether a pod has known a connection so.
+    pub(crate) fn has(&self, inner: &Inner, outer: &Outer) -> bool {
+        self.known.get(inner).is_some_and(|known| known.contains(outer))
     }
 
     fn note_end(&mut self, outer: Outer, flags: u8, pod: bool) {

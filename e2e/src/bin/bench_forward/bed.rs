@@ -168,8 +168,11 @@ impl Bed {
     }
 }
 
+/// Room for the flows of the largest case, half full.
+const FLOWS: u32 = 1 << 21;
+
 fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
-    let mut forwarder = Forwarder::start(Options { mode, pin_dir })?;
+    let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS })?;
     let applied = forwarder.apply(wanted, Instant::now())?;
     ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
     let mut programs = BTreeMap::new();

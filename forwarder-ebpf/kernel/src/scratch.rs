@@ -1,0 +1,86 @@
+//! Where the slower ways keep what they work on, since the stack holds 512 bytes for all functions together.
+
+use forwarder_ebpf::{Flow, Grant, Tuple, table::Words};
+
+use crate::{maps::SCRATCH, table::home, words};
+
+/// This CPU's own; programs are not preempted by one another on it.
+#[repr(C)]
+pub struct Scratch {
+    /// Ends of packets: [`PACKET`], [`REPLY`], [`OTHER`].
+    pub ends: [Tuple; ENDS as usize],
+    /// A flow to be put into the table.
+    pub flow: Flow,
+}
+
+const ENDS: u32 = 4;
+/// The client's packet.
+pub const PACKET: u32 = 0;
+/// The pod's replies.
+pub const REPLY: u32 = 1;
+/// Another flow's client's packet.
+pub const OTHER: u32 = 2;
+
+/// This CPU's scratch.
+#[inline(always)]
+pub fn get() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0)
+}
+
+/// Writes ends down in the scratch.
+#[inline(always)]
+pub fn note(scratch: *mut Scratch, ends: u32, tuple: &Tuple) {
+    // SAFETY: points into the map, which outlives the program's run; no one else's, see [`Scratch`].
+    unsafe {
+        let to = &raw mut (*scratch).ends[(ends % ENDS) as usize];
+        (&raw mut (*to).source).cast::<Words>().write(words::source(tuple));
+        (&raw mut (*to).destination).cast::<Words>().write(words::destination(tuple));
+        (&raw mut (*to).source_port).cast::<u32>().write(words::ports(tuple));
+        (&raw mut (*to).protocol).write(tuple.protocol);
+    }
+}
+
+/// Ends that were written down.
+#[inline(always)]
+pub fn noted(scratch: *mut Scratch, ends: u32) -> &'static Tuple {
+    // SAFETY: as above; not kept for longer than till the next is noted.
+    unsafe { &(*scratch).ends[(ends % ENDS) as usize] }
+}
+
+/// What a flow was chosen for.
+pub struct Served {
+    /// The pod's index among the backends.
+    pub backend: u16,
+    /// Its tag.
+    pub tag: u32,
+    /// Which counters the service has.
+    pub counted: u32,
+    /// When the client was heard, in seconds.
+    pub seen: u32,
+}
+
+/// Makes a flow in the scratch, for a client's packet.
+#[inline(always)]
+pub fn fill(scratch: *mut Scratch, tuple: &Tuple, grant: Grant, served: Served) {
+    let guard = home(tuple).guard(words::destination(tuple), tuple.destination_port);
+    // SAFETY: points into the map, which outlives the program's run; this CPU's own, and on words' boundaries.
+    unsafe {
+        let flow = &raw mut (*scratch).flow;
+        (&raw mut (*flow).grant).write(Grant { guard, ..grant }.word());
+        (&raw mut (*flow).client).cast::<Words>().write(words::source(tuple));
+        (&raw mut (*flow).vip).cast::<Words>().write(words::destination(tuple));
+        (&raw mut (*flow).client_port).cast::<u32>().write(words::ports(tuple));
+        (&raw mut (*flow).protocol).write(tuple.protocol);
+        (&raw mut (*flow).backend).write(served.backend);
+        (&raw mut (*flow).tag).write(served.tag);
+        (&raw mut (*flow).counted).write(served.counted);
+        (&raw mut (*flow).seen).write(served.seen);
+    }
+}
+
+/// Copies a flow into the scratch.
+#[inline(always)]
+pub fn copy(scratch: *mut Scratch, flow: &Flow) {
+    // SAFETY: as above.
+    unsafe { (&raw mut (*scratch).flow).write(*flow) };
+}

@@ -1,0 +1,43 @@
+//! The parts of the ingress program that few packets need.
+
+/// A part of the ingress program that is a program of its own, reached by a tail call: it has a stack of its own, and the
+/// kernel's verifier looks at it by itself. It reads the packet anew, so that nothing has to be handed over.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// A packet without a flow here: another node's, or a pod's from now on.
+    Connect = 0,
+    /// ICMP and ICMPv6.
+    Icmp = 1,
+    /// A packet to a port that the VIP does not have.
+    Refuse = 2,
+}
+
+impl Stage {
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Connect, Self::Icmp, Self::Refuse];
+
+    /// The program's name in the object.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Connect => "crier_connect",
+            Self::Icmp => "crier_icmp",
+            Self::Refuse => "crier_refuse",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_the_order_of_all() {
+        for (number, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, number, "{}", stage.program());
+        }
+    }
+}
