@@ -10,6 +10,7 @@ mod moves;
 mod refuse;
 mod reuse;
 mod rig;
+mod scale;
 mod xdp;
 
 use std::{

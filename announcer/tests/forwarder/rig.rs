@@ -9,7 +9,7 @@ use std::{
 };
 
 use announcer::forward::{
-    Counters, Forwarder, Labels, Mode, Options, Wanted, detach_all,
+    Applied, Counters, Forwarder, Labels, Mode, Options, Wanted, detach_all,
     wanted::{Node, Socket, Targets, Uplink},
 };
 use announcer::model::{Protocol, ServiceName};
@@ -87,7 +87,12 @@ impl Agent {
     }
 
     pub(crate) fn apply(&mut self, host: &Host, wanted: &Wanted) {
-        host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap());
+        self.try_apply(host, wanted);
+    }
+
+    /// The same; what it took, and what did not fit.
+    pub(crate) fn try_apply(&mut self, host: &Host, wanted: &Wanted) -> Applied {
+        host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap())
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -14,6 +14,8 @@ use crate::{
     model::ServiceName,
 };
 
+mod full;
+
 /// The maps as the kernel would hold them, checked after every single write.
 #[derive(Default)]
 struct Kernel {
