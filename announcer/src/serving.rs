@@ -16,9 +16,10 @@ pub struct Serving<'a> {
     pub failed_open: bool,
 }
 
-/// The pods behind `port` that a connection to `vip` may be carried to: of the VIP's family, ready, not terminating, on
-/// a node that is up and forwarding, and not found unhealthy. If only their health speaks against all of them, all; if
-/// there are none on nodes that are up, those on nodes that were, since hooks outlive their agent.
+/// The pods behind `port` that a connection to `vip` may be carried to: of the VIP's family, with a weight, ready, not
+/// terminating, on a node that is up and forwarding, and not found unhealthy. If there are none, those that are
+/// terminating and still answer, as kube-proxy does it; if their health speaks against them too, all that are ready, and
+/// then all of the others. If there are none on nodes that are up, those on nodes that were, since hooks outlive their agent.
 ///
 /// A node that has lost the VIP's segment (its card, or its address there) can neither be handed the VIP's frames nor
 /// answer its clients: while others are on the segment, pods there are left out.
@@ -35,6 +36,27 @@ pub fn serving<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Serving<'
     }
     let backends = standby(port, vip, view);
     Serving { failed_open: !backends.is_empty(), backends }
+}
+
+/// The pods of node `me` that a connection may be carried to under `externalTrafficPolicy: Local`. If it has none of the
+/// [`serving`] ones, those of its own that are terminating and still answer: while the VIP moves away from a node
+/// that has no others any more, connections still arrive there.
+#[must_use]
+pub fn serving_here<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, me: &NodeName) -> Vec<&'a Backend> {
+    let mine = |backend: &&Backend| backend.node.as_ref() == Some(me);
+    let here: Vec<&Backend> = serving(port, vip, view).backends.into_iter().filter(mine).collect();
+    if !here.is_empty() {
+        return here;
+    }
+    let leaving = |backend: &&Backend| mine(backend) && is_leaving(backend) && is_sound(port, backend, view);
+    candidates(port, vip).filter(leaving).collect()
+}
+
+/// What a pod counts for among others: the eighths of its weight. A pod in its slow start has fewer than 8.
+#[must_use]
+pub fn share(port: &ServicePort, backend: &Backend, view: &View) -> u32 {
+    let eighths = verdict(port, backend, view).map_or(Verdict::FULL, Verdict::eighths);
+    u32::from(backend.weight) * u32::from(eighths)
 }
 
 /// The pods that would be usable if the nodes that are away were all there were: what such nodes use, if it is not
@@ -73,17 +95,32 @@ fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Mem
         let member = backend.node.as_ref().and_then(|node| view.members.get(node));
         member.is_some_and(&fit)
     };
-    let willing = |backend: &&Backend| {
-        backend.ready && !backend.terminating && backend.address.is_ipv4() == vip.is_ipv4() && reachable(backend)
+    let (ready, others): (Vec<&Backend>, Vec<&Backend>) =
+        candidates(port, vip).filter(reachable).partition(|backend| backend.ready && !backend.terminating);
+    let leaving: Vec<&Backend> = others.into_iter().filter(|backend| is_leaving(backend)).collect();
+    let sound = |pods: &[&'a Backend]| -> Vec<&'a Backend> {
+        pods.iter().copied().filter(|backend| is_sound(port, backend, view)).collect()
     };
-    let ready: Vec<&Backend> = port.backends.iter().filter(willing).collect();
-    let healthy: Vec<&Backend> =
-        ready.iter().copied().filter(|backend| verdict(port, backend, view) != Some(Verdict::Unhealthy)).collect();
-    if healthy.is_empty() {
-        Serving { failed_open: !ready.is_empty(), backends: ready }
-    } else {
-        Serving { failed_open: false, backends: healthy }
+    let good = [sound(&ready), sound(&leaving)].into_iter().find(|pods| !pods.is_empty());
+    if let Some(backends) = good {
+        return Serving { failed_open: false, backends };
     }
+    let backends = if ready.is_empty() { leaving } else { ready };
+    Serving { failed_open: !backends.is_empty(), backends }
+}
+
+/// The pods that could serve a VIP if they were in a state for it.
+fn candidates(port: &ServicePort, vip: IpAddr) -> impl Iterator<Item = &Backend> {
+    port.backends.iter().filter(move |backend| backend.weight > 0 && backend.address.is_ipv4() == vip.is_ipv4())
+}
+
+/// On its way out, and still answering.
+fn is_leaving(backend: &Backend) -> bool {
+    backend.terminating && backend.serving
+}
+
+fn is_sound(port: &ServicePort, backend: &Backend, view: &View) -> bool {
+    verdict(port, backend, view) != Some(Verdict::Unhealthy)
 }
 
 #[cfg(test)]
@@ -99,12 +136,14 @@ mod tests {
 
     fn backend(n: u8, node: Option<&str>) -> Backend {
         let node = node.map(|name| name.parse().unwrap());
-        Backend { address: IpAddr::from([10, 244, 0, n]), port: 8080, node, ready: true, terminating: false }
+        let (ready, terminating, serving, weight) = (true, false, true, Backend::WEIGHT);
+        Backend { address: IpAddr::from([10, 244, 0, n]), port: 8080, node, ready, terminating, serving, weight }
     }
 
     fn check() -> Check {
         let second = Duration::from_secs(1);
-        Check { kind: CheckKind::Tcp, port: None, interval: second, timeout: second, rise: 1, fall: 1 }
+        let slow_start = Duration::ZERO;
+        Check { kind: CheckKind::Tcp, port: None, interval: second, timeout: second, rise: 1, fall: 1, slow_start }
     }
 
     fn port(backends: Vec<Backend>) -> ServicePort {
@@ -226,5 +265,73 @@ mod tests {
         assert_eq!(used(&port, &view), [1, 2]);
         assert!(serving(&port, VIP, &view).failed_open);
         assert!(!serving(&ServicePort { backends: vec![], ..port.clone() }, VIP, &view).failed_open, "nothing to open");
+    }
+
+    /// On its way out: answers still, or not any more.
+    fn leaving(n: u8, node: &str, serving: bool) -> Backend {
+        Backend { ready: false, terminating: true, serving, ..backend(n, Some(node)) }
+    }
+
+    #[test]
+    fn terminating_pods_get_new_connections_only_while_no_other_is_good_and_they_answer() {
+        let mut view = view(&["n1", "n2"]);
+        let pods = |pods: &[Backend]| port(pods.to_vec());
+        let (going, gone) = (leaving(1, "n1", true), leaving(2, "n2", false));
+        assert_eq!(used(&pods(&[going.clone(), backend(3, Some("n2"))]), &view), [3]);
+        let not_ready = Backend { ready: false, ..backend(4, Some("n2")) };
+        let all_leave = pods(&[going.clone(), gone.clone(), not_ready]);
+        assert_eq!(used(&all_leave, &view), [1], "they go before what is not ready");
+        assert!(!serving(&all_leave, VIP, &view).failed_open);
+        assert_eq!(used(&pods(&[gone]), &view), [0; 0]);
+
+        judge(&mut view, "n2", target(3, 8080), Verdict::Unhealthy);
+        let replaced = pods(&[going, backend(3, Some("n2"))]);
+        assert_eq!(used(&replaced, &view), [1], "better on its way out than unhealthy");
+        judge(&mut view, "n1", target(1, 8080), Verdict::Unhealthy);
+        assert_eq!(used(&replaced, &view), [3], "both unhealthy: the one that stays");
+        assert!(serving(&replaced, VIP, &view).failed_open);
+    }
+
+    #[test]
+    fn under_the_local_policy_a_node_whose_pods_all_terminate_serves_by_them_and_may_not_own() {
+        let mut view = view(&["n1", "n2"]);
+        let port = port(vec![leaving(1, "n1", true), backend(2, Some("n2")), leaving(3, "n2", true)]);
+        let here = |view: &View, node: &str| serving_here(&port, VIP, view, &node.parse().unwrap()).len();
+        assert_eq!((here(&view, "n1"), here(&view, "n2")), (1, 1));
+        assert_eq!(serving_here(&port, VIP, &view, &"n2".parse().unwrap())[0], &port.backends[1]);
+        assert_eq!(local_nodes(&port, VIP, &view), ["n2".parse().unwrap()].into());
+        judge(&mut view, "n1", target(1, 8080), Verdict::Unhealthy);
+        assert_eq!(here(&view, "n1"), 0);
+        let last = ServicePort { backends: vec![leaving(1, "n1", true)], check: None, ..port.clone() };
+        assert_eq!(local_nodes(&last, VIP, &view), ["n1".parse().unwrap()].into(), "somebody has to");
+    }
+
+    #[test]
+    fn a_pod_without_weight_gets_nothing_even_if_all_others_are_bad() {
+        let mut view = view(&["n1"]);
+        let still = Backend { weight: 0, ..backend(1, Some("n1")) };
+        assert_eq!(used(&port(vec![still.clone(), backend(2, Some("n1"))]), &view), [2]);
+        judge(&mut view, "n1", target(2, 8080), Verdict::Unhealthy);
+        assert_eq!(used(&port(vec![still.clone(), backend(2, Some("n1"))]), &view), [2]);
+        assert_eq!(used(&port(vec![still]), &view), [0; 0]);
+    }
+
+    #[test]
+    fn a_share_is_the_weight_and_less_in_a_slow_start() {
+        let mut view = view(&["n1"]);
+        let port = port(vec![Backend { weight: 3, ..backend(1, Some("n1")) }]);
+        for (verdict, expected) in [
+            (None, 24),
+            (Some(Verdict::Healthy), 24),
+            (Some(Verdict::Unhealthy), 24),
+            (Some(Verdict::Warming(1)), 3),
+            (Some(Verdict::Warming(4)), 12),
+            (Some(Verdict::Warming(0)), 3),
+            (Some(Verdict::Warming(200)), 24),
+        ] {
+            verdict.into_iter().for_each(|verdict| judge(&mut view, "n1", target(1, 8080), verdict));
+            assert_eq!(share(&port, &port.backends[0], &view), expected, "{verdict:?}");
+        }
+        assert_eq!(used(&port, &view), [1]);
     }
 }

@@ -41,6 +41,10 @@ pub struct CheckSpec {
     pub rise: u32,
     /// Failures that make unhealthy.
     pub fall: u32,
+    /// How long a pod that has become healthy takes to its full share.
+    pub slow_start: Duration,
+    /// The weights of nodes' pods.
+    pub weights: Vec<(String, u32)>,
 }
 
 /// A pod behind a service.
@@ -54,12 +58,15 @@ pub struct Endpoint {
     pub addresses: [IpAddr; 2],
     /// The `ready` condition.
     pub ready: bool,
+    /// The `terminating` condition; such a pod is still serving.
+    pub terminating: bool,
 }
 
 impl From<&Pod> for Endpoint {
     /// The pod, ready.
     fn from(pod: &Pod) -> Self {
-        Self { pod: pod.name.clone(), node: pod.node.clone(), addresses: pod.addresses, ready: true }
+        let (pod, node, addresses) = (pod.name.clone(), pod.node.clone(), pod.addresses);
+        Self { pod, node, addresses, ready: true, terminating: false }
     }
 }
 
@@ -140,15 +147,34 @@ impl ServiceSpec {
 
     /// Probed by HTTP on `/healthz`, each `interval`, two successes or failures count.
     #[must_use]
-    pub fn http_check(mut self, interval: Duration) -> Self {
-        self.check = Some(CheckSpec { path: Some("/healthz".to_owned()), interval, rise: 2, fall: 2 });
-        self
+    pub fn http_check(self, interval: Duration) -> Self {
+        self.probed(Some("/healthz".to_owned()), interval)
     }
 
     /// Probed by TCP connect, each `interval`, two successes or failures count.
     #[must_use]
-    pub fn tcp_check(mut self, interval: Duration) -> Self {
-        self.check = Some(CheckSpec { path: None, interval, rise: 2, fall: 2 });
+    pub fn tcp_check(self, interval: Duration) -> Self {
+        self.probed(None, interval)
+    }
+
+    fn probed(mut self, path: Option<String>, interval: Duration) -> Self {
+        let (slow_start, weights) = (Duration::ZERO, Vec::new());
+        self.check = Some(CheckSpec { path, interval, rise: 2, fall: 2, slow_start, weights });
+        self
+    }
+
+    /// With a slow start, where it is probed.
+    #[must_use]
+    pub fn slow_start(mut self, time: Duration) -> Self {
+        self.check.iter_mut().for_each(|check| check.slow_start = time);
+        self
+    }
+
+    /// With these weights of nodes' pods, where it is probed.
+    #[must_use]
+    pub fn weights(mut self, weights: &[(&str, u32)]) -> Self {
+        let weights: Vec<_> = weights.iter().map(|(node, weight)| ((*node).to_owned(), *weight)).collect();
+        self.check.iter_mut().for_each(|check| check.weights.clone_from(&weights));
         self
     }
 
@@ -223,8 +249,9 @@ impl ServiceSpec {
         for endpoint in &self.endpoints {
             let _ = writeln!(
                 yaml,
-                "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {}}}, targetRef: {{kind: Pod, name: {}}}}}",
-                endpoint.addresses[index], endpoint.node, endpoint.ready, endpoint.pod,
+                "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {}, serving: true, terminating: {}}}, \
+                 targetRef: {{kind: Pod, name: {}}}}}",
+                endpoint.addresses[index], endpoint.node, endpoint.ready, endpoint.terminating, endpoint.pod,
             );
         }
         yaml
@@ -233,10 +260,17 @@ impl ServiceSpec {
     fn check_yaml(&self, check: &CheckSpec) -> String {
         let kind = check.path.as_ref().map_or("tcp: {}".to_owned(), |path| format!("http: {{path: {path}}}"));
         let interval = check.interval.as_millis();
+        let weights: Vec<_> =
+            check.weights.iter().map(|(node, weight)| format!("{{nodes: [{node}], weight: {weight}}}")).collect();
         format!(
             "apiVersion: crier.io/v1alpha1\nkind: HealthCheck\nmetadata: {{name: {0}, namespace: default}}\nspec:\n  \
-             services: [{0}]\n  {kind}\n  interval: {interval}ms\n  timeout: {interval}ms\n  rise: {1}\n  fall: {2}\n",
-            self.name, check.rise, check.fall,
+             services: [{0}]\n  {kind}\n  interval: {interval}ms\n  timeout: {interval}ms\n  rise: {1}\n  fall: {2}\n  \
+             slowStart: {3}ms\n  weights: [{4}]\n",
+            self.name,
+            check.rise,
+            check.fall,
+            check.slow_start.as_millis(),
+            weights.join(", "),
         )
     }
 }
@@ -300,14 +334,15 @@ mod tests {
         let mut spec = web().tcp(80).udp(53).dual_stack().local().http_check(Duration::from_millis(200));
         spec.assign(3).expect("addresses");
         let addresses = ["10.78.1.11", "fd78:1::11"].map(|address| address.parse().expect("an address"));
-        spec.endpoints.push(Endpoint { pod: "n1-p1".into(), node: "n1".into(), addresses, ready: true });
+        let (pod, node, ready, terminating) = ("n1-p1".into(), "n1".into(), true, false);
+        spec.endpoints.push(Endpoint { pod, node, addresses, ready, terminating });
         let yaml = spec.yaml();
         for line in [
             "    crier.io/loadBalancerIPs: \"10.77.0.103,fd77::103\"\n",
             "  externalTrafficPolicy: Local\n",
             "  - {name: udp, protocol: UDP, port: 53, targetPort: 5353}\n",
             "addressType: IPv6\n",
-            "- {addresses: [\"fd78:1::11\"], nodeName: n1, conditions: {ready: true}, ",
+            "- {addresses: [\"fd78:1::11\"], nodeName: n1, conditions: {ready: true, serving: true, ",
             "  http: {path: /healthz}\n  interval: 200ms\n",
         ] {
             assert!(yaml.contains(line), "{line:?} is not in\n{yaml}");

@@ -143,3 +143,76 @@ fn pods_on_the_nodes_own_address_serve_like_any_other() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn pods_get_what_they_weigh_and_those_of_weight_0_nothing() -> Result<()> {
+    let weights = [("n1", 3), ("n3", 0)];
+    let cluster = Cluster::three("weights").service(service().tcp_check(INTERVAL).weights(&weights)).start()?;
+    for vip in cluster.vips() {
+        let pods = cluster.ask_many(Transport::Tcp, SocketAddr::new(vip, WEB), 400)?;
+        let of = |node: &str| pods.iter().filter(|(pod, _)| pod.starts_with(node)).map(|(_, count)| count).sum::<u32>();
+        assert_eq!((of("n1") + of("n2"), of("n3")), (400, 0), "{pods:?}");
+        assert!((250..=350).contains(&of("n1")), "three of four, by chance a few more or less: {pods:?}");
+    }
+    Ok(())
+}
+
+/// What an agent says of a backend in words.
+fn why(backend: &e2e::status::Backend) -> String {
+    backend.reason.as_str().unwrap_or_default().to_owned()
+}
+
+/// Waits until every agent says of the pod's TCP sockets, once or for good, what `says` looks for.
+fn said(cluster: &Cluster, pod: &str, what: &str, says: impl Fn(&str) -> bool) -> Result<()> {
+    let addresses = cluster.pod(pod)?.addresses;
+    for agent in &cluster.agents {
+        eventually(SETTLE, &format!("{} says of {pod}: {what}", agent.name), || {
+            let status = agent.status()?;
+            let mut sockets = status.backends.iter().filter(|b| b.port == e2e::pods::TCP_PORT);
+            ensure!(sockets.any(|b| addresses.contains(&b.address) && says(&why(b))));
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_recovers_starts_slowly_in_all_nodes_eyes_and_none_does_when_the_agents_start() -> Result<()> {
+    let slowly = |reason: &str| reason.starts_with("slow start");
+    let spec = service().http_check(INTERVAL).slow_start(Duration::from_secs(6));
+    let cluster = Cluster::three("slow-start").service(spec).start()?;
+    for agent in &cluster.agents {
+        let backends = agent.status()?.backends;
+        assert!(backends.iter().all(|backend| !slowly(&why(backend))), "{backends:?}");
+    }
+    cluster.pod("n1-p1")?.fail_health(true);
+    judged(&cluster, "n1-p1", false)?;
+    cluster.pod("n1-p1")?.fail_health(false);
+    said(&cluster, "n1-p1", "a slow start", slowly)?;
+    judged(&cluster, "n1-p1", true)?;
+    said(&cluster, "n1-p1", "half of its share", |reason| reason == "slow start: 4/8 of its share")?;
+    said(&cluster, "n1-p1", "all of it", |reason| !slowly(reason))
+}
+
+#[test]
+fn a_service_whose_pods_all_terminate_is_served_until_a_new_one_is_there() -> Result<()> {
+    let mut cluster = Cluster::three("all-terminate").service(service().tcp_check(INTERVAL)).start()?;
+    let connections = cluster.long_lived(cluster.vip4(), 12)?;
+    let load = cluster.tcp_load(cluster.vip4()).start(&cluster.client().ns)?;
+    let leave = |endpoint: &mut e2e::manifests::Endpoint| (endpoint.ready, endpoint.terminating) = (false, true);
+    cluster.edit("web", |web| web.endpoints.iter_mut().for_each(leave))?;
+    for pod in cluster.pods.iter().map(|pod| pod.name.clone()).collect::<Vec<_>>() {
+        said(&cluster, &pod, "terminating", |reason| reason == "terminating")?;
+    }
+    let pods = cluster.ask_many(Transport::Tcp, SocketAddr::new(cluster.vip4(), WEB), 300)?;
+    assert_eq!(pods.len(), 6, "{pods:?}");
+    cluster.edit("web", |web| {
+        web.endpoints.iter_mut().take(1).for_each(|e| (e.ready, e.terminating) = (true, false));
+    })?;
+    eventually(SETTLE, "one alone gets what is new", || {
+        ensure!(cluster.ask_many(Transport::Tcp, SocketAddr::new(cluster.vip4(), WEB), 100)?.len() == 1);
+        Ok(())
+    })?;
+    assert_eq!(load.stop()?.lost, 0, "nothing was refused");
+    all_survived(&connections.finish()?, |_| true)
+}

@@ -85,6 +85,22 @@ pub enum Verdict {
     Healthy,
     /// Failed its check often enough (`fall`).
     Unhealthy,
+    /// Healthy, or new and not probed yet, and not for long: so many eighths of its share of new connections, 1 to 7.
+    Warming(u8),
+}
+
+impl Verdict {
+    /// The eighths of its share that a pod gets of new connections which gets all of it.
+    pub const FULL: u8 = 8;
+
+    /// The eighths of its share that the pod gets of new connections if any; of what another node wrote, too.
+    #[must_use]
+    pub fn eighths(self) -> u8 {
+        match self {
+            Self::Healthy | Self::Unhealthy => Self::FULL,
+            Self::Warming(eighths) => eighths.clamp(1, Self::FULL),
+        }
+    }
 }
 
 /// A node's whole document.

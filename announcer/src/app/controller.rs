@@ -171,7 +171,7 @@ impl Controller {
         let snapshot = Arc::clone(&self.inputs.snapshot.borrow_and_update());
         let links = Arc::clone(&self.inputs.links.borrow_and_update());
         if objects_changed {
-            publish(&self.outputs.plan, Arc::new(plan(&snapshot.desired, &self.me)));
+            publish(&self.outputs.plan, Some(Arc::new(plan(&snapshot.desired, &self.me))));
         }
         self.decide_ownership(&snapshot, &links).await;
         self.publish_facts(&links).await;

@@ -133,7 +133,7 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     log_start(&settings, advertise, &links.borrow());
 
     let snapshot = manifests::watch(folder.clone()).await;
-    let (plan, plans) = watch::channel(Arc::default());
+    let (plan, plans) = watch::channel(None);
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone());
     let (scenes_out, scenes) = watch::channel(None);

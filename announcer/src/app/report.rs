@@ -278,6 +278,8 @@ fn backends(desired: &Desired, view: &View, own: &Verdicts) -> Vec<status::Backe
             _ if !on_node_that_is_up => "its node is not up".to_owned(),
             _ if backend.terminating => "terminating".to_owned(),
             _ if !backend.ready => "not ready".to_owned(),
+            _ if backend.weight == 0 => "its weight is 0".to_owned(),
+            (Some(Verdict::Warming(eighths)), _) => format!("slow start: {eighths}/{} of its share", Verdict::FULL),
             (_, Some(reason)) => reason,
             (Some(Verdict::Healthy), None) => "passes its check".to_owned(),
             (Some(Verdict::Unhealthy), None) => "fails its check".to_owned(),
@@ -291,7 +293,7 @@ fn backends(desired: &Desired, view: &View, own: &Verdicts) -> Vec<status::Backe
             port: backend.port,
             node: backend.node.clone(),
             ready: backend.ready && !backend.terminating,
-            healthy: judged.map(|verdict| verdict == Verdict::Healthy),
+            healthy: judged.map(|verdict| verdict != Verdict::Unhealthy),
             reason,
         });
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// A run of rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Run {
     /// The first.
     pub(super) start: u32,

@@ -19,7 +19,7 @@ pub(super) struct Share<'a> {
     pub(super) name: &'a str,
     /// Its number in the kernel's map.
     pub(super) node: u16,
-    /// The number of its pods.
+    /// The shares of its pods together.
     pub(super) weight: u32,
 }
 
@@ -77,7 +77,12 @@ fn same_place<T>(at: usize, len: usize, other: &[T]) -> Option<&T> {
 }
 
 /// The nodes of a table by number and weight: those that serve, and those that stand by.
-type Kind = [Vec<(u16, u32)>; 2];
+pub(super) type Kind = [Vec<(u16, u32)>; 2];
+
+/// The kind of table that these nodes make.
+pub(super) fn kind(serving: &[Share<'_>], standby: &[Share<'_>]) -> Kind {
+    [serving, standby].map(|shares| shares.iter().map(|share| (share.node, share.weight)).collect())
+}
 
 /// Builds the tables of one moment. Most services are served by the same nodes, so when a node dies few tables have to be made
 /// for however many services.
@@ -89,7 +94,7 @@ pub(super) struct Builder {
 impl Builder {
     /// As [`build`]; `me` and the names of the numbers must be the same each time.
     pub(super) fn build(&mut self, serving: &[Share<'_>], standby: &[Share<'_>], me: u16) -> Vec<Slot> {
-        let kind = [serving, standby].map(|shares| shares.iter().map(|share| (share.node, share.weight)).collect());
+        let kind = kind(serving, standby);
         if let Some((_, table)) = self.kept.iter().find(|(kept, _)| *kept == kind) {
             return table.clone();
         }

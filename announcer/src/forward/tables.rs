@@ -20,15 +20,16 @@ use crate::{
         index::Indices,
         plan::{Limit, Plan, Write},
         rows::Rows,
-        slots::forget,
         wanted::{Socket, Wanted},
     },
     model::Protocol,
 };
 
 mod services;
+mod shared;
 
-use services::{Fresh, Installed, release, rows, words};
+use services::{Fresh, Installed, release, rows};
+use shared::NodeTables;
 
 /// How long rows, nodes and pods rest: far longer than any packet's way through the program.
 const REST: Duration = Duration::from_secs(10);
@@ -59,8 +60,7 @@ pub struct Tables {
     uplinks: Uplinks,
     vips: BTreeSet<IpAddr>,
     services: BTreeMap<Socket, Installed>,
-    /// How many services use the node table that begins at a row: those whose tables became equal at one moment share one.
-    shared: BTreeMap<u32, usize>,
+    node_tables: NodeTables,
 }
 
 impl Default for Tables {
@@ -80,7 +80,7 @@ impl Default for Tables {
             uplinks: Uplinks::default(),
             vips: BTreeSet::new(),
             services: BTreeMap::new(),
-            shared: BTreeMap::new(),
+            node_tables: NodeTables::default(),
         }
     }
 }
@@ -129,11 +129,8 @@ impl Tables {
         let backends = self.backends.wake(now);
         let nodes = self.nodes.wake(now);
         for node in nodes.iter().copied().map(number) {
-            let mut written = BTreeSet::new();
-            for installed in self.services.values_mut() {
-                if forget(&mut installed.node_table, node) && written.insert(installed.node_run.start) {
-                    plan.writes.extend(rows(installed.node_run, &words(&installed.node_table)));
-                }
+            for (run, words) in self.node_tables.forget(node) {
+                plan.writes.extend(rows(run, &words));
             }
         }
         !backends.is_empty() || !nodes.is_empty()
@@ -229,8 +226,8 @@ impl Tables {
             }
             kept
         });
-        let (rows, shared, directory, sources) =
-            (&mut self.rows, &mut self.shared, &mut self.directory, &mut self.sources);
+        let (rows, node_tables, directory, sources) =
+            (&mut self.rows, &mut self.node_tables, &mut self.directory, &mut self.sources);
         self.services.retain(|socket, installed| {
             let kept = wanted.services.contains_key(socket);
             if !kept {
@@ -238,7 +235,7 @@ impl Tables {
                 plan.writes.extend(removed.map(|(place, bucket)| Write::Bucket(place, Box::new(bucket))));
                 plan.writes.extend(installed.forgotten_sources());
                 *sources -= installed.targets.sources.len();
-                release(rows, shared, installed.node_run, now);
+                release(rows, node_tables, installed.node_run, now);
                 rows.release(installed.local_run, now);
             }
             kept
@@ -247,7 +244,7 @@ impl Tables {
         plan.writes.extend(gone_nodes.iter().map(|place| Write::Node(*place, NodeEntry::NONE)));
         self.nodes.release(now, |name| wanted.nodes.contains_key(name));
         let serves = |(socket, ip, port): &BackendKey| {
-            self.services.get(socket).is_some_and(|installed| installed.targets.local.contains(&(*ip, *port)))
+            self.services.get(socket).is_some_and(|installed| installed.targets.local.contains_key(&(*ip, *port)))
         };
         let gone = self.backends.release(now, serves);
         plan.writes.extend(gone.into_iter().map(|index| Write::Backend(index, BackendEntry::NONE)));

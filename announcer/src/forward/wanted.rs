@@ -14,7 +14,7 @@ use membership::{Member, NodeName, View, document::Mac};
 use crate::{
     forward::counters::Labels,
     model::{Desired, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
-    serving::{serving, standby},
+    serving::{serving, serving_here, share, standby},
 };
 
 /// An uplink of this node, as far as forwarding needs it.
@@ -78,12 +78,12 @@ pub struct Node {
 pub struct Targets {
     /// What its traffic is counted by.
     pub labels: Labels,
-    /// The nodes that serve, with the number of their usable pods.
+    /// The nodes that serve, with the shares of their usable pods together.
     pub nodes: BTreeMap<NodeName, u32>,
-    /// If this node serves alone: nodes that would serve too if they were not away, with the number of their pods.
+    /// If this node serves alone: nodes that would serve too if they were not away, with the shares of their pods.
     pub standby: BTreeMap<NodeName, u32>,
-    /// This node's usable pods.
-    pub local: BTreeSet<(IpAddr, u16)>,
+    /// This node's usable pods with their shares ([`crate::serving::share`]).
+    pub local: BTreeMap<(IpAddr, u16), u32>,
     /// Seconds for which a client stays with its pod; 0: it need not.
     pub affinity: u32,
     /// The clients that are let in; empty: all.
@@ -125,21 +125,24 @@ fn targets(
     let labels = Labels { service: name.clone(), port: port.port, protocol: port.protocol };
     let affinity = service.affinity.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
     let (nodes_serving, standing_by) = (BTreeMap::new(), BTreeMap::new());
-    let (local, sources) = (BTreeSet::new(), service.sources.clone());
+    let (local, sources) = (BTreeMap::new(), service.sources.clone());
     let mut targets = Targets { labels, nodes: nodes_serving, standby: standing_by, local, affinity, sources };
-    for backend in serving(port, vip, view).backends {
+    let usable = match service.traffic_policy {
+        TrafficPolicy::Cluster => serving(port, vip, view).backends,
+        TrafficPolicy::Local => serving_here(port, vip, view, me),
+    };
+    for backend in usable {
         let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
+        let share = share(port, backend, view);
         if node == me {
-            targets.local.insert((backend.address, backend.port));
-        } else if service.traffic_policy == TrafficPolicy::Local {
-            continue;
+            targets.local.insert((backend.address, backend.port), share);
         }
-        *targets.nodes.entry(node.clone()).or_default() += 1;
+        *targets.nodes.entry(node.clone()).or_default() += share;
     }
     if service.traffic_policy == TrafficPolicy::Cluster && targets.nodes.keys().eq([me]) {
-        let away = standby(port, vip, view).into_iter().filter_map(|backend| backend.node.as_ref());
-        for node in away.filter(|node| nodes.contains_key(node)) {
-            *targets.standby.entry(node.clone()).or_default() += 1;
+        for backend in standby(port, vip, view) {
+            let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
+            *targets.standby.entry(node.clone()).or_default() += share(port, backend, view);
         }
     }
     targets

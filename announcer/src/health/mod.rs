@@ -1,7 +1,8 @@
 //! The prober: asks this node's own pods whether they answer, and reports a verdict on each.
 //!
 //! The way of a verdict: [`mod@plan`] says which pods are asked and how (from [`crate::model::Desired`]), [`schedule`]
-//! when, [`io`] asks, [`state`] turns answers into verdicts by `rise` and `fall`. The app gossips the verdicts in
+//! when, [`io`] asks, [`state`] turns answers into verdicts by `rise` and `fall`, and `slow_start` says how a pod that has
+//! become healthy comes to its share. The app gossips the verdicts in
 //! this node's document, so a cluster probes each pod once, not once per node.
 //!
 //! **Timing.** A pod that stops answering is found [`membership::Verdict::Unhealthy`] within
@@ -13,6 +14,7 @@ pub mod io;
 pub mod metrics;
 pub mod plan;
 pub mod schedule;
+mod slow_start;
 pub mod state;
 
 pub use io::run::{Prober, start};

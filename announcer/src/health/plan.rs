@@ -21,8 +21,8 @@ pub fn target_of(backend: &Backend, check: &Check) -> Target {
 
 /// The probes that node `me` makes: its own pods behind ports with a check.
 ///
-/// Pods that may not get new connections anyway (not ready, or terminating) are not asked: no decision hangs on the
-/// answer, and a pod that failed while it started would have to succeed `rise` times after it became ready, whereas
+/// Pods that may not get new connections anyway (neither ready nor on their way out and still answering) are not asked: no
+/// decision hangs on the answer, and a pod that failed while it started would have to succeed `rise` times after it became ready, whereas
 /// the first answer of a target new to the plan decides at once.
 #[must_use]
 pub fn plan(desired: &Desired, me: &NodeName) -> Plan {
@@ -30,7 +30,8 @@ pub fn plan(desired: &Desired, me: &NodeName) -> Plan {
     for port in desired.services.values().flat_map(|service| &service.ports) {
         let Some(check) = &port.check else { continue };
         for backend in &port.backends {
-            if backend.node.as_ref() == Some(me) && backend.ready && !backend.terminating {
+            let counts = if backend.terminating { backend.serving } else { backend.ready };
+            if backend.node.as_ref() == Some(me) && counts {
                 targets.entry(target_of(backend, check)).or_insert_with(|| check.clone());
             }
         }
@@ -53,6 +54,7 @@ mod tests {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 3,
+            slow_start: Duration::ZERO,
         }
     }
 
@@ -63,6 +65,8 @@ mod tests {
             node: node.map(|name| name.parse().unwrap()),
             ready: true,
             terminating: false,
+            serving: true,
+            weight: Backend::WEIGHT,
         }
     }
 
@@ -98,9 +102,16 @@ mod tests {
         let mut unready = backend(1, Some("n1"));
         unready.ready = false;
         let mut terminating = backend(2, Some("n1"));
-        terminating.terminating = true;
+        (terminating.terminating, terminating.serving) = (true, false);
         let plan = plan(&desired(vec![("web", Some(check(None)), vec![unready, terminating])]), &"n1".parse().unwrap());
         assert_eq!(plan, Plan::default());
+    }
+
+    #[test]
+    fn a_terminating_pod_that_answers_is_probed_on_since_it_may_be_the_last() {
+        let leaving = Backend { ready: false, terminating: true, ..backend(1, Some("n1")) };
+        let plan = plan(&desired(vec![("web", Some(check(None)), vec![leaving])]), &"n1".parse().unwrap());
+        assert_eq!(addresses(&plan), ["10.1.0.1:8080"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! When each target is probed, and what has become of it: the prober's pure core.
 //!
 //! Driven by [`super::io::run`]: [`Schedule::replace`] takes a new plan, [`Schedule::poll_start`] yields the probes to
-//! start at a time, [`Schedule::handle_answer`] takes what came of them, [`Schedule::poll_timeout`] tells when to look
-//! again, and [`Schedule::poll_verdicts`] yields the verdicts when they changed.
+//! start at a time, [`Schedule::handle_answer`] takes what came of them, [`Schedule::poll_verdicts`] yields the verdicts when
+//! they changed, and [`Schedule::poll_timeout`] and [`Schedule::poll_step`] tell when to look again for either.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,11 +11,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use membership::Target;
+use membership::{Target, Verdict};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     plan::Plan,
+    slow_start::SlowStart,
     state::{Answer, Effect, TargetState, Verdicts},
 };
 use crate::model::Check;
@@ -48,6 +49,10 @@ pub struct Schedule {
     entries: BTreeMap<Target, Entry>,
     /// The targets without a probe under way, by the time of their next one.
     queue: BTreeSet<(Instant, Target)>,
+    /// The targets in their slow start, by the end of the step they are in.
+    steps: BTreeSet<(Instant, Target)>,
+    /// There has been a plan: what is new from now on has just come, and this agent has not.
+    begun: bool,
     rng: StdRng,
     next_token: u64,
     /// The verdicts differ from those last polled.
@@ -62,6 +67,7 @@ struct Entry {
     next: Instant,
     /// The probe under way.
     running: Option<u64>,
+    slow_start: Option<SlowStart>,
 }
 
 impl Schedule {
@@ -71,20 +77,26 @@ impl Schedule {
         Self {
             entries: BTreeMap::new(),
             queue: BTreeSet::new(),
+            steps: BTreeSet::new(),
+            begun: false,
             rng: StdRng::seed_from_u64(seed),
             next_token: 0,
             changed: false,
         }
     }
 
-    /// Takes a new plan. Targets that are in the old one too keep their verdict and their next probe.
+    /// Takes a new plan. Targets that are in the old one too keep their verdict and their next probe. Others start
+    /// slowly, if their check says so and their pod's socket is new as well; not those of the first plan, for then it is
+    /// this agent that has just started.
     pub fn replace(&mut self, plan: &Plan, now: Instant) {
+        let sockets: BTreeSet<_> = self.entries.keys().map(|target| (target.address, target.port)).collect();
         let gone: Vec<Target> =
             self.entries.keys().filter(|target| !plan.targets.contains_key(target)).copied().collect();
         for target in gone {
             if let Some(entry) = self.entries.remove(&target) {
                 self.queue.remove(&(entry.next, target));
-                self.changed |= entry.state.judgement().is_some();
+                self.steps.retain(|(_, other)| *other != target);
+                self.changed |= entry.state.judgement().is_some() || entry.slow_start.is_some();
             }
         }
         for (target, check) in &plan.targets {
@@ -92,9 +104,42 @@ impl Schedule {
                 continue;
             }
             let next = now + phase(target, FIRST_WITHIN.min(interval(check)));
-            let entry = Entry { check: Arc::new(check.clone()), state: TargetState::default(), next, running: None };
+            let (check, state) = (Arc::new(check.clone()), TargetState::default());
+            let slow_start = None;
             self.queue.insert((next, *target));
-            self.entries.insert(*target, entry);
+            self.entries.insert(*target, Entry { check, state, next, running: None, slow_start });
+            if self.begun && !sockets.contains(&(target.address, target.port)) {
+                self.start_slowly(*target, now);
+            }
+        }
+        self.begun = true;
+    }
+
+    /// When the next step of a slow start is due: the time to ask for verdicts.
+    #[must_use]
+    pub fn poll_step(&self) -> Option<Instant> {
+        self.steps.first().map(|(until, _)| *until)
+    }
+
+    fn start_slowly(&mut self, target: Target, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&target) else { return };
+        entry.slow_start = SlowStart::begin(entry.check.slow_start, now);
+        if let Some((_, until)) = entry.slow_start.and_then(|slow_start| slow_start.step(now)) {
+            self.steps.insert((until, target));
+            self.changed = true;
+        }
+    }
+
+    /// Takes the steps that are due.
+    fn step(&mut self, now: Instant) {
+        while let Some((until, target)) = self.steps.first().copied().filter(|(until, _)| *until <= now) {
+            self.steps.remove(&(until, target));
+            self.changed = true;
+            let Some(entry) = self.entries.get_mut(&target) else { continue };
+            match entry.slow_start.and_then(|slow_start| slow_start.step(now)) {
+                Some((_, until)) => drop(self.steps.insert((until, target))),
+                None => entry.slow_start = None,
+            }
         }
     }
 
@@ -135,19 +180,34 @@ impl Schedule {
         entry.running = None;
         entry.next = entry.next.max(now);
         self.queue.insert((entry.next, *target));
+        let judged_before = entry.state.judgement().is_some();
         let effect = entry.state.observe(answer, entry.check.rise, entry.check.fall, wall);
         self.changed |= effect != Effect::None;
+        match effect {
+            Effect::Turned(Verdict::Unhealthy) => {
+                entry.slow_start = None;
+                self.steps.retain(|(_, other)| other != target);
+            }
+            // Its first answer decides nothing: if it is new, it has begun.
+            Effect::Turned(_) if judged_before => self.start_slowly(*target, now),
+            Effect::Turned(_) | Effect::Reworded | Effect::None => {}
+        }
         effect
     }
 
     /// All verdicts, if they differ from those of the last call.
-    pub fn poll_verdicts(&mut self) -> Option<Verdicts> {
+    pub fn poll_verdicts(&mut self, now: Instant) -> Option<Verdicts> {
+        self.step(now);
         if !std::mem::take(&mut self.changed) {
             return None;
         }
+        let warming = |(target, entry): (&Target, &Entry)| Some((*target, entry.slow_start?.step(now)?.0));
         let judged =
             |(target, entry): (&Target, &Entry)| entry.state.judgement().map(|judgement| (*target, judgement.clone()));
-        Some(Verdicts { targets: self.entries.iter().filter_map(judged).collect() })
+        Some(Verdicts {
+            targets: self.entries.iter().filter_map(judged).collect(),
+            warming: self.entries.iter().filter_map(warming).collect(),
+        })
     }
 }
 

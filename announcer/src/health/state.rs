@@ -60,13 +60,18 @@ pub struct Judgement {
 pub struct Verdicts {
     /// The judgement on each target.
     pub targets: BTreeMap<Target, Judgement>,
+    /// The targets in their slow start: the eighths of its share that each gets. None of them is judged unhealthy; new
+    /// ones are not judged yet.
+    pub warming: BTreeMap<Target, u8>,
 }
 
 impl Verdicts {
     /// The bare verdicts: what goes into [`membership::NodeDocument::health`].
     #[must_use]
     pub fn health(&self) -> BTreeMap<Target, Verdict> {
-        self.targets.iter().map(|(target, judgement)| (*target, judgement.verdict)).collect()
+        let judged = self.targets.iter().map(|(target, judgement)| (*target, judgement.verdict));
+        let warming = self.warming.iter().map(|(target, eighths)| (*target, Verdict::Warming(*eighths)));
+        judged.chain(warming).collect()
     }
 }
 
@@ -112,7 +117,7 @@ impl TargetState {
         judgement.reason = reason;
         self.against = if seen == judgement.verdict { 0 } else { self.against.saturating_add(1) };
         let enough = match judgement.verdict {
-            Verdict::Healthy => fall.max(1),
+            Verdict::Healthy | Verdict::Warming(_) => fall.max(1),
             Verdict::Unhealthy => rise.max(1),
         };
         if self.against >= enough {
@@ -146,7 +151,7 @@ mod tests {
         let mut state = TargetState::default();
         let verdict = |state: &TargetState| match state.judgement().map(|judgement| judgement.verdict) {
             None => '?',
-            Some(Verdict::Healthy) => 'h',
+            Some(Verdict::Healthy | Verdict::Warming(_)) => 'h',
             Some(Verdict::Unhealthy) => 'u',
         };
         answers

@@ -96,6 +96,8 @@ fn read_endpoint(endpoint: &Endpoint, v4: bool) -> Result<Backend, (&'static str
         // An unknown state is to be taken for ready.
         ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
+        weight: Backend::WEIGHT,
     })
 }
 
@@ -142,6 +144,7 @@ pub(super) fn merge(backends: impl IntoIterator<Item = Backend>) -> Vec<Backend>
         let known = merged.entry((backend.address, backend.port)).or_insert_with(|| backend.clone());
         known.ready |= backend.ready;
         known.terminating &= backend.terminating;
+        known.serving |= backend.serving;
         if known.node.is_none() || (backend.node.is_some() && backend.node < known.node) {
             known.node = backend.node;
         }

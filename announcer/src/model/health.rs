@@ -14,6 +14,7 @@ use super::{
     problem::Complaint,
     selector,
     service::PortWish,
+    weight::{self, Weight},
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,6 +24,7 @@ const FALL: u32 = 3;
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 const MAX_COUNT: u32 = 100;
+const MAX_SLOW_START: Duration = Duration::from_secs(3600);
 /// What an HTTP probe accepts unless told otherwise: what kubelet's probes accept.
 const EXPECT: (u16, u16) = (200, 399);
 
@@ -36,6 +38,8 @@ pub(super) struct CheckWish {
     /// Services by name, and by label.
     pub(super) services: Vec<String>,
     pub(super) selector: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
+    /// The pods' weights.
+    pub(super) weights: Vec<Weight>,
 }
 
 impl CheckWish {
@@ -51,15 +55,19 @@ impl CheckWish {
         Some((distance, self.port.is_none()))
     }
 
-    /// Whether it is for this port. Without a port of its own, a probe (which is TCP) fits TCP ports only.
-    pub(super) fn is_for(&self, port: &PortWish) -> bool {
-        let named = match &self.port {
+    /// Whether it means this port.
+    pub(super) fn names(&self, port: &PortWish) -> bool {
+        match &self.port {
             None => true,
             Some(IntOrString::Int(number)) => *number == i32::from(port.port),
             Some(IntOrString::String(name)) => *name == port.name || *name == port.port.to_string(),
-        };
+        }
+    }
+
+    /// Whether this port is probed by it. Without a port of its own, a probe (which is TCP) fits TCP ports only.
+    pub(super) fn is_for(&self, port: &PortWish) -> bool {
         let possible = port.protocol == Protocol::Tcp || self.check.as_ref().is_none_or(|check| check.port.is_some());
-        named && possible
+        self.names(port) && possible
     }
 }
 
@@ -74,6 +82,7 @@ struct Times {
     timeout: Option<Duration>,
     rise: Option<u32>,
     fall: Option<u32>,
+    slow_start: Option<Duration>,
 }
 
 impl Times {
@@ -86,6 +95,7 @@ impl Times {
             timeout: self.timeout.unwrap_or(TIMEOUT.min(interval)),
             rise: self.rise.unwrap_or(RISE),
             fall: self.fall.unwrap_or(FALL),
+            slow_start: self.slow_start.unwrap_or_default(),
         }
     }
 
@@ -98,6 +108,9 @@ impl Times {
         if self.timeout.is_some_and(|timeout| timeout < Duration::from_millis(1) || timeout > interval) {
             let interval = humantime::format_duration(interval);
             return Some(("timeout", format!("must be 1ms to the interval ({interval})")));
+        }
+        if self.slow_start.is_some_and(|time| time > MAX_SLOW_START) {
+            return Some(("slowStart", "must be 0s (off) to 1h".to_owned()));
         }
         [("rise", self.rise), ("fall", self.fall)].into_iter().find_map(|(key, count)| {
             let wrong = count.is_some_and(|count| !(1..=MAX_COUNT).contains(&count));
@@ -121,7 +134,8 @@ pub(super) fn read_object(object: &HealthCheck) -> (CheckWish, Vec<Complaint>) {
     };
     let interval = time("interval", spec.interval.as_ref());
     let timeout = time("timeout", spec.timeout.as_ref());
-    let times = Times { interval, timeout, rise: spec.rise, fall: spec.fall };
+    let slow_start = time("slowStart", spec.slow_start.as_ref());
+    let times = Times { interval, timeout, rise: spec.rise, fall: spec.fall, slow_start };
     if let Some((field, message)) = times.fault() {
         complaints.push(Complaint::error(format!("spec.{field}"), message));
     }
@@ -129,6 +143,7 @@ pub(super) fn read_object(object: &HealthCheck) -> (CheckWish, Vec<Complaint>) {
         complaints.push(Complaint::error("spec", "says for no service; add services: [NAME] or serviceSelector"));
     }
     complaints.extend(selector::vet("spec.serviceSelector", spec.service_selector.as_slice()));
+    let weights = weight::read(&spec.weights, &mut complaints);
     let (kind, port) = match (&spec.tcp, &spec.http) {
         (Some(_), Some(_)) => {
             complaints.push(Complaint::error("spec.http", "a check is either tcp or http; remove one of them"));
@@ -152,6 +167,7 @@ pub(super) fn read_object(object: &HealthCheck) -> (CheckWish, Vec<Complaint>) {
         port: spec.port.clone(),
         services: spec.services.clone(),
         selector: spec.service_selector.clone(),
+        weights,
     };
     (wish, complaints)
 }
@@ -204,14 +220,14 @@ fn status_range(text: &str) -> Result<(u16, u16), (&'static str, String)> {
 }
 
 /// Reads the annotation: `none`, or `tcp[:PORT]` or `http[s][:PORT][/PATH]`, followed by any of `interval=`,
-/// `timeout=`, `rise=`, `fall=`, and for HTTP `host=` and `expect=200-299,401`.
+/// `timeout=`, `rise=`, `fall=`, `slowStart=`, and for HTTP `host=` and `expect=200-299,401`.
 ///
 /// # Errors
 /// What is wrong, with an example.
 pub(super) fn read_annotation(text: &str) -> Result<CheckWish, String> {
     let mut words = text.split_whitespace();
     let what = words.next().unwrap_or_default();
-    let wish = |check| CheckWish { check, port: None, services: Vec::new(), selector: None };
+    let wish = |check| CheckWish { check, port: None, services: Vec::new(), selector: None, weights: Vec::new() };
     if what == "none" {
         return match words.next() {
             None => Ok(wish(None)),
@@ -240,10 +256,12 @@ pub(super) fn read_annotation(text: &str) -> Result<CheckWish, String> {
             "timeout" => times.timeout = Some(duration(value)?),
             "rise" => times.rise = Some(count()?),
             "fall" => times.fall = Some(count()?),
+            "slowStart" => times.slow_start = Some(duration(value)?),
             "host" if scheme != "tcp" => host = Some(value.to_owned()),
             "expect" if scheme != "tcp" => statuses = value.split(',').map(str::to_owned).collect(),
             _ => {
-                let hint = crate::config::closest(key, ["interval", "timeout", "rise", "fall", "host", "expect"]);
+                let hint =
+                    crate::config::closest(key, ["interval", "timeout", "rise", "fall", "slowStart", "host", "expect"]);
                 return Err(format!("{key:?} is not a parameter of {scheme}{hint}"));
             }
         }

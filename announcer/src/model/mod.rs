@@ -16,6 +16,7 @@ pub mod problem;
 mod resolve;
 mod selector;
 mod service;
+mod weight;
 
 pub use index::Index;
 pub use problem::{Problem, Severity};
@@ -24,6 +25,7 @@ pub use resolve::{PoolUsage, Resolved};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    hash::Hash,
     net::IpAddr,
     time::Duration,
 };
@@ -133,8 +135,17 @@ pub struct Backend {
     pub node: Option<NodeName>,
     /// May get new connections as far as the objects tell (`ready`, or `publishNotReadyAddresses`).
     pub ready: bool,
-    /// Shutting down: keeps what it has, gets nothing new.
+    /// Shutting down: keeps what it has, and gets something new only while nobody else is there.
     pub terminating: bool,
+    /// Answers, ready or not (`serving`, or `publishNotReadyAddresses`): matters while it is terminating.
+    pub serving: bool,
+    /// Its share of new connections beside the others', 0 to 256; 0: none.
+    pub weight: u16,
+}
+
+impl Backend {
+    /// The weight of a pod of which nobody says otherwise.
+    pub const WEIGHT: u16 = 1;
 }
 
 /// How a pod is probed. Equal checks have equal [`Check::id`]s on every node.
@@ -152,6 +163,8 @@ pub struct Check {
     pub rise: u32,
     /// Failures in a row that make a healthy pod unhealthy; at least 1.
     pub fall: u32,
+    /// For how long a pod that has become healthy gets less than its share; zero: not at all.
+    pub slow_start: Duration,
 }
 
 /// What is asked and what must be answered.
@@ -180,8 +193,13 @@ impl Check {
     /// A hash of all parameters: what [`membership::Target::check`] holds for verdicts by this check.
     #[must_use]
     pub fn id(&self) -> u32 {
+        let Self { kind, port, interval, timeout, rise, fall, slow_start } = self;
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        std::hash::Hash::hash(self, &mut hasher);
+        (kind, port, interval, timeout, rise, fall).hash(&mut hasher);
+        // Left out where there is none, so that agents that know no slow start say the same.
+        if !slow_start.is_zero() {
+            slow_start.hash(&mut hasher);
+        }
         let digest = hasher.digest().to_le_bytes();
         u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]])
     }

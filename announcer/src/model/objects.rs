@@ -250,6 +250,25 @@ pub struct HealthCheckSpec {
     pub rise: Option<u32>,
     /// Failures in a row that take a pod out, 1 to 100. Default: 3.
     pub fall: Option<u32>,
+    /// For how long a pod that has become healthy gets less than its share, 0s to 1h. Default: 0s, which is off.
+    pub slow_start: Option<String>,
+    /// The pods' shares of new connections; the first that matches a pod counts, and 1 if none does.
+    #[serde(default)]
+    pub weights: Vec<WeightSpec>,
+}
+
+/// The weight of some pods. Without nodes and addresses: of all.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WeightSpec {
+    /// Pods on these nodes.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// Pods with these addresses, or in these prefixes.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// 0 to 256; 0: no new connections.
+    pub weight: u32,
 }
 
 /// A TCP probe.

@@ -13,12 +13,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
-    Backend, Check, Desired, Service, ServiceName, ServicePort, Vip, endpoints, health,
+    Backend, Check, Desired, Service, ServiceName, ServicePort, Vip, endpoints,
+    health::{self, CheckWish},
     index::Loaded,
     objects::{Labels, ObjectKey},
     pool,
     problem::Problem,
     service::{self, PortWish, Wish},
+    weight::{self, Weight},
 };
 use addresses::{Assigned, Assignment};
 pub(super) use incumbents::Incumbents;
@@ -69,7 +71,7 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
                 name: port.name.clone(),
                 protocol: port.protocol,
                 port: port.port,
-                backends: backends(port, wish, slices),
+                backends: weight::weigh(backends(port, wish, slices), weights(&world, name, port, wish)),
                 check: check(&world, name, port, wish),
             })
             .collect();
@@ -111,8 +113,15 @@ fn backends(port: &PortWish, wish: &Wish, slices: &[endpoints::Slice]) -> Vec<Ba
         node: entry.node.clone(),
         ready: true,
         terminating: false,
+        serving: true,
+        weight: Backend::WEIGHT,
     });
-    let all = from_slices.chain(listed).map(|pod| Backend { ready: pod.ready || wish.publish_not_ready, ..pod });
+    let published = wish.publish_not_ready;
+    let all = from_slices.chain(listed).map(|pod| Backend {
+        ready: pod.ready || published,
+        serving: pod.serving || published,
+        ..pod
+    });
     endpoints::merge(all)
 }
 
@@ -120,15 +129,31 @@ fn check(world: &World, name: &ServiceName, port: &PortWish, wish: &Wish) -> Opt
     if let Some(annotated) = wish.check.as_ref().filter(|check| check.is_for(port)) {
         return annotated.check.clone();
     }
+    match nearest(world, name, wish, |check| check.is_for(port)) {
+        Some(check) => check.check.clone(),
+        None => health::default_for(port),
+    }
+}
+
+/// The weights of a port's pods: of the closest check that has some, whoever says how the pods are probed, if anyone does.
+fn weights<'a>(world: &'a World, name: &ServiceName, port: &PortWish, wish: &Wish) -> &'a [Weight] {
+    let has = |check: &CheckWish| check.names(port) && !check.weights.is_empty();
+    nearest(world, name, wish, has).map_or(&[], |check| &check.weights)
+}
+
+/// Of the checks that `fit`, the one that is meant for a service the closest.
+fn nearest<'a>(
+    world: &'a World,
+    name: &ServiceName,
+    wish: &Wish,
+    fit: impl Fn(&CheckWish) -> bool,
+) -> Option<&'a CheckWish> {
     let checks = world.checks.get(&name.namespace).map(Vec::as_slice).unwrap_or_default();
-    let near = checks.iter().filter(|check| check.is_for(port)).filter_map(|check| {
+    let near = checks.iter().filter(|check| fit(check)).filter_map(|check| {
         // Of equally close ones the first by name: the list is sorted by it, and `min_by_key` takes the first.
         Some((check.distance(&name.name, &wish.labels)?, check))
     });
-    match near.min_by_key(|(distance, _)| *distance) {
-        Some((_, check)) => check.check.clone(),
-        None => health::default_for(port),
-    }
+    near.min_by_key(|(distance, _)| *distance).map(|(_, check)| check)
 }
 
 /// Warnings about ports that have nobody behind them.

@@ -50,6 +50,8 @@ fn port(number: u16, pods_on: &[&str]) -> ServicePort {
         node: Some(node.parse().unwrap()),
         ready: true,
         terminating: false,
+        serving: true,
+        weight: Backend::WEIGHT,
     };
     let backends = pods_on.iter().enumerate().map(pod).collect();
     ServicePort { name: String::new(), protocol: Protocol::Tcp, port: number, backends, check: None }

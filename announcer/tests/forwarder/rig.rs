@@ -212,7 +212,7 @@ pub(crate) fn serve_at(
             labels: Labels { service, port, protocol },
             nodes: serving.iter().map(|n| (name(*n), 1)).collect(),
             standby: Default::default(),
-            local: local.iter().map(|socket| (socket.ip(), socket.port())).collect(),
+            local: local.iter().map(|socket| ((socket.ip(), socket.port()), 1)).collect(),
             affinity: 0,
             sources: Default::default(),
         },

@@ -1,5 +1,5 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
-//! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision, [`rewrite`] carries it out.
+//! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision and carries it out by [`rewrite`].
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
 //! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there.
@@ -37,11 +37,12 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{Direction, DropReason, Message, SECOND_HOPS, Stage, Uplink};
+use forwarder_ebpf::{DropReason, Message, Stage};
 
 use crate::{
     parse::{Frame, Packet, Transport},
-    verdict::{Action, Verdict},
+    steer::Whose,
+    verdict::Action,
 };
 
 // Inlined into what the kernel calls: a function of its own would cost a call, and its symbol's hash depends on where
@@ -120,7 +121,10 @@ fn from_wire(ctx: &TcContext) -> Action {
             if standing.is_some_and(|standing| !shadow::takes(ctx, &standing, &packet)) {
                 return Action::Next;
             }
-            carry(ctx, &frame, &packet)
+            match steer::known(&packet) {
+                Some(deliver) => deliver.perform(ctx, &packet),
+                None => stage::enter(ctx, Stage::Connect),
+            }
         }
         // ARP, neighbour discovery and pings are not answered in another's stead.
         (_, Some(_)) => Action::Next,
@@ -131,24 +135,40 @@ fn from_wire(ctx: &TcContext) -> Action {
     }
 }
 
-/// A packet to a VIP that this node takes.
-#[inline(always)]
-fn carry(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
-    match steer::known(packet) {
-        Some(verdict) => perform(ctx, packet, verdict, frame.uplink),
-        None => stage::enter(ctx, Stage::Connect),
-    }
-}
-
 #[inline(always)]
 fn connect(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
     let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
     packet.blur(ctx);
-    match steer::unknown(&frame, &packet) {
-        Some(verdict) => perform(ctx, &packet, verdict, frame.uplink),
-        None => stage::enter(ctx, Stage::Refuse),
+    let Some(service) = maps::service(&packet.tuple) else {
+        elsewhere(&packet);
+        return stage::enter(ctx, Stage::Refuse);
+    };
+    match steer::whose(&frame, &packet, service) {
+        Whose::Nobodys(reason) => {
+            elsewhere(&packet);
+            Action::count_drop(reason)
+        }
+        Whose::Others(forward) => {
+            elsewhere(&packet);
+            forward.perform(ctx, &packet, frame.uplink)
+        }
+        Whose::Mine(hash, index) => match steer::to_pod(&packet, service, hash, index) {
+            Ok(deliver) => deliver.perform(ctx, &packet),
+            Err(reason) => {
+                elsewhere(&packet);
+                Action::count_drop(reason)
+            }
+        },
+    }
+}
+
+/// A connection that begins elsewhere, or not at all, ends what is known here of an earlier one from its port.
+#[inline(always)]
+fn elsewhere(packet: &Packet) {
+    if packet.opens() {
+        flow::forget(&packet.tuple);
     }
 }
 
@@ -190,7 +210,8 @@ fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
             maps::count_event(Message::Error as u32);
             Action::Next
         }
-        Err(verdict) => perform(ctx, packet, verdict, frame.uplink),
+        Err(Some(forward)) => forward.perform(ctx, packet, frame.uplink),
+        Err(None) => Action::count_drop(DropReason::StrayError),
     }
 }
 
@@ -216,47 +237,14 @@ fn refuse(ctx: &TcContext) -> Action {
 
 #[inline(always)]
 fn to_wire(ctx: &TcContext) -> Action {
-    let Some(uplink) = maps::uplink(maps::interface(ctx)) else { return Action::Next };
-    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
-    match parse::transport(ctx, &mut packet) {
-        Transport::Whole => perform(ctx, &packet, steer::outbound(&packet), uplink),
-        Transport::Unfit(_) | Transport::Discovery | Transport::Echo | Transport::Error => Action::Next,
+    if maps::uplink(maps::interface(ctx)).is_none() {
+        return Action::Next;
     }
-}
-
-/// The one place where decisions about carrying a packet become effects.
-#[inline(always)]
-fn perform(ctx: &TcContext, packet: &Packet, verdict: Verdict, uplink: &Uplink) -> Action {
-    match verdict {
-        Verdict::Pass => Action::Next,
-        Verdict::Drop(reason) => Action::count_drop(reason),
-        Verdict::Forward { mac, counted, hops, second_hop } => {
-            if hops == 0 {
-                return Action::count_drop(DropReason::TtlExpired);
-            }
-            if rewrite::hand_on(ctx, packet, uplink, mac, hops).is_err() {
-                return Action::count_drop(DropReason::Rewrite);
-            }
-            if second_hop {
-                maps::count_event(SECOND_HOPS);
-            }
-            maps::count(ctx, counted, Direction::Forwarded, false);
-            Action::Redirect(maps::interface(ctx))
-        }
-        Verdict::Deliver { address, port, client_port, counted, new } => {
-            if rewrite::destination(ctx, packet, address, port, client_port).is_err() {
-                return Action::count_drop(DropReason::Rewrite);
-            }
-            maps::count(ctx, counted, Direction::Inbound, new);
-            Action::Next
-        }
-        Verdict::Reply { vip, port, client_port, counted } => {
-            if rewrite::source(ctx, packet, vip, port, client_port).is_err() {
-                return Action::count_drop(DropReason::Rewrite);
-            }
-            maps::count(ctx, counted, Direction::Outbound, false);
-            Action::Next
-        }
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Next };
+    match steer::outbound(&packet) {
+        Some(reply) => reply.perform(ctx, &packet),
+        None => Action::Next,
     }
 }
 

@@ -3,18 +3,20 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
-    helpers::generated::bpf_csum_diff,
     programs::TcContext,
 };
 use forwarder_ebpf::{Address, Tuple, Uplink};
 
 use crate::{
-    bytes::mac_bytes,
+    bytes::{self, mac_bytes},
     parse::{ETHERNET, Frame, Packet},
 };
 
 /// An error code of the kernel's helpers.
 pub type Refused = i64;
+
+/// An IP header that was read cannot be read any more.
+const NO_HEADER: Refused = -1;
 
 pub const V4_CHECKSUM: u32 = ETHERNET + 10;
 const V4_TTL: u32 = ETHERNET + 8;
@@ -135,19 +137,30 @@ fn end_address(
             End::Destination => V6_DESTINATION,
         };
         // IPv6 has no header checksum to take up the difference: a checksum over the whole frame must be told.
-        ctx.store(offset as usize, address, BPF_F_RECOMPUTE_CSUM as u64)?;
-    } else {
-        let (from, to) = (v4(old_address), v4(address));
-        let (old, new) = (u32::from_ne_bytes(from) as u64, u32::from_ne_bytes(to) as u64);
-        ctx.l4_csum_replace(checksum, old, new, pseudo | 4)?;
-        ctx.l3_csum_replace(V4_CHECKSUM as usize, old, new, 4)?;
-        let offset = match end {
-            End::Source => V4_SOURCE,
-            End::Destination => V4_DESTINATION,
-        };
-        ctx.store(offset as usize, &to, 0)?;
+        return ctx.store(offset as usize, address, BPF_F_RECOMPUTE_CSUM as u64);
     }
-    Ok(())
+    let tuple = &packet.tuple;
+    let ([a, b, c, d], [e, f, g, h]) = match end {
+        End::Source => (v4(address), v4(&tuple.destination)),
+        End::Destination => (v4(&tuple.source), v4(address)),
+    };
+    let (from, to) = (u32::from_ne_bytes(v4(old_address)), u32::from_ne_bytes(v4(address)));
+    let [s, t] = header_checksum(ctx, from, to).ok_or(NO_HEADER)?.to_ne_bytes();
+    ctx.l4_csum_replace(checksum, from as u64, to as u64, pseudo | 4)?;
+    // What is behind the checksum are the addresses: one call instead of two.
+    ctx.store(V4_CHECKSUM as usize, &[s, t, a, b, c, d, e, f, g, h], 0)
+}
+
+/// What the IP header's checksum is when one of its words changes (RFC 1624, equation 3).
+#[inline(always)]
+fn header_checksum(ctx: &TcContext, from: u32, to: u32) -> Option<u16> {
+    let field = bytes::at(ctx, V4_CHECKSUM, 2 + 8)?;
+    // SAFETY: these bytes are the packet's.
+    let before = unsafe { bytes::half(field) };
+    let halves = |word: u32| (word & 0xffff) + (word >> 16);
+    let sum = !before as u32 + halves(!from) + halves(to);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    Some(!((sum & 0xffff) + (sum >> 16)) as u16)
 }
 
 #[inline(always)]
@@ -165,12 +178,27 @@ fn end_port(ctx: &TcContext, packet: &Packet, end: End, old_port: [u8; 2], port:
     ctx.store(offset as usize, &port, 0)
 }
 
-/// What a change of addresses does to a sum of 16-bit words, as the helpers take it.
+/// What a change of addresses does to a sum of 16-bit words, as the helpers take it: a sum of 32-bit words says the same. Both lie on
+/// a word's boundary, in a map or in a [`Tuple`].
 #[inline(always)]
 pub fn difference(from: &Address, to: &Address) -> u64 {
-    let (from, to) = (from.as_ptr().cast_mut().cast(), to.as_ptr().cast_mut().cast());
-    // SAFETY: both point to 16 initialised bytes, which the helper only reads.
-    (unsafe { bpf_csum_diff(from, 16, to, 16, 0) }) as u64
+    // The sum of the words' complements, and of the new words.
+    let sum = sum(to) + (u32::MAX as u64 * 4 - sum(from));
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    (sum & 0xffff_ffff) + (sum >> 32)
+}
+
+/// The sum of an address's words.
+#[inline(always)]
+fn sum(address: &Address) -> u64 {
+    let at = address.as_ptr();
+    // SAFETY: four words.
+    unsafe {
+        bytes::word(at) as u64
+            + bytes::word(at.add(4)) as u64
+            + bytes::word(at.add(8)) as u64
+            + bytes::word(at.add(12)) as u64
+    }
 }
 
 /// The four bytes of an IPv4 address.

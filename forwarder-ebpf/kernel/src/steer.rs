@@ -7,7 +7,7 @@ use crate::{
     bytes::mac_of_node,
     flow, maps,
     parse::{Frame, Packet},
-    verdict::Verdict,
+    verdict::{Deliver, Forward, Reply},
 };
 
 /// The hops left to a packet whose flow is searched for: the mark of a search, and what bounds it. Enough for the way
@@ -18,32 +18,33 @@ const SEARCH_OVER: u8 = 6;
 
 /// A packet of a flow that lives here.
 #[inline(always)]
-pub fn known(packet: &Packet) -> Option<Verdict> {
+pub fn known(packet: &Packet) -> Option<Deliver> {
     let flow::Known { pod, client_port, counted } = flow::known(packet)?;
-    Some(Verdict::Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false })
+    Some(Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false })
 }
 
-/// A packet to a VIP without a flow here. `None`: to a port that the VIP does not have.
-#[inline(always)]
-pub fn unknown(frame: &Frame, packet: &Packet) -> Option<Verdict> {
-    let verdict = maps::service(&packet.tuple).map(|service| to_node(frame, packet, service));
-    if packet.opens() && !matches!(verdict, Some(Verdict::Deliver { .. })) {
-        flow::forget(&packet.tuple);
-    }
-    verdict
+/// Whose a packet to a service is.
+pub enum Whose {
+    /// Nobody's.
+    Nobodys(DropReason),
+    /// Another node's.
+    Others(Forward),
+    /// This node's: for the pod of this index, by the packet's hash.
+    Mine(u64, u32),
 }
 
 /// An ICMP error about a flow, in the shape of a mid-flow packet of it: the pod that it is for, or what else becomes of it. It
 /// goes the way of the flow's packets, so that it finds the flow where they do.
 #[inline(always)]
-pub fn error(frame: &Frame, about: &Packet) -> Result<flow::Known, Verdict> {
+pub fn error(frame: &Frame, about: &Packet) -> Result<flow::Known, Option<Forward>> {
     if let Some(end) = flow::find(&about.tuple) {
         return Ok(end);
     }
-    let stray = Verdict::Drop(DropReason::StrayError);
-    let Some(service) = maps::service(&about.tuple) else { return Err(stray) };
-    let slot = maps::node_slot(service, hash(about, service));
-    Err(away(frame, about, service, slot).unwrap_or(stray))
+    let Some(service) = maps::service(&about.tuple) else { return Err(None) };
+    match away(frame, about, service, maps::node_slot(service, hash(about, service))) {
+        Whose::Others(forward) => Err(Some(forward)),
+        Whose::Nobodys(_) | Whose::Mine(..) => Err(None),
+    }
 }
 
 /// What a packet's slots are found by.
@@ -56,53 +57,53 @@ fn hash(packet: &Packet, service: &ServiceEntry) -> u64 {
     }
 }
 
-/// A packet without a flow here: another node's? `None`: it is for this node.
+/// A packet without a flow here: another node's?
 ///
 /// Nothing is handed straight back to whom it came from, but by a search, which the hops left bound ([`search`]). So
 /// between two nodes nothing circles, however much their tables differ; a circle of more ends with the search, or,
 /// if no search began in it, with the TTL.
 #[inline(always)]
-fn to_node(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Verdict {
+pub fn whose(frame: &Frame, packet: &Packet, service: &'static ServiceEntry) -> Whose {
     if !maps::lets_in(service, &packet.tuple.source) {
-        return Verdict::Drop(DropReason::SourceRange);
+        return Whose::Nobodys(DropReason::SourceRange);
     }
     let hash = hash(packet, service);
-    // One way to a pod, whoever chose it: what is written twice the kernel's verifier walks twice.
-    let mut index = affinity::pod(packet, service);
-    if index == 0 {
-        if let Some(verdict) = away(frame, packet, service, maps::node_slot(service, hash)) {
-            return verdict;
-        }
-        index = maps::local_slot(service, hash);
+    let known = affinity::pod(packet, service);
+    if known != 0 {
+        return Whose::Mine(hash, known);
     }
-    to_pod(packet, service, hash, index)
+    match away(frame, packet, service, maps::node_slot(service, hash)) {
+        Whose::Mine(..) => Whose::Mine(hash, maps::local_slot(service, hash)),
+        others => others,
+    }
 }
 
 /// What becomes of a packet that is not, or not yet, for a pod of this node.
 #[inline(always)]
-fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: NodeSlot) -> Option<Verdict> {
+fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: NodeSlot) -> Whose {
     let counted = service.counted;
     // A client whose pod is to stay the same is searched for as a connection is: whoever has it has its next one too.
     let searches = (packet.continues() || service.affinity != 0) && packet.hops > SEARCH_OVER;
     let line = if searches { Line::of(frame, packet, slot) } else { Line::NONE };
     let second = |(number, hops): (u16, u8)| {
         let mac = &maps::node(number, frame.uplink)?.mac;
-        Some(Verdict::Forward { mac, counted, hops, second_hop: true })
+        Some(Whose::Others(Forward { mac, counted, hops, second_hop: true }))
     };
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
-        return line.next(packet).and_then(second).or(Some(Verdict::Drop(DropReason::NoBackend)));
+        return line.next(packet).and_then(second).unwrap_or(Whose::Nobodys(DropReason::NoBackend));
     };
     if node.flags & NodeEntry::SELF != 0 || mac_of_node(node) == frame.source {
-        return if searches { search(frame, packet, node, slot, &line).and_then(second) } else { None };
+        let found = if searches { search(frame, packet, node, slot, &line).and_then(second) } else { None };
+        return found.unwrap_or(Whose::Mine(0, 0));
     }
     if line.passed {
-        if let Some(verdict) = line.next(packet).and_then(second) {
-            return Some(verdict);
+        if let Some(others) = line.next(packet).and_then(second) {
+            return others;
         }
     }
     let hops = packet.hops.saturating_sub(1);
-    Some(Verdict::Forward { mac: &node.mac, counted, hops, second_hop: false })
+    Whose::Others(Forward { mac: &node.mac, counted, hops, second_hop: false })
 }
 
 /// Where a mid-flow packet goes on whose flow is not here, though the slot is this node's or its node sent it here;
@@ -172,33 +173,26 @@ impl Line {
 /// A packet for one of this node's pods, of a connection this node does not know. Mid-flow TCP too: the pod's
 /// stack answers what it does not know by a reset, which the client should get at once.
 #[inline(always)]
-fn to_pod(packet: &Packet, service: &'static ServiceEntry, hash: u64, index: u32) -> Verdict {
-    let Some(backend) = maps::backend(index) else { return Verdict::Drop(DropReason::NoBackend) };
+pub fn to_pod(packet: &Packet, service: &ServiceEntry, hash: u64, index: u32) -> Result<Deliver, DropReason> {
+    let backend = maps::backend(index).ok_or(DropReason::NoBackend)?;
     affinity::remember(packet, service, index, backend);
+    let counted = service.counted;
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {
-        match flow::remember(packet, hash, index, backend, service.counted) {
-            Ok(port) => client_port = port,
-            Err(reason) => return Verdict::Drop(reason),
-        }
+        client_port = flow::remember(packet, hash, index, backend, counted)?;
     }
-    let new = !packet.continues();
-    Verdict::Deliver { address: &backend.address, port: backend.port, client_port, counted: service.counted, new }
+    Ok(Deliver { address: &backend.address, port: backend.port, client_port, counted, new: !packet.continues() })
 }
 
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?
 #[inline(always)]
-pub fn outbound(packet: &Packet) -> Verdict {
+pub fn outbound(packet: &Packet) -> Option<Reply> {
     if packet.opens() {
         flow::forget_reply(&packet.tuple);
-        return Verdict::Pass;
+        return None;
     }
-    match flow::reply(packet) {
-        Some(reply) => {
-            let (vip, port, client_port) = (&reply.vip, reply.port, reply.client_port);
-            Verdict::Reply { vip, port, client_port, counted: reply.counted }
-        }
-        None => Verdict::Pass,
-    }
+    let reply = flow::reply(packet)?;
+    let (vip, port, client_port) = (&reply.vip, reply.port, reply.client_port);
+    Some(Reply { vip, port, client_port, counted: reply.counted })
 }

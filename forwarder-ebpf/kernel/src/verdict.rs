@@ -1,30 +1,87 @@
-//! What can become of a packet, and what the kernel is told.
+//! What can become of a packet, how that is carried out, and what the kernel is told.
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated::bpf_redirect,
     programs::TcContext,
 };
-use forwarder_ebpf::{Address, DropReason};
+use forwarder_ebpf::{Address, Direction, DropReason, SECOND_HOPS, Uplink};
 
-use crate::maps;
+use crate::{maps, parse::Packet, rewrite};
 
 /// Tells the egress hook that a packet is one that the ingress hook hands on: no pod's reply, so it need not be looked up. The
 /// field is for traffic control alone and is not on the wire.
 const HANDED_ON: u32 = 0xc71e;
 
-/// A decision about a packet. References are into maps: the stack holds 512 bytes.
-pub enum Verdict {
-    /// Not ours.
-    Pass,
-    /// Not to be carried.
-    Drop(DropReason),
-    /// To another node on the segment, with so many hops left.
-    Forward { mac: &'static [u8; 6], counted: u32, hops: u8, second_hop: bool },
-    /// To a pod of this node.
-    Deliver { address: &'static Address, port: [u8; 2], client_port: [u8; 2], counted: u32, new: bool },
-    /// From a pod of this node, to look as if from the VIP, to the client's own port.
-    Reply { vip: &'static Address, port: [u8; 2], client_port: [u8; 2], counted: u32 },
+/// To another node on the segment. References are into maps: the stack holds 512 bytes.
+pub struct Forward {
+    pub mac: &'static [u8; 6],
+    pub counted: u32,
+    /// What is left of them.
+    pub hops: u8,
+    /// To a node that may have the packet's flow.
+    pub second_hop: bool,
+}
+
+/// To a pod of this node.
+pub struct Deliver {
+    pub address: &'static Address,
+    pub port: [u8; 2],
+    /// The client's port as the pod knows it.
+    pub client_port: [u8; 2],
+    pub counted: u32,
+    /// The packet begins a connection.
+    pub new: bool,
+}
+
+/// From a pod of this node, to look as if from the VIP, to the client's own port.
+pub struct Reply {
+    pub vip: &'static Address,
+    pub port: [u8; 2],
+    pub client_port: [u8; 2],
+    pub counted: u32,
+}
+
+impl Forward {
+    /// Carries it out.
+    #[inline(always)]
+    pub fn perform(self, ctx: &TcContext, packet: &Packet, uplink: &Uplink) -> Action {
+        if self.hops == 0 {
+            return Action::count_drop(DropReason::TtlExpired);
+        }
+        if rewrite::hand_on(ctx, packet, uplink, self.mac, self.hops).is_err() {
+            return Action::count_drop(DropReason::Rewrite);
+        }
+        if self.second_hop {
+            maps::count_event(SECOND_HOPS);
+        }
+        maps::count(ctx, self.counted, Direction::Forwarded, false);
+        Action::Redirect(maps::interface(ctx))
+    }
+}
+
+impl Deliver {
+    /// Carries it out.
+    #[inline(always)]
+    pub fn perform(self, ctx: &TcContext, packet: &Packet) -> Action {
+        if rewrite::destination(ctx, packet, self.address, self.port, self.client_port).is_err() {
+            return Action::count_drop(DropReason::Rewrite);
+        }
+        maps::count(ctx, self.counted, Direction::Inbound, self.new);
+        Action::Next
+    }
+}
+
+impl Reply {
+    /// Carries it out.
+    #[inline(always)]
+    pub fn perform(self, ctx: &TcContext, packet: &Packet) -> Action {
+        if rewrite::source(ctx, packet, self.vip, self.port, self.client_port).is_err() {
+            return Action::count_drop(DropReason::Rewrite);
+        }
+        maps::count(ctx, self.counted, Direction::Outbound, false);
+        Action::Next
+    }
 }
 
 /// What the kernel is told.

@@ -55,7 +55,7 @@ pub struct Outputs {
     /// The shadow standby.
     pub shadows: watch::Sender<Arc<shadow::Wishes>>,
     /// The prober.
-    pub plan: watch::Sender<Arc<Plan>>,
+    pub plan: watch::Sender<Option<Arc<Plan>>>,
     /// The self-test.
     pub scenes: watch::Sender<Scenes>,
     /// For the status page.

@@ -6,24 +6,23 @@ use forwarder_ebpf::{BackendEntry, ROW_SLOTS, Row, ServiceEntry, limits};
 use membership::NodeName;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{BackendKey, Tables, address, key, number};
+use super::{
+    BackendKey, Tables, address, key, number,
+    shared::{NodeTables, rows_for, words},
+};
 use crate::forward::{
     maglev,
     plan::{Limit, Plan, Write},
     rows::{Rows, Run},
-    slots::{self, Builder, Share, Slot},
+    slots::{self, Builder, Kind, Share, Slot},
     wanted::{Socket, Targets},
 };
-
-/// Among how many tables of one plan an equal one is looked for.
-const MAX_SHARED: usize = 64;
 
 /// What is in the maps for a socket.
 #[derive(Debug)]
 pub(super) struct Installed {
     pub(super) targets: Targets,
     pub(super) node_run: Run,
-    pub(super) node_table: Vec<Slot>,
     pub(super) local_run: Run,
     local_slots: u32,
     /// Which of its number's two entries it has.
@@ -38,8 +37,9 @@ pub(super) struct Fresh {
     /// Numbers have become free: what was left out may fit now.
     room: bool,
     builder: Builder,
-    /// The node tables that are written.
-    written: Vec<(Vec<Slot>, Run)>,
+    /// Where the node tables went, by what they were made of: the table that was there, and the nodes. When a node dies, it is
+    /// the same for most services.
+    placed: BTreeMap<(Option<Run>, Kind), Run>,
 }
 
 impl Installed {
@@ -58,7 +58,6 @@ impl Fresh {
 /// A service's tables, where they lie.
 struct Placed {
     node_run: Run,
-    node_table: Vec<Slot>,
     local_run: Run,
     local_slots: u32,
     /// The local table is another than before.
@@ -95,14 +94,14 @@ impl Tables {
             plan.writes.push(Write::ResetCounters(counted));
         }
         let Some(tables) = self.write_tables(socket, targets, fresh, plan) else { return plan.limit(Limit::Rows) };
-        let Placed { node_run, node_table, local_run, local_slots, fresh_locals } = tables;
+        let Placed { node_run, local_run, local_slots, fresh_locals } = tables;
         let place = 2 * number + u32::from(second);
         // A set for each entry, so that ranges that change are never half there either.
         let sources = if targets.sources.is_empty() { 0 } else { place + 1 };
         let entry = ServiceEntry {
             counted,
             node_row: node_run.start,
-            node_slots: length(&node_table),
+            node_slots: length(self.node_tables.slots(node_run)),
             local_row: local_run.start,
             local_slots,
             affinity: targets.affinity,
@@ -113,13 +112,12 @@ impl Tables {
         let pointed = self.directory.point(key(socket), place);
         plan.writes.extend(pointed.map(|(bucket, changed)| Write::Bucket(bucket, Box::new(changed))));
         let partial = self.is_partial(socket, targets);
-        let installed =
-            Installed { targets: targets.clone(), node_run, node_table, local_run, local_slots, place, partial };
+        let installed = Installed { targets: targets.clone(), node_run, local_run, local_slots, place, partial };
         self.sources += targets.sources.len();
         if let Some(old) = self.services.insert(*socket, installed) {
             self.sources -= old.targets.sources.len();
             plan.writes.extend(old.forgotten_sources());
-            release(&mut self.rows, &mut self.shared, old.node_run, now);
+            release(&mut self.rows, &mut self.node_tables, old.node_run, now);
             if fresh_locals {
                 self.rows.release(old.local_run, now);
             }
@@ -134,30 +132,38 @@ impl Tables {
         fresh: &mut Fresh,
         plan: &mut Plan,
     ) -> Option<Placed> {
-        let node_table = self.node_table(socket, targets, &mut fresh.builder);
         let kept = self.kept_locals(socket, targets);
         let locals = if kept.is_some() { Vec::new() } else { self.local_table(socket, targets, plan) };
-        let written = fresh.written.iter().find(|(table, _)| *table == node_table).map(|(_, run)| *run);
-        let node_run = written.or_else(|| self.rows.take(run_len(&node_table)))?;
-        let local = kept.or_else(|| Some((self.rows.take(run_len(&locals))?, length(&locals))));
-        let Some((local_run, local_slots)) = local else {
-            if written.is_none() {
-                self.rows.untake(node_run);
+        let local = kept.or_else(|| Some((self.rows.take(rows_for(locals.len()))?, length(&locals))));
+        let (local_run, local_slots) = local?;
+        let Some(node_run) = self.place_nodes(socket, targets, fresh, plan) else {
+            if kept.is_none() {
+                self.rows.untake(local_run);
             }
             return None;
         };
-        if written.is_none() {
-            plan.writes.extend(rows(node_run, &words(&node_table)));
-            if fresh.written.len() < MAX_SHARED {
-                fresh.written.push((node_table.clone(), node_run));
-            }
-        }
-        // An empty table has no rows, and begins at none.
-        if node_run.len > 0 {
-            *self.shared.entry(node_run.start).or_default() += 1;
-        }
+        self.node_tables.join(node_run);
         plan.writes.extend(rows(local_run, &locals));
-        Some(Placed { node_run, node_table, local_run, local_slots, fresh_locals: kept.is_none() })
+        Some(Placed { node_run, local_run, local_slots, fresh_locals: kept.is_none() })
+    }
+
+    /// Where a service's node table is: one that is there already, or else a new one.
+    fn place_nodes(&mut self, socket: &Socket, targets: &Targets, fresh: &mut Fresh, plan: &mut Plan) -> Option<Run> {
+        let [serving, standby] = [&targets.nodes, &targets.standby].map(|nodes| self.shares(nodes).collect::<Vec<_>>());
+        let old = self.services.get(socket).map(|old| old.node_run);
+        let made_of = (old, slots::kind(&serving, &standby));
+        if let Some(run) = fresh.placed.get(&made_of) {
+            return Some(*run);
+        }
+        let table = self.node_table(old, &serving, &standby, &mut fresh.builder);
+        let there = self.node_tables.find(&table);
+        let run = there.or_else(|| self.rows.take(rows_for(table.len())))?;
+        if there.is_none() {
+            plan.writes.extend(rows(run, &words(&table)));
+            self.node_tables.insert(run, table);
+        }
+        fresh.placed.insert(made_of, run);
+        Some(run)
     }
 
     /// The local table that is there, if it has exactly the wanted pods. A node's death changes none, and a hundred services
@@ -169,25 +175,30 @@ impl Tables {
 
     /// Whether a pod or a node has no number, so that it is in no table.
     fn is_partial(&self, socket: &Socket, targets: &Targets) -> bool {
-        let mut pods = targets.local.iter();
+        let mut pods = targets.local.keys();
         let mut nodes = targets.nodes.keys();
         pods.any(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_none())
             || nodes.any(|node| self.nodes.get(node).is_none())
     }
 
-    fn node_table(&self, socket: &Socket, targets: &Targets, builder: &mut Builder) -> Vec<Slot> {
-        let serving: Vec<Share<'_>> = self.shares(&targets.nodes).collect();
-        let standby: Vec<Share<'_>> = self.shares(&targets.standby).collect();
-        let mut table = builder.build(&serving, &standby, self.me);
-        if let Some(old) = self.services.get(socket) {
+    /// The table of these nodes, in the place of the one that is in a run.
+    fn node_table(
+        &self,
+        old: Option<Run>,
+        serving: &[Share<'_>],
+        standby: &[Share<'_>],
+        builder: &mut Builder,
+    ) -> Vec<Slot> {
+        let mut table = builder.build(serving, standby, self.me);
+        if let Some(old) = old.map(|run| self.node_tables.slots(run)) {
             if table.is_empty() {
-                table = slots::vacant(old.node_table.len());
+                table = slots::vacant(old.len());
             }
             let known = |node: u16| {
                 let first = u32::from(node) * limits::UPLINKS;
                 self.node_entries.range(first..first + limits::UPLINKS).next().is_some()
             };
-            slots::remember(&mut table, &old.node_table, self.me, known);
+            slots::remember(&mut table, old, self.me, known);
         } else if self.inherits {
             table.iter_mut().for_each(Slot::claim);
         }
@@ -204,7 +215,7 @@ impl Tables {
     /// The local table; pods that were not there yet are written.
     fn local_table(&mut self, socket: &Socket, targets: &Targets, plan: &mut Plan) -> Vec<u64> {
         let (mut numbers, mut entries) = (Vec::new(), Vec::new());
-        for &(ip, port) in &targets.local {
+        for (&(ip, port), share) in &targets.local {
             let backend = (*socket, ip, port);
             let known = self.backends.get(&backend).is_some();
             let Some(index) = self.backends.assign(&backend) else {
@@ -216,7 +227,7 @@ impl Tables {
                 plan.writes.push(Write::Backend(index, entry));
             }
             numbers.push(u64::from(index));
-            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), 1));
+            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), *share));
         }
         let table = maglev::build(&entries, maglev::size(entries.len()));
         table.iter().filter_map(|at| numbers.get(*at as usize)).copied().collect()
@@ -224,14 +235,8 @@ impl Tables {
 }
 
 /// Gives a node table back, if no other service uses it.
-pub(super) fn release(rows: &mut Rows, shared: &mut BTreeMap<u32, usize>, run: Run, now: Instant) {
-    if run.len == 0 {
-        return;
-    }
-    if let Some(users) = shared.get_mut(&run.start).filter(|users| **users > 1) {
-        *users -= 1;
-    } else {
-        shared.remove(&run.start);
+pub(super) fn release(rows: &mut Rows, node_tables: &mut NodeTables, run: Run, now: Instant) {
+    if node_tables.leave(run) {
         rows.release(run, now);
     }
 }
@@ -243,14 +248,6 @@ pub(super) fn rows(run: Run, table: &[u64]) -> impl Iterator<Item = Write> {
         row.slots.iter_mut().zip(chunk).for_each(|(slot, value)| *slot = *value);
         Write::Row(index, Box::new(row))
     })
-}
-
-pub(super) fn words(table: &[Slot]) -> Vec<u64> {
-    table.iter().map(|slot| slot.word()).collect()
-}
-
-fn run_len<T>(table: &[T]) -> u32 {
-    length(table).div_ceil(ROW_SLOTS)
 }
 
 fn length<T>(table: &[T]) -> u32 {

@@ -82,6 +82,18 @@ impl Kernel {
         }
     }
 
+    /// A service's whole node table.
+    fn node_slots(&self, socket: &Socket) -> Option<Vec<u64>> {
+        let services = self.services();
+        let service = services.get(&key(socket))?;
+        Some(self.slots(service.node_row, service.node_slots).collect())
+    }
+
+    /// How many services have a node table.
+    fn with_nodes(&self) -> usize {
+        self.services().values().filter(|service| service.node_slots > 0).count()
+    }
+
     fn shares(&self, socket: &Socket) -> BTreeMap<u64, usize> {
         let service = self.services()[&key(socket)];
         let mut shares = BTreeMap::new();
@@ -107,7 +119,7 @@ fn wanted(nodes: &[u8], services: &[(u16, Vec<u8>, Vec<u8>)]) -> Wanted {
     let targets = |(port, serving, pods): &(u16, Vec<u8>, Vec<u8>)| {
         let labels = Labels { service: service.clone(), port: *port, protocol: Protocol::Tcp };
         let nodes = serving.iter().filter(|n| nodes.contains(n)).map(|n| (name(*n), 1)).collect();
-        let local = pods.iter().map(|pod| (IpAddr::from([10, 1, 1, *pod]), *port)).collect();
+        let local = pods.iter().map(|pod| ((IpAddr::from([10, 1, 1, *pod]), *port), 1)).collect();
         (
             socket(*port),
             Targets { labels, nodes, standby: BTreeMap::new(), local, affinity: 0, sources: BTreeSet::new() },
@@ -169,12 +181,53 @@ fn a_table_that_services_share_is_given_back_with_the_last_of_them() {
     let mut tables = Tables::default();
     let mut plan = |services: &[(u16, Vec<u8>, Vec<u8>)]| {
         drop(tables.plan(&wanted(&[1, 2], services), start()));
-        (tables.shared.values().copied().collect::<Vec<_>>(), tables.next_wake().is_some())
+        (tables.node_tables.users(), tables.next_wake().is_some())
     };
     let [first, second, without] = [(80, vec![1, 2], vec![]), (81, vec![1, 2], vec![]), (82, vec![], vec![])];
     assert_eq!(plan(&[without.clone(), first.clone(), second.clone()]), (vec![2], false));
     assert_eq!(plan(&[without.clone(), second]).0, [1]);
     assert_eq!(plan(&[without]), (vec![], true));
+}
+
+#[test]
+fn a_nodes_own_pods_get_what_they_weigh_and_a_change_of_that_is_written() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    for shares in [[8, 8, 8], [1, 8, 24], [8, 8, 24]] {
+        let mut wanted = wanted(&[1, 2], &[(80, vec![1, 2], vec![2, 3, 4])]);
+        let targets = wanted.services.get_mut(&socket(80)).unwrap();
+        targets.local.values_mut().zip(shares).for_each(|(share, wanted)| *share = wanted);
+        kernel.carry_out(&tables.plan(&wanted, now));
+        let service = kernel.services()[&key(&socket(80))];
+        for ((ip, port), share) in wanted.services[&socket(80)].local.keys().zip(shares) {
+            let pod = tables.backends.get(&(socket(80), *ip, *port)).unwrap();
+            let slots = kernel.slots(service.local_row, service.local_slots).filter(|slot| *slot == u64::from(pod));
+            let fair = f64::from(service.local_slots) * f64::from(share) / f64::from(shares.iter().sum::<u32>());
+            assert!((slots.count() as f64 - fair).abs() <= 2.0, "{ip} of {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn services_that_come_one_after_another_share_the_table_that_is_there() {
+    let (mut tables, mut kernel, now) = (Tables::default(), Kernel::default(), start());
+    let services =
+        |ports: std::ops::RangeInclusive<u16>| ports.map(|port| (port, vec![2, 3], vec![])).collect::<Vec<_>>();
+    let rows = |plan: &Plan| plan.writes.iter().filter(|write| matches!(write, Write::Row(..))).count();
+    let mut written = Vec::new();
+    for last in 80..=83 {
+        let plan = tables.plan(&wanted(&[1, 2, 3], &services(80..=last)), now);
+        written.push(rows(&plan));
+        kernel.carry_out(&plan);
+    }
+    assert_eq!(written, [maglev::size(2).div_ceil(ROW_SLOTS) as usize, 0, 0, 0]);
+    assert_eq!(tables.node_tables.users(), [4]);
+    // All lose a node, and its number, once it may be another's, is forgotten in the one table they have.
+    kernel.carry_out(&tables.plan(&wanted(&[1, 2], &services(80..=83)), now));
+    let plan = tables.plan(&wanted(&[1, 2], &services(80..=83)), now + REST);
+    assert_eq!(tables.node_tables.users(), [4]);
+    kernel.carry_out(&plan);
+    kernel.carry_out(&tables.plan(&wanted(&[1, 2], &services(80..=84)), now + REST));
+    assert_eq!(tables.node_tables.users(), [5], "a newcomer has no history, and they have none any more");
 }
 
 #[test]
@@ -301,6 +354,29 @@ proptest! {
                 let expected = targets.nodes.keys().map(|name| tables.nodes.get(name).unwrap()).collect();
                 prop_assert_eq!(nodes, expected);
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn services_that_share_tables_have_what_each_would_have_alone(
+        changes in prop::collection::vec((prop::collection::btree_set(2_u8..6, 0..4), services(), 0_u64..20), 1..10)
+    ) {
+        let (mut tables, mut kernel, mut now) = (Tables::default(), Kernel::default(), start());
+        let mut alone: BTreeMap<u16, (Tables, Kernel)> = BTreeMap::new();
+        for (peers, services, seconds) in changes {
+            now += Duration::from_secs(seconds);
+            let nodes: Vec<u8> = peers.into_iter().chain([1]).collect();
+            kernel.carry_out(&tables.plan(&wanted(&nodes, &services), now));
+            for port in 80..84 {
+                let (its, kernel_of_its) = alone.entry(port).or_default();
+                let only: Vec<_> = services.iter().filter(|service| service.0 == port).cloned().collect();
+                kernel_of_its.carry_out(&its.plan(&wanted(&nodes, &only), now));
+                prop_assert_eq!(kernel.node_slots(&socket(port)), kernel_of_its.node_slots(&socket(port)));
+            }
+            prop_assert_eq!(tables.node_tables.users().iter().sum::<usize>(), kernel.with_nodes());
         }
     }
 }

@@ -1,9 +1,11 @@
 //! From what is desired and seen to what the maps should hold.
 
-use membership::{Facts, Interface, MemberState, NodeDocument};
+use std::time::Duration;
+
+use membership::{Facts, Interface, MemberState, NodeDocument, Target, Verdict};
 
 use super::*;
-use crate::model::{Backend, Vip};
+use crate::model::{Backend, Check, CheckKind, Vip};
 
 const MAC: Mac = [2, 0, 0, 0, 0, 1];
 
@@ -36,7 +38,15 @@ fn links() -> Vec<Link> {
 }
 
 fn backend(address: &str, node: &str) -> Backend {
-    Backend { address: address.parse().unwrap(), port: 8080, node: Some(name(node)), ready: true, terminating: false }
+    Backend {
+        address: address.parse().unwrap(),
+        port: 8080,
+        node: Some(name(node)),
+        ready: true,
+        terminating: false,
+        serving: true,
+        weight: Backend::WEIGHT,
+    }
 }
 
 fn desired(policy: TrafficPolicy) -> Desired {
@@ -59,10 +69,10 @@ fn only(wanted: &Wanted) -> &Targets {
 }
 
 #[test]
-fn a_node_weighs_what_it_has_usable_pods() {
+fn a_node_weighs_what_its_usable_pods_weigh() {
     let wanted = wanted(&desired(TrafficPolicy::Cluster), &view(), &links(), &name("n1"));
-    assert_eq!(only(&wanted).nodes, [(name("n1"), 1), (name("n2"), 2)].into());
-    assert_eq!(only(&wanted).local, [("10.1.1.2".parse().unwrap(), 8080)].into());
+    assert_eq!(only(&wanted).nodes, [(name("n1"), 8), (name("n2"), 16)].into());
+    assert_eq!(only(&wanted).local, [(("10.1.1.2".parse().unwrap(), 8080), 8)].into());
     assert!(wanted.nodes[&name("n1")].me && !wanted.nodes[&name("n2")].me);
     assert_eq!(wanted.nodes[&name("n2")].macs, [(7, [2, 0, 0, 0, 1, 12])].into());
     assert_eq!(wanted.nodes[&name("n1")].macs, [(7, MAC)].into());
@@ -70,7 +80,7 @@ fn a_node_weighs_what_it_has_usable_pods() {
 
 #[test]
 fn the_local_policy_uses_this_nodes_pods_alone() {
-    for (me, weight) in [("n1", Some(1)), ("n2", Some(2)), ("n3", None)] {
+    for (me, weight) in [("n1", Some(8)), ("n2", Some(16)), ("n3", None)] {
         let wanted = wanted(&desired(TrafficPolicy::Local), &view(), &links(), &name(me));
         let nodes: BTreeMap<_, _> = weight.map(|weight| (name(me), weight)).into_iter().collect();
         assert_eq!(only(&wanted).nodes, nodes, "{me}");
@@ -83,7 +93,7 @@ fn a_node_that_is_away_serves_nothing_but_keeps_its_place_until_it_is_forgotten(
         let mut view = view();
         view.members.get_mut(&name("n2")).unwrap().state = state;
         let wanted = wanted(&desired(TrafficPolicy::Cluster), &view, &links(), &name("n1"));
-        assert_eq!(only(&wanted).nodes, [(name("n1"), 1)].into());
+        assert_eq!(only(&wanted).nodes, [(name("n1"), 8)].into());
         assert_eq!(wanted.nodes[&name("n2")].macs, [(7, [2, 0, 0, 0, 1, 12])].into());
         view.members.remove(&name("n2"));
         assert!(!super::wanted(&Desired::default(), &view, &links(), &name("n1")).nodes.contains_key(&name("n2")));
@@ -95,7 +105,7 @@ fn nothing_is_handed_to_a_node_that_does_not_forward() {
     let mut view = view();
     view.members.get_mut(&name("n2")).unwrap().document.facts.forwarding = false;
     let wanted = wanted(&desired(TrafficPolicy::Cluster), &view, &links(), &name("n1"));
-    assert_eq!(only(&wanted).nodes, [(name("n1"), 1)].into());
+    assert_eq!(only(&wanted).nodes, [(name("n1"), 8)].into());
     assert_eq!(wanted.nodes.keys().collect::<Vec<_>>(), [&name("n1"), &name("n3")]);
     assert!(only(&wanted).standby.is_empty());
 }
@@ -115,9 +125,9 @@ fn only_a_node_that_serves_alone_has_others_stand_by() {
     view.members.get_mut(&name("n2")).unwrap().state = MemberState::Down;
     assert!(standby(&desired, &view).is_empty(), "n3 still serves");
     view.members.get_mut(&name("n3")).unwrap().state = MemberState::Down;
-    assert_eq!(standby(&desired, &view), [(name("n2"), 2), (name("n3"), 1)]);
+    assert_eq!(standby(&desired, &view), [(name("n2"), 16), (name("n3"), 8)]);
     view.members.remove(&name("n3"));
-    assert_eq!(standby(&desired, &view), [(name("n2"), 2)]);
+    assert_eq!(standby(&desired, &view), [(name("n2"), 16)]);
     for service in desired.services.values_mut() {
         service.traffic_policy = TrafficPolicy::Local;
     }
@@ -129,7 +139,7 @@ fn a_node_on_another_segment_is_left_out() {
     let mut view = view();
     view.members.insert(name("n2"), member(12, "10.78.0.12/24"));
     let wanted = wanted(&desired(TrafficPolicy::Cluster), &view, &links(), &name("n1"));
-    assert_eq!(only(&wanted).nodes, [(name("n1"), 1)].into());
+    assert_eq!(only(&wanted).nodes, [(name("n1"), 8)].into());
 }
 
 #[test]
@@ -149,4 +159,26 @@ fn a_host_route_shares_no_network() {
     assert!(shares_network(&nets("10.77.0.12/24"), &nets("10.77.0.11/24")));
     assert!(!shares_network(&nets("10.77.0.12/25"), &nets("10.77.0.11/24")));
     assert!(!shares_network(&nets("10.77.0.11/32"), &nets("10.77.0.11/32")));
+}
+
+#[test]
+fn weights_and_slow_starts_count_for_the_node_and_among_its_pods() {
+    let (mut desired, mut view) = (desired(TrafficPolicy::Cluster), view());
+    let second = Duration::from_secs(1);
+    let (kind, slow_start) = (CheckKind::Tcp, second);
+    let check = Check { kind, port: None, interval: second, timeout: second, rise: 1, fall: 1, slow_start };
+    let target = |last| Target { address: [10, 1, 2, last].into(), port: 8080, check: check.id() };
+    let health = [(target(2), Verdict::Warming(2)), (target(3), Verdict::Healthy)];
+    view.members.get_mut(&name("n2")).unwrap().document.health = health.into();
+    for service in desired.services.values_mut() {
+        service.ports[0].check = Some(check.clone());
+        service.ports[0].backends[1].weight = 5;
+    }
+    let nodes = BTreeMap::from([(name("n1"), 8), (name("n2"), 5 * 2 + 8)]);
+    let shares = |me: &str| {
+        let wanted = wanted(&desired, &view, &links(), &name(me));
+        assert_eq!(only(&wanted).nodes, nodes, "{me} sees what all see");
+        only(&wanted).local.values().copied().collect::<Vec<_>>()
+    };
+    assert_eq!([shares("n1"), shares("n2")], [vec![8], vec![10, 8]]);
 }

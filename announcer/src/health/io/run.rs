@@ -56,13 +56,13 @@ impl Drop for Prober {
     }
 }
 
-/// Starts probing by the newest of `plan`; must be called within a tokio runtime. Ends when `plan`'s sender is dropped.
+/// Starts probing by the newest of `plan`, which is none while nothing is known of the pods; must be called within a tokio runtime. Ends when `plan`'s sender is dropped.
 /// `seed` decides the random part of the pauses: give each node another one.
 ///
 /// # Errors
 /// If TLS cannot be set up.
 pub fn start(
-    plan: watch::Receiver<Arc<Plan>>,
+    plan: watch::Receiver<Option<Arc<Plan>>>,
     metrics: ProbeMetrics,
     limits: Limits,
     seed: u64,
@@ -100,7 +100,7 @@ struct Finished {
 }
 
 impl Driver {
-    async fn run(mut self, mut plan: watch::Receiver<Arc<Plan>>) {
+    async fn run(mut self, mut plan: watch::Receiver<Option<Arc<Plan>>>) {
         plan.mark_changed();
         loop {
             let wake = self.wake();
@@ -109,22 +109,25 @@ impl Driver {
                     if changed.is_err() {
                         return;
                     }
-                    let plan = Arc::clone(&plan.borrow_and_update());
-                    self.schedule.replace(&plan, Instant::now());
+                    let plan = plan.borrow_and_update().clone();
+                    if let Some(plan) = plan {
+                        self.schedule.replace(&plan, Instant::now());
+                    }
                 }
                 Some(Ok(finished)) = self.probes.join_next() => self.finish(finished),
                 () = sleep_until(wake) => {}
             }
             self.start_due();
-            if let Some(verdicts) = self.schedule.poll_verdicts() {
+            if let Some(verdicts) = self.schedule.poll_verdicts(Instant::now()) {
                 self.publish.send_replace(Arc::new(verdicts));
             }
         }
     }
 
-    /// When to look at the schedule again; never while no more probes may be started.
+    /// When to look at the schedule again; for probes never while no more may be started.
     fn wake(&self) -> Option<Instant> {
-        if self.probes.len() < MAX_IN_FLIGHT { self.schedule.poll_timeout() } else { None }
+        let probe = if self.probes.len() < MAX_IN_FLIGHT { self.schedule.poll_timeout() } else { None };
+        probe.into_iter().chain(self.schedule.poll_step()).min()
     }
 
     fn start_due(&mut self) {
@@ -155,7 +158,9 @@ impl Driver {
         }
         let socket = SocketAddr::new(target.address, target.port);
         match self.schedule.handle_answer(&target, token, answer, Instant::now(), SystemTime::now()) {
-            Effect::Turned(Verdict::Healthy) => tracing::info!(pod = %socket, probe = kind, %reason, "pod is healthy"),
+            Effect::Turned(Verdict::Healthy | Verdict::Warming(_)) => {
+                tracing::info!(pod = %socket, probe = kind, %reason, "pod is healthy");
+            }
             Effect::Turned(Verdict::Unhealthy) => {
                 tracing::warn!(pod = %socket, probe = kind, %reason, "pod is unhealthy");
             }

@@ -12,7 +12,8 @@ const FALL: u32 = 3;
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn check() -> Check {
-    Check { kind: CheckKind::Tcp, port: None, interval: INTERVAL, timeout: TIMEOUT, rise: 2, fall: FALL }
+    let (kind, slow_start) = (CheckKind::Tcp, Duration::ZERO);
+    Check { kind, port: None, interval: INTERVAL, timeout: TIMEOUT, rise: 2, fall: FALL, slow_start }
 }
 
 fn target(last: u8) -> Target {
@@ -104,16 +105,16 @@ fn a_target_that_leaves_and_returns_begins_anew_and_ignores_old_answers() {
 fn verdicts_are_reported_once_per_change() {
     let (mut schedule, start) = (Schedule::new(1), zero());
     schedule.replace(&plan([1]), start);
-    assert_eq!(schedule.poll_verdicts(), None);
+    assert_eq!(schedule.poll_verdicts(zero()), None);
     let (now, probe) = next_start(&mut schedule);
     schedule.handle_answer(&probe.target, probe.token, ok(), now, wall());
-    let verdicts = schedule.poll_verdicts().expect("the first verdict");
+    let verdicts = schedule.poll_verdicts(now).expect("the first verdict");
     assert_eq!(verdicts.health(), BTreeMap::from([(target(1), Verdict::Healthy)]));
     let (now, probe) = next_start(&mut schedule);
     schedule.handle_answer(&probe.target, probe.token, ok(), now, wall());
-    assert_eq!(schedule.poll_verdicts(), None, "nothing new");
+    assert_eq!(schedule.poll_verdicts(now), None, "nothing new");
     schedule.replace(&plan([]), now);
-    assert_eq!(schedule.poll_verdicts(), Some(Verdicts::default()), "a target that left takes its verdict along");
+    assert_eq!(schedule.poll_verdicts(now), Some(Verdicts::default()), "a target that left takes its verdict along");
 }
 
 #[test]
@@ -188,3 +189,5 @@ proptest! {
         }
     }
 }
+
+mod slow_start;

@@ -25,8 +25,13 @@ fn render(folder: &Path) -> String {
             for pod in &port.backends {
                 let node = pod.node.as_ref().map_or("-", |node| node.as_str());
                 let ready = if pod.ready { " ready" } else { "" };
-                let terminating = if pod.terminating { " terminating" } else { "" };
-                let _ = writeln!(text, "    {} {} on {node}{ready}{terminating}", pod.address, pod.port);
+                let terminating = match (pod.terminating, pod.serving) {
+                    (true, true) => " terminating, serving",
+                    (true, false) => " terminating",
+                    (false, _) => "",
+                };
+                let weight = if pod.weight == 1 { String::new() } else { format!(" weight {}", pod.weight) };
+                let _ = writeln!(text, "    {} {} on {node}{ready}{terminating}{weight}", pod.address, pod.port);
             }
         }
     }

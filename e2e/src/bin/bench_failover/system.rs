@@ -125,14 +125,7 @@ impl CrierBed {
     /// Puts the service's pods on the nodes that `counts` says, and waits until all agents know.
     fn place(&mut self, counts: impl Fn(&str) -> bool) -> Result<()> {
         let chosen = self.cluster.pods.iter().filter(|pod| counts(&pod.node));
-        let endpoints: Vec<_> = chosen
-            .map(|pod| Endpoint {
-                pod: pod.name.clone(),
-                node: pod.node.clone(),
-                addresses: pod.addresses,
-                ready: true,
-            })
-            .collect();
+        let endpoints: Vec<_> = chosen.map(Endpoint::from).collect();
         let mut nodes: Vec<_> = endpoints.iter().map(|endpoint| endpoint.node.clone()).collect();
         nodes.dedup();
         self.cluster.edit("web", |service| service.endpoints = endpoints)?;

@@ -168,8 +168,8 @@ impl Bed {
     }
 }
 
-/// Room for the flows of the largest case, half full.
-const FLOWS: u32 = 1 << 21;
+/// Room for the flows of the largest case, a quarter full.
+const FLOWS: u32 = 1 << 22;
 
 fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
     let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS })?;
@@ -235,7 +235,7 @@ pub(crate) fn targets(service: ServiceName, nodes: BTreeMap<NodeName, u32>, loca
         labels: Labels { service, port: PORT, protocol: Protocol::Tcp },
         nodes,
         standby: BTreeMap::new(),
-        local,
+        local: local.into_iter().map(|pod| (pod, 1)).collect(),
         affinity: 0,
         sources: BTreeSet::new(),
     }

@@ -100,7 +100,7 @@ fn change_each(
         let number = services / CHANGES * change;
         ensure!(is_local(number, services), "service {number} has no pod here");
         let targets = wanted.services.get_mut(&socket(number)).context("no such service")?;
-        targets.local.insert(pod(number, 1));
+        targets.local.insert(pod(number, 1), 1);
         *targets.nodes.entry("n0".parse()?).or_default() += 1;
         let start = Instant::now();
         writes.push(carry_out(wanted)?);

@@ -76,7 +76,7 @@ fn http() -> HttpCheck {
 }
 
 fn check(kind: CheckKind, timeout: Duration) -> Check {
-    Check { kind, port: None, interval: AMPLE, timeout, rise: 1, fall: 1 }
+    Check { kind, port: None, interval: AMPLE, timeout, rise: 1, fall: 1, slow_start: Duration::ZERO }
 }
 
 fn target(address: SocketAddr, check: &Check) -> Target {
@@ -237,22 +237,27 @@ fn want_of_our_own_means_does_not_condemn_a_pod() {
 #[tokio::test]
 async fn the_task_follows_its_plan_and_publishes_verdicts() {
     let metrics = Metrics::new("0").unwrap();
-    let quick = Check { interval: Duration::from_millis(20), ..check(CheckKind::Tcp, AMPLE) };
+    let interval = Duration::from_millis(20);
+    let quick = Check { interval, slow_start: interval, ..check(CheckKind::Tcp, AMPLE) };
     let up = hanging(b"").await;
     let (socket, down) = closed();
     let plan = |addresses: &[SocketAddr]| {
-        Arc::new(Plan { targets: addresses.iter().map(|address| (target(*address, &quick), quick.clone())).collect() })
+        let targets = addresses.iter().map(|address| (target(*address, &quick), quick.clone())).collect();
+        Some(Arc::new(Plan { targets }))
     };
-    let (sender, receiver) = watch::channel(plan(&[up, down]));
+    let (sender, receiver) = watch::channel(None);
+    sender.send_replace(plan(&[up, down]));
     let prober = start(receiver, metrics.probes.clone(), metrics.limits.clone(), 7).unwrap();
     let mut verdicts = prober.verdicts();
     let found = verdicts.wait_for(|verdicts| verdicts.targets.len() == 2).await.unwrap().clone();
     assert_eq!(found.targets[&target(up, &quick)].verdict, Verdict::Healthy);
     assert_eq!(found.targets[&target(down, &quick)].verdict, Verdict::Unhealthy);
     assert_eq!(found.targets[&target(down, &quick)].reason, "connection refused");
+    assert!(found.warming.is_empty(), "it is the prober that is new");
 
     let revived = socket.listen(8).unwrap();
     verdicts.wait_for(|v| v.targets[&target(down, &quick)].verdict == Verdict::Healthy).await.unwrap();
+    verdicts.wait_for(|v| v.warming.is_empty()).await.unwrap();
     drop(revived);
     verdicts.wait_for(|v| v.targets[&target(down, &quick)].verdict == Verdict::Unhealthy).await.unwrap();
 
