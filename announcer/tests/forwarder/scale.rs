@@ -65,7 +65,7 @@ fn add(wanted: &mut Wanted, number: u32, nodes: impl Iterator<Item = usize>) {
             labels: Labels { service, port: 80, protocol: Protocol::Tcp },
             nodes: nodes.into_iter().map(|n| (name(n), 1)).collect(),
             standby: BTreeMap::new(),
-            local: local.into_iter().collect(),
+            local: local.into_iter().map(|pod| (pod, 1)).collect(),
             affinity: 0,
             sources: Default::default(),
         },
@@ -107,7 +107,7 @@ fn ten_thousand_services_fit_a_change_writes_one_and_what_is_too_much_is_said_an
         let targets = wanted.services.get_mut(&socket).unwrap();
         targets.nodes.insert(name(node), 1);
         if node == 0 {
-            targets.local.insert((Ipv4Addr::from_bits(0x0a70_0000).into(), 8080));
+            targets.local.insert((Ipv4Addr::from_bits(0x0a70_0000).into(), 8080), 1);
         }
         let start = Instant::now();
         let applied = agent.try_apply(host, &wanted);
@@ -118,7 +118,8 @@ fn ten_thousand_services_fit_a_change_writes_one_and_what_is_too_much_is_said_an
     // More tables than there is room for, since no two of these services have the same nodes.
     let all_before: Vec<u32> = (0..SERVICES).step_by(97).collect();
     for number in SERVICES..limits::SERVICES {
-        add(&mut wanted, number, (0..PODS).map(|pod| (number as usize * 7 + pod * pod * 13) % NODES));
+        let (first, step) = (number as usize % NODES, 11 + number as usize / NODES);
+        add(&mut wanted, number, (0..PODS).map(|pod| (first + pod * step) % NODES));
     }
     let applied = agent.try_apply(host, &wanted);
     let left_out = applied.limits[&Limit::Rows];

@@ -117,7 +117,7 @@ fn targets(vip: IpAddr, port: u16, protocol: Protocol, service: &Service) -> Tar
     let number = vip.to_string().rsplit(['.', ':']).next().unwrap_or_default().to_owned();
     let here = service.is_here().then_some(0);
     let elsewhere = if service.is_elsewhere() { vec![1, 2] } else { Vec::new() };
-    let pods = Scene::pods(vip.is_ipv6()).map(|pod| (pod.ip(), pod.port()));
+    let pods = Scene::pods(vip.is_ipv6()).map(|pod| ((pod.ip(), pod.port()), 1));
     Targets {
         labels: Labels {
             service: ServiceName { namespace: "default".into(), name: format!("s{number}") },
@@ -126,7 +126,7 @@ fn targets(vip: IpAddr, port: u16, protocol: Protocol, service: &Service) -> Tar
         },
         nodes: here.into_iter().chain(elsewhere).map(|n| (name(n), 1)).collect(),
         standby: BTreeMap::new(),
-        local: if service.is_here() { pods.into() } else { BTreeSet::new() },
+        local: pods.into_iter().filter(|_| service.is_here()).collect(),
         affinity: if service.affinity { 600 } else { 0 },
         sources: service.sources.into_iter().collect(),
     }
