@@ -24,6 +24,7 @@ mod scene;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::IpAddr,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -216,6 +217,15 @@ fn is_fate(said: &str, fate: Fate) -> bool {
 /// IPv4 addresses mapped into IPv6, which must not be on a wire, for the IPv4 addresses themselves.
 const NOT_YET: [&str; 2] = ["v6-routing-to-go", "v6-to-mapped-vip"];
 
+/// What chance makes of a frame; not with mapped addresses, [`NOT_YET`]: an IPv6 packet from one is given to the IPv4 pod with which the
+/// IPv4 client stays.
+fn chance(frame: &[u8], rng: &mut StdRng) -> Vec<u8> {
+    let mapped = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let made = mutate(frame, rng);
+    let wrong = Anatomy::of(&made).is_some_and(|packet| mapped(packet.source) || mapped(packet.destination));
+    if wrong { chance(frame, rng) } else { made }
+}
+
 fn corpus_meets_its_fate(of: impl Fn(&str) -> bool + Sync) {
     let (lan, scene) = (Lan::new(1), Scene::new());
     let mut bench = Bench::new(&lan, &scene);
@@ -261,14 +271,14 @@ fn whatever_a_packet_is_it_is_not_rewritten_wrongly() {
     println!("CRIER_FUZZ_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let (lan, scene, mut corpus) = (Lan::new(1), Scene::new(), corpus());
-    corpus.retain(|sample| !NOT_YET.contains(&sample.name.as_str()));
+    corpus.retain(|sample| !NOT_YET.contains(&sample.name.as_str()) && sample.name != "v6-from-mapped");
     let mut bench = Bench::new(&lan, &scene);
     let mut answers = VecDeque::new();
     bench.inside(|bench| {
         for number in 0..packets {
             let what = format!("CRIER_FUZZ_SEED={seed}, packet {number}");
             let sample = corpus.choose(&mut rng).unwrap();
-            let frame = mutate(&sample.frame, &mut rng);
+            let frame = chance(&sample.frame, &mut rng);
             let way = if sample.way == Way::Ingress && rng.random_range(0..4) == 0 { Way::Xdp } else { sample.way };
             if let Some((Fate::Delivered, ran)) = bench.run(way, &frame, &what) {
                 answers.extend(bench.answer(&frame, &ran.frame, &what).into_iter().flatten());
@@ -278,7 +288,7 @@ fn whatever_a_packet_is_it_is_not_rewritten_wrongly() {
                 && let Some(answer) = answers.get(rng.random_range(0..ANSWERS))
             {
                 let way = if answer.starts_with(&OWN) { Way::Ingress } else { Way::Egress };
-                bench.run(way, &mutate(answer, &mut rng), &what);
+                bench.run(way, &chance(answer, &mut rng), &what);
             }
         }
     });
