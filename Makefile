@@ -84,6 +84,12 @@ bench-forward: ## What carrying packets costs: each program alone, real frames, 
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
 	@for part in packets live wire update; do $(AS_ROOT) target/release/bench_forward $$part --rounds $${ROUNDS:-7}; done
 
+.PHONY: bench-connections
+bench-connections: ## Established connections while the owner is cut off, pods are added and a node is drained: CONNECTIONS=10000
+	@hack/setup test
+	@cargo build -p crier -p crierctl -p crier-e2e --bins
+	@CONNECTIONS=$${CONNECTIONS:-10000} $(CARGO) test -p crier-e2e --test connections -- --nocapture
+
 .PHONY: soak
 soak: ## Nothing fails, all processors are loaded: false takeovers and what they cost: MINUTES=10 for each setting
 	@hack/setup bench

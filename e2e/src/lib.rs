@@ -27,6 +27,7 @@ pub mod backbone;
 pub mod bench;
 pub mod chaos;
 pub mod cleanup;
+pub mod crowd;
 pub mod faults;
 pub mod http;
 pub mod keepalived;

@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::{netns::Netns, poll::readable, traffic::Answer};
 
@@ -32,7 +33,7 @@ const HUNG: Duration = Duration::from_secs(5);
 const MAX_LINE: usize = 1024;
 
 /// What became of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
     /// It works.
     Survived,
@@ -43,7 +44,7 @@ pub enum Fate {
 }
 
 /// The account of a connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ended {
     /// The pod at its other end.
     pub pod: String,

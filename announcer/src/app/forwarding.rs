@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     announce::Order,
-    forward::{Counters, Forwarder, Info, Wanted},
+    forward::{Counters, Forwarder, Info, Wanted, plan::cut_off_since},
     metrics::Limits,
     shadow,
 };
@@ -85,13 +85,18 @@ async fn run(
                         "the forwarder's maps are up to date"
                     );
                 }
-                if applied.limits != reached {
-                    for (what, count) in &applied.limits {
-                        limits.add(what.as_str(), u64::from(*count));
-                        warn!(what = what.as_str(), left_out = count, "a table of the forwarder is full");
-                    }
-                    reached = applied.limits;
+                for (what, more) in cut_off_since(&reached, &applied.limits) {
+                    limits.add(what.as_str(), u64::from(more));
+                    let left_out = applied.limits.get(&what);
+                    warn!(
+                        what = what.as_str(),
+                        left_out, "a table of the forwarder is full; what it held keeps serving"
+                    );
                 }
+                if applied.limits.is_empty() && !reached.is_empty() {
+                    info!("everything fits into the forwarder's tables again");
+                }
+                reached = applied.limits;
                 None
             }
             Err(problem) => {

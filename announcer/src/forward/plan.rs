@@ -70,6 +70,16 @@ impl Limit {
     }
 }
 
+/// Which limits cut off more than before, and how much more: to be counted and logged.
+#[must_use]
+pub fn cut_off_since(before: &BTreeMap<Limit, u32>, now: &BTreeMap<Limit, u32>) -> BTreeMap<Limit, u32> {
+    let more = |(limit, count): (&Limit, &u32)| {
+        let more = count.saturating_sub(before.get(limit).copied().unwrap_or_default());
+        (more > 0).then_some((*limit, more))
+    };
+    now.iter().filter_map(more).collect()
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -83,5 +93,19 @@ impl Plan {
     /// One more that does not fit.
     pub(super) fn limit(&mut self, limit: Limit) {
         *self.limits.entry(limit).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_off_is_counted_once() {
+        let at = |rows, vips| BTreeMap::from([(Limit::Rows, rows), (Limit::Vips, vips)]);
+        assert_eq!(cut_off_since(&BTreeMap::new(), &at(3, 1)), at(3, 1));
+        assert_eq!(cut_off_since(&at(3, 1), &at(3, 1)), BTreeMap::new());
+        assert_eq!(cut_off_since(&at(3, 1), &at(5, 1)), BTreeMap::from([(Limit::Rows, 2)]));
+        assert_eq!(cut_off_since(&at(3, 1), &BTreeMap::from([(Limit::Rows, 2)])), BTreeMap::new());
     }
 }

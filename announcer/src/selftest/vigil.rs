@@ -1,7 +1,7 @@
 //! Vigils: who watches a machine whose agent restarts, since no heartbeat of it can be missed meanwhile.
 //!
 //! One peer asks it on the wire, ten times a second, as a client asks: its hooks answer for its VIPs, or, where it has none
-//! there, its network stack for its own address. [`MISSES`] questions without an answer: the machine is gone, too, and
+//! there, its network stack for its own address. `MISSES` questions without an answer: the machine is gone, too, and
 //! its grace is over everywhere. Pure: questions out, answers and the time in.
 
 use std::{

@@ -3,6 +3,7 @@
 
 mod away;
 mod frames;
+mod fuzz;
 mod icmp;
 mod lan;
 mod leaving;
@@ -10,6 +11,7 @@ mod moves;
 mod refuse;
 mod reuse;
 mod rig;
+mod scale;
 mod xdp;
 
 use std::{

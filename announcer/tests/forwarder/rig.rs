@@ -9,7 +9,7 @@ use std::{
 };
 
 use announcer::forward::{
-    Counters, Forwarder, Labels, Mode, Options, Wanted, detach_all,
+    Applied, Counters, Forwarder, Labels, Mode, Options, Wanted, detach_all,
     wanted::{Node, Socket, Targets, Uplink},
 };
 use announcer::model::{Protocol, ServiceName};
@@ -53,8 +53,12 @@ impl Agent {
     }
 
     pub(crate) fn start_in(host: &Host, mode: Mode) -> Self {
+        Self::start_with(host, mode, MIN_FLOWS)
+    }
+
+    pub(crate) fn start_with(host: &Host, mode: Mode, flows: u32) -> Self {
         let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
-        Self { forwarder: Self::open(host, pins.path().to_owned(), mode, MIN_FLOWS), pins }
+        Self { forwarder: Self::open(host, pins.path().to_owned(), mode, flows), pins }
     }
 
     fn open(host: &Host, pin_dir: PathBuf, mode: Mode, flows: u32) -> Forwarder {
@@ -83,7 +87,12 @@ impl Agent {
     }
 
     pub(crate) fn apply(&mut self, host: &Host, wanted: &Wanted) {
-        host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap());
+        self.try_apply(host, wanted);
+    }
+
+    /// The same; what it took, and what did not fit.
+    pub(crate) fn try_apply(&mut self, host: &Host, wanted: &Wanted) -> Applied {
+        host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap())
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -78,7 +78,7 @@ pub fn discovery(ctx: &TcContext, frame: &Frame) -> Action {
     }
     let Ok(to) = ctx.load::<Address>((ETHERNET + 24) as usize) else { return Action::Next };
     // The agent's packet socket has seen it by now. The stack, which does not know the VIP, must not route it.
-    if maps::is_vip(&to) { Action::Drop } else { Action::Next }
+    if frame.is_ours() && maps::is_vip(&to) { Action::Drop } else { Action::Next }
 }
 
 #[inline(always)]
@@ -94,9 +94,8 @@ fn arp(ctx: &TcContext, frame: &Frame) -> Option<Action> {
         return None;
     }
     let [n0, n1, n2, n3, n4, n5] = frame.uplink.mac;
-    let reply = [
-        a, b, c, d, e, f, 0, 2, n0, n1, n2, n3, n4, n5, t0, t1, t2, t3, m0, m1, m2, m3, m4, m5, s0, s1, s2, s3,
-    ];
+    let reply =
+        [a, b, c, d, e, f, 0, 2, n0, n1, n2, n3, n4, n5, t0, t1, t2, t3, m0, m1, m2, m3, m4, m5, s0, s1, s2, s3];
     let sent = ctx.store(ETHERNET as usize, &reply, 0).and_then(|()| rewrite::address_frame(ctx, frame.uplink, &asker));
     Some(answered(ctx, sent))
 }

@@ -7,6 +7,9 @@ use forwarder_ebpf::{Address, NodeEntry, Uplink};
 /// A MAC in a word, as it lies in memory; the upper two bytes are 0.
 pub type Mac = u64;
 
+/// What is before the IPv4 address in an IPv4-mapped one, as it lies in memory.
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
 /// Set in a MAC that is no machine's: broadcast and multicast.
 pub const GROUP: Mac = u64::from_ne_bytes([1, 0, 0, 0, 0, 0, 0, 0]);
 
@@ -98,6 +101,16 @@ pub unsafe fn address(at: *const u8) -> Address {
     // SAFETY: the caller's.
     let [i, j, k, l, m, n, o, p] = unsafe { double(at.add(8)) }.to_ne_bytes();
     [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+/// Whether an IPv6 address is an IPv4-mapped one.
+///
+/// # Safety
+/// Sixteen bytes there are the packet's.
+#[inline(always)]
+pub unsafe fn is_mapped(at: *const u8) -> bool {
+    // SAFETY: the caller's.
+    unsafe { word(at.add(8)) == MAPPED && double(at) == 0 }
 }
 
 /// A node's MAC on a segment.

@@ -57,8 +57,8 @@ pub struct Packet {
     pub tuple: Tuple,
     /// IPv6, else IPv4.
     pub v6: bool,
-    /// IPv4 only: a part of a packet.
-    pub fragment: bool,
+    /// Why it cannot be carried, as far as its IP header says.
+    pub unfit: Option<DropReason>,
     /// TTL or hop limit.
     pub hops: u8,
     /// The TCP flags; 0 for UDP.
@@ -173,7 +173,11 @@ fn network_v4(ctx: &TcContext) -> Option<Packet> {
         let source = mapped(word(header.add(12)).to_ne_bytes());
         let destination = mapped(word(header.add(16)).to_ne_bytes());
         let mut packet = packet(source, destination, *header.add(9), *header.add(8), ETHERNET + words * 4);
-        packet.fragment = half(header.add(6)) & FRAGMENT_V4 != 0;
+        if *header >> 4 != 4 {
+            packet.unfit = Some(DropReason::Malformed);
+        } else if half(header.add(6)) & FRAGMENT_V4 != 0 {
+            packet.unfit = Some(DropReason::Fragment);
+        }
         Some(packet)
     }
 }
@@ -183,9 +187,16 @@ fn network_v6(ctx: &TcContext) -> Option<Packet> {
     let header = bytes::at(ctx, ETHERNET, 40)?;
     // SAFETY: these bytes are the packet's.
     unsafe {
+        // What means an IPv4 address here is none in IPv6, and has no use on the wire (RFC 4291, 2.5.5.2).
+        if bytes::is_mapped(header.add(24)) {
+            return None;
+        }
         let (source, destination) = (bytes::address(header.add(8)), bytes::address(header.add(24)));
         let mut packet = packet(source, destination, *header.add(6), *header.add(7), ETHERNET + 40);
         packet.v6 = true;
+        if bytes::is_mapped(header.add(8)) {
+            packet.unfit = Some(DropReason::Malformed);
+        }
         Some(packet)
     }
 }
@@ -195,14 +206,14 @@ fn network_v6(ctx: &TcContext) -> Option<Packet> {
 pub fn packet(source: Address, destination: Address, protocol: u8, hops: u8, transport: u32) -> Packet {
     let ports = [0; 2];
     let tuple = Tuple { source, destination, source_port: ports, destination_port: ports, protocol, pad: [0; 3] };
-    Packet { tuple, v6: false, fragment: false, hops, flags: 0, quic: false, transport }
+    Packet { tuple, v6: false, unfit: None, hops, flags: 0, quic: false, transport }
 }
 
 /// The TCP or UDP header behind an IP header.
 #[inline(always)]
 pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
-    if packet.fragment {
-        return Transport::Unfit(DropReason::Fragment);
+    if let Some(reason) = packet.unfit {
+        return Transport::Unfit(reason);
     }
     if packet.v6 && is_extension(packet.tuple.protocol) {
         if let Some(reason) = skip_extensions(ctx, packet) {
@@ -275,7 +286,7 @@ fn icmp(ctx: &TcContext, packet: &Packet) -> Option<(u8, u8)> {
 /// Whether a packet that is for no VIP opens a TCP connection. Extension headers are not walked.
 #[inline(always)]
 pub fn opens_directly(ctx: &TcContext, packet: &mut Packet) -> bool {
-    if packet.fragment || !packet.is_tcp() {
+    if packet.unfit.is_some() || !packet.is_tcp() {
         return false;
     }
     // What is too short to be a segment is nobody's.
@@ -303,6 +314,10 @@ fn skip_extensions(ctx: &TcContext, packet: &mut Packet) -> Option<DropReason> {
         let Ok(header) = ctx.load::<[u8; 4]>(packet.transport as usize) else {
             return Some(DropReason::Malformed);
         };
+        if next == ROUTING && header[3] != 0 {
+            // Segments are left: this is not where it goes, and its checksum is of where it does (RFC 8200, 8.1).
+            return Some(DropReason::Extension);
+        }
         if next == FRAGMENT {
             // The offset's 13 bits and the flag "more".
             if header[2] != 0 || header[3] & 0xf9 != 0 {

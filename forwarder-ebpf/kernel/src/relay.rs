@@ -9,7 +9,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use forwarder_ebpf::{Direction, NodeEntry, TCP, UDP, directory, steer};
 
 use crate::{
-    bytes::{double, half, mac, mac_of, mac_of_node, word},
+    bytes::{double, half, is_mapped, mac, mac_of, mac_of_node, word},
     maps::{self, Size},
 };
 
@@ -163,6 +163,9 @@ fn read(frame: *mut u8, start: usize, end: usize) -> Option<Read> {
             }
             ETHERTYPE_V6 if start + V6_END <= end => {
                 let ip = frame.add(V6);
+                if is_mapped(ip.add(8)) || is_mapped(ip.add(24)) {
+                    return None;
+                }
                 Some(Read {
                     source: [double(ip.add(8)), double(ip.add(16))],
                     destination: [double(ip.add(24)), double(ip.add(32))],

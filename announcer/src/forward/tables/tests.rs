@@ -14,6 +14,8 @@ use crate::{
     model::ServiceName,
 };
 
+mod full;
+
 /// The maps as the kernel would hold them, checked after every single write.
 #[derive(Default)]
 struct Kernel {
@@ -313,7 +315,8 @@ fn what_does_not_fit_is_reported_and_what_is_there_stays() {
 #[test]
 fn rows_that_rest_are_used_again_when_their_rest_is_over() {
     let (mut tables, now) = (Tables::default(), start());
-    tables.rows = Rows::new(32, REST);
+    // Two tables, and the row that is nobody's.
+    tables.rows = Rows::new(33, REST);
     for (turn, node) in [1, 2].into_iter().enumerate() {
         let plan = tables.plan(&wanted(&[1, 2], &[(80, vec![node], vec![])]), now);
         assert!(plan.limits.is_empty(), "turn {turn}");
