@@ -57,6 +57,28 @@ fn connections_survive_three_moves_of_their_slots_in_a_row_and_two_changes_of_th
     assert!(second_hops(&rig) > before + 12, "the oldest are three nodes away from their slots' node");
 }
 
+/// Who comes back knows less than the others, and they have had the slots at other times.
+#[test]
+fn connections_survive_a_node_that_returns_and_sees_only_the_owner() {
+    let mut rig = Rig::of(3);
+    for serving in [1, 2] {
+        serve_as_seen_by(&mut rig, 1, &[serving]);
+        serve_as_seen_by(&mut rig, 2, &[serving]);
+    }
+    serve_as_seen_by(&mut rig, 0, &[0]);
+    for vip in [vip4(), vip6()] {
+        rig.lan.announce(vip, 1);
+    }
+    let mut streams = connections(&rig, 24);
+    for seen in [&[0, 1][..], &[1], &[0]] {
+        serve_as_seen_by(&mut rig, 0, seen);
+        serve_as_seen_by(&mut rig, 1, &[0]);
+        for stream in &mut streams {
+            echo(stream, 1 << 12);
+        }
+    }
+}
+
 #[test]
 fn connections_survive_a_join_and_a_drain_and_more_pods_while_the_vip_moves() {
     let mut rig = Rig::of(4);

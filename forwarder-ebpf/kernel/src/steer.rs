@@ -116,12 +116,12 @@ fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: No
 /// remembers is older than what the sender knows, whose own record comes next.
 #[inline(always)]
 fn search(frame: &Frame, packet: &Packet, node: &NodeEntry, slot: NodeSlot, line: &Line) -> Option<(u16, u8)> {
-    let next = line.next(packet);
+    let next = line.next(packet).or(line.newer(packet));
     if next.is_some() {
         return next;
     }
     if node.flags & NodeEntry::SELF == 0 {
-        return is_searched(packet).then_some((slot.current(), SEARCH_OVER));
+        return Some((slot.current(), if is_searched(packet) { SEARCH_OVER } else { SEARCHED }));
     }
     let [previous, ..] = slot.before();
     let sent = maps::node(previous, frame.uplink).is_some_and(|sender| mac_of_node(sender) == frame.source);
@@ -141,10 +141,13 @@ struct Line {
     next: u16,
     /// This node is among them, and the packet came from one who had the slot later.
     passed: bool,
+    /// The newest of those before this one: the packet has been there if its sender's record is like this one. A node that was away has
+    /// another.
+    newer: u16,
 }
 
 impl Line {
-    const NONE: Self = Self { next: 0, passed: false };
+    const NONE: Self = Self { next: 0, passed: false, newer: 0 };
 
     #[inline(always)]
     fn of(frame: &Frame, packet: &Packet, slot: NodeSlot) -> Self {
@@ -153,7 +156,7 @@ impl Line {
             let Some(node) = maps::node(number, frame.uplink) else { continue };
             if node.flags & NodeEntry::SELF != 0 {
                 if is_searched(packet) {
-                    line = Self { next: 0, passed: true };
+                    line = Self { next: 0, passed: true, newer: line.next };
                 }
             } else if line.next == 0 && mac_of_node(node) != frame.source {
                 line.next = number;
@@ -167,6 +170,12 @@ impl Line {
     fn next(&self, packet: &Packet) -> Option<(u16, u8)> {
         let hops = if is_searched(packet) { packet.hops.saturating_sub(1) } else { SEARCHED };
         (self.next != 0).then_some((self.next, hops))
+    }
+
+    /// The last that is left, when there is no next.
+    #[inline(always)]
+    fn newer(&self, packet: &Packet) -> Option<(u16, u8)> {
+        (self.newer != 0).then_some((self.newer, packet.hops.saturating_sub(1)))
     }
 }
 
