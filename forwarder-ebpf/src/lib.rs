@@ -5,7 +5,7 @@
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
 //! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
-//! to), [`table`] (where a flow is remembered), [`reason`] and [`event`]
+//! to), [`flow`] and [`table`] (how and where a connection is remembered), [`reason`] and [`event`]
 //! (what is counted), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod directory;
 pub mod event;
+pub mod flow;
 pub mod layout;
 mod lease;
 pub mod limits;
@@ -28,6 +29,7 @@ pub mod table;
 mod user;
 
 pub use event::{EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
+pub use flow::*;
 pub use layout::*;
 pub use lease::{Lease, OwnedVip};
 pub use reason::{Direction, DropReason};

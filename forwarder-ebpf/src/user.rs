@@ -1,9 +1,10 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::{
+    flow::{Flow, FlowStates, Pod},
     layout::{
-        BackendEntry, Bucket, Counter, Flow, FlowStates, NodeEntry, Pod, Row, ServiceEntry, ServiceKey, Shadow,
-        ShadowKey, ShadowState, ShadowedVip, Source, Uplinks,
+        BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
+        ShadowedVip, Source, Uplinks,
     },
     lease::{Lease, OwnedVip},
 };
