@@ -21,9 +21,9 @@ const NO_HEADER: Refused = -1;
 pub const V4_CHECKSUM: u32 = ETHERNET + 10;
 const V4_TTL: u32 = ETHERNET + 8;
 const V6_HOPS: u32 = ETHERNET + 7;
-const V4_SOURCE: u32 = ETHERNET + 12;
+pub const V4_SOURCE: u32 = ETHERNET + 12;
 pub const V4_DESTINATION: u32 = ETHERNET + 16;
-const V6_SOURCE: u32 = ETHERNET + 8;
+pub const V6_SOURCE: u32 = ETHERNET + 8;
 pub const V6_DESTINATION: u32 = ETHERNET + 24;
 pub const TCP_CHECKSUM: u32 = 16;
 pub const UDP_CHECKSUM: u32 = 6;
@@ -33,6 +33,14 @@ pub const UDP_CHECKSUM: u32 = 6;
 enum End {
     Source,
     Destination,
+}
+
+/// Both ends that a packet is given. References are into maps: the stack holds 512 bytes.
+pub struct Ends {
+    pub source: &'static Address,
+    pub destination: &'static Address,
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
 }
 
 /// Gives the packet another destination, and the client another port.
@@ -65,6 +73,19 @@ pub fn source(
     end_port(ctx, packet, End::Destination, tuple.destination_port, client_port)
 }
 
+/// Gives the packet both ends anew, as they are in a tuple, with one hop less. What was read of it is then what it is.
+#[inline(always)]
+pub fn both(ctx: &TcContext, packet: &mut Packet, ends: &Ends) -> Result<(), Refused> {
+    set_hops(ctx, packet, packet.hops.saturating_sub(1))?;
+    end_address(ctx, packet, End::Destination, &packet.tuple.destination, ends.destination)?;
+    // Of an IPv4 packet both addresses are written each time.
+    packet.tuple.destination = *ends.destination;
+    end_address(ctx, packet, End::Source, &packet.tuple.source, ends.source)?;
+    packet.tuple.source = *ends.source;
+    end_port(ctx, packet, End::Destination, packet.tuple.destination_port, ends.destination_port)?;
+    end_port(ctx, packet, End::Source, packet.tuple.source_port, ends.source_port)
+}
+
 /// Addresses the frame to a node on the same segment, with so many hops left.
 #[inline(always)]
 pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6], hops: u8) -> Result<(), Refused> {
@@ -74,7 +95,7 @@ pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6],
 
 /// Gives the packet so many hops.
 #[inline(always)]
-fn set_hops(ctx: &TcContext, packet: &Packet, hops: u8) -> Result<(), Refused> {
+pub fn set_hops(ctx: &TcContext, packet: &Packet, hops: u8) -> Result<(), Refused> {
     if packet.v6 {
         ctx.store(V6_HOPS as usize, &hops, BPF_F_RECOMPUTE_CSUM as u64)
     } else {

@@ -10,10 +10,11 @@ mod bpffs;
 mod driver;
 mod load;
 mod maps;
+mod nat;
 mod stages;
 mod xdp;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fmt, io, ops::RangeInclusive, path::PathBuf, time::Instant};
 
 use forwarder_ebpf::{Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
 
@@ -54,6 +55,8 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// How many connections to this node's pods are remembered; see [`forwarder_ebpf::limits::FLOWS`].
     pub flows: u32,
+    /// The ports from which connections to translated backends come; `None`: those that this machine's own do not get.
+    pub nat_ports: Option<RangeInclusive<u16>>,
 }
 
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
@@ -202,8 +205,8 @@ impl fmt::Debug for Forwarder {
 
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
-        let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
+        let (kernel, maps) = Kernel::load(options)?;
+        let tables = if kernel.adopted { Tables::inheriting(kernel.translates) } else { Tables::default() };
         Ok(Self { kernel, maps, tables, broken: false })
     }
 }
