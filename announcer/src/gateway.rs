@@ -80,7 +80,8 @@ fn elect<'a>(
     };
     let names = |(name, _)| name;
     let settled = able().filter(|(_, member)| is_settled(member)).map(names);
-    let node = election::first(backend.address, settled).or_else(|| election::first(backend.address, able().map(names)));
+    let node =
+        election::first(backend.address, settled).or_else(|| election::first(backend.address, able().map(names)));
     let (node, member) = view.members.get_key_value(node?)?;
     Some(Gateway { node, member, if_proven })
 }

@@ -73,7 +73,8 @@ pub fn share(port: &ServicePort, backend: &Backend, vip: IpAddr, view: &View) ->
 /// they that are away but this one.
 #[must_use]
 pub fn standby<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Vec<&'a Backend> {
-    select(port, vip, view, |carrier| !carrier.member.state.is_up() && carrier.member.document.facts.forwarding).backends
+    select(port, vip, view, |carrier| !carrier.member.state.is_up() && carrier.member.document.facts.forwarding)
+        .backends
 }
 
 /// The nodes with a usable pod of their own behind `port`. Pods on nodes that only announce count too: there something

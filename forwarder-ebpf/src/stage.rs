@@ -25,15 +25,8 @@ impl Stage {
     /// How many there are.
     pub const COUNT: u32 = 7;
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [
-        Self::Connect,
-        Self::Icmp,
-        Self::Refuse,
-        Self::Answer,
-        Self::Translate,
-        Self::Return,
-        Self::TranslatedError,
-    ];
+    pub const ALL: [Self; Self::COUNT as usize] =
+        [Self::Connect, Self::Icmp, Self::Refuse, Self::Answer, Self::Translate, Self::Return, Self::TranslatedError];
 
     /// The program's name in the object.
     #[must_use]

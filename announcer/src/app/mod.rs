@@ -15,6 +15,7 @@ mod macs;
 mod reload;
 pub mod report;
 mod restart;
+mod shortages;
 pub mod strangers;
 
 use std::{

@@ -280,7 +280,8 @@ fn backends(desired: &Desired, view: &View, own: &Verdicts) -> Vec<status::Backe
             continue;
         }
         let node = gateway.or(backend.node.as_ref());
-        let on_node_that_is_up = node.and_then(|node| view.members.get(node)).is_some_and(|member| member.state.is_up());
+        let on_node_that_is_up =
+            node.and_then(|node| view.members.get(node)).is_some_and(|member| member.state.is_up());
         let last_probe = port
             .check
             .as_ref()

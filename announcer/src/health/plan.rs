@@ -115,27 +115,34 @@ mod tests {
         unready.ready = false;
         let mut terminating = backend(2, Some("n1"));
         (terminating.terminating, terminating.serving) = (true, false);
-        let plan = plan(&desired(vec![("web", Some(check(None)), vec![unready, terminating])]), &View::default(), &"n1".parse().unwrap());
+        let plan = plan(
+            &desired(vec![("web", Some(check(None)), vec![unready, terminating])]),
+            &View::default(),
+            &"n1".parse().unwrap(),
+        );
         assert_eq!(plan, Plan::default());
     }
 
     #[test]
     fn a_terminating_pod_that_answers_is_probed_on_since_it_may_be_the_last() {
         let leaving = Backend { ready: false, terminating: true, ..backend(1, Some("n1")) };
-        let plan = plan(&desired(vec![("web", Some(check(None)), vec![leaving])]), &View::default(), &"n1".parse().unwrap());
+        let plan =
+            plan(&desired(vec![("web", Some(check(None)), vec![leaving])]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(addresses(&plan), ["10.1.0.1:8080"]);
     }
 
     #[test]
     fn a_port_without_a_check_is_not_probed() {
-        let plan = plan(&desired(vec![("web", None, vec![backend(1, Some("n1"))])]), &View::default(), &"n1".parse().unwrap());
+        let plan =
+            plan(&desired(vec![("web", None, vec![backend(1, Some("n1"))])]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(plan, Plan::default());
     }
 
     #[test]
     fn the_checks_own_port_wins_over_the_backends() {
         let pods = vec![backend(1, Some("n1"))];
-        let plan = plan(&desired(vec![("web", Some(check(Some(9000))), pods)]), &View::default(), &"n1".parse().unwrap());
+        let plan =
+            plan(&desired(vec![("web", Some(check(Some(9000))), pods)]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(addresses(&plan), ["10.1.0.1:9000"]);
     }
 

@@ -392,7 +392,8 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
     agent.apply(&lan.nodes[0], &nodes(&lan, 0));
     assert!(!agent.forwarder.inherited());
 
-    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS, nat_ports: None };
+    let options =
+        Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS, nat_ports: None };
     let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
     assert!(!off.inherited());
     eventually("the kernel has let go of the links", || attached(&lan.nodes[0]) == [0, 0]);
@@ -400,7 +401,8 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
 
 #[test]
 fn the_mode_off_needs_no_kernel() {
-    let options = || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS, nat_ports: None };
+    let options =
+        || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS, nat_ports: None };
     let lan = Lan::new(1);
     let mut off = lan.nodes[0].run(|| Forwarder::start(options()).unwrap());
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());

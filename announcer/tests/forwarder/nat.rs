@@ -30,7 +30,13 @@ fn carry(rig: &mut Rig, backends: [SocketAddr; 2]) {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let v4 = backend.is_ipv4();
                 let vip = if v4 { vip4() } else { vip6() };
-                serve(wanted, vip, protocol, &[GATEWAY], if n == GATEWAY { std::slice::from_ref(&backend) } else { &[] });
+                serve(
+                    wanted,
+                    vip,
+                    protocol,
+                    &[GATEWAY],
+                    if n == GATEWAY { std::slice::from_ref(&backend) } else { &[] },
+                );
                 if n == GATEWAY {
                     let targets = wanted.services.get_mut(&Socket { vip, port: 80, protocol }).unwrap();
                     targets.translated.insert((backend.ip(), backend.port()), own(v4));
@@ -193,14 +199,21 @@ fn without_a_free_port_a_connection_is_dropped_and_counted_and_those_that_are_th
     rig.change(|_, _| {});
     let to = socket(vip4(), 80);
     let mut streams: Vec<TcpStream> = (0..4).map(|_| connect(&rig.lan.client, to).0).collect();
-    let ports: BTreeSet<u16> =
-        rig.agents[GATEWAY].flows().iter().map(|entry| u16::from_be_bytes(Grant::from_word(entry.flow.grant).client_port)).collect();
+    let ports: BTreeSet<u16> = rig.agents[GATEWAY]
+        .flows()
+        .iter()
+        .map(|entry| u16::from_be_bytes(Grant::from_word(entry.flow.grant).client_port))
+        .collect();
     assert!(ports.into_iter().eq(20_000..=20_003));
     let late = rig.lan.client.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)));
     assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
     assert!(rig.drops(GATEWAY, DropReason::NatPort) > 0);
     streams.iter_mut().for_each(|stream| echo(stream, 1 << 16));
-    assert_eq!(connect(&rig.lan.client, socket(vip6(), 80)).1, "neighbour fd77::12", "another backend's socket has its own");
+    assert_eq!(
+        connect(&rig.lan.client, socket(vip6(), 80)).1,
+        "neighbour fd77::12",
+        "another backend's socket has its own"
+    );
     assert!(ask(&udp(&rig.lan.client, true), to).starts_with("neighbour"), "and so has another protocol");
     drop(streams.pop());
     eventually("the port is used again", || {

@@ -257,9 +257,10 @@ fn length<T>(table: &[T]) -> u32 {
 
 /// A service's backends on this node with their shares.
 fn backends(socket: &Socket, targets: &Targets) -> impl Iterator<Item = (BackendKey, u32)> {
-    targets.local.iter().map(|((ip, port), share)| {
-        ((*socket, *ip, *port, targets.translated.get(&(*ip, *port)).copied()), *share)
-    })
+    targets
+        .local
+        .iter()
+        .map(|((ip, port), share)| ((*socket, *ip, *port, targets.translated.get(&(*ip, *port)).copied()), *share))
 }
 
 fn backend_entry((socket, ip, port, own): &BackendKey) -> BackendEntry {
