@@ -14,6 +14,7 @@ pub mod plan;
 mod rows;
 mod slots;
 pub mod tables;
+mod vips;
 pub mod wanted;
 
 pub use counters::{Counters, Labels, Traffic};

@@ -20,6 +20,7 @@ use crate::{
         index::Indices,
         plan::{Limit, Plan, Write},
         rows::Rows,
+        vips::Vips,
         wanted::{Socket, Wanted},
     },
     model::Protocol,
@@ -61,7 +62,7 @@ pub struct Tables {
     uplinks: Uplinks,
     /// Connections to translated backends may be there: some backend is, or was, one.
     translates: bool,
-    vips: BTreeSet<IpAddr>,
+    vips: Vips,
     services: BTreeMap<Socket, Installed>,
     node_tables: NodeTables,
 }
@@ -82,7 +83,7 @@ impl Default for Tables {
             node_entries: BTreeMap::new(),
             uplinks: Uplinks::default(),
             translates: false,
-            vips: BTreeSet::new(),
+            vips: Vips::default(),
             services: BTreeMap::new(),
             node_tables: NodeTables::default(),
         }
@@ -107,7 +108,7 @@ impl Tables {
         for (socket, targets) in &wanted.services {
             self.write_service(socket, targets, &mut fresh, now, &mut plan);
         }
-        self.write_vips(wanted, &mut plan);
+        self.vips.add(&wanted.vips, &mut plan);
         self.write_uplinks(wanted, &mut plan);
         self.remove(wanted, &gone_nodes, now, &mut plan);
         plan
@@ -184,20 +185,6 @@ impl Tables {
         gone
     }
 
-    fn write_vips(&mut self, wanted: &Wanted, plan: &mut Plan) {
-        for vip in &wanted.vips {
-            if self.vips.contains(vip) {
-                continue;
-            }
-            if self.vips.len() >= limits::VIPS as usize {
-                plan.limit(Limit::Vips);
-                continue;
-            }
-            self.vips.insert(*vip);
-            plan.writes.push(Write::Vip(address(*vip)));
-        }
-    }
-
     fn write_uplinks(&mut self, wanted: &Wanted, plan: &mut Plan) {
         self.translates |= wanted.services.values().any(|targets| !targets.translated.is_empty());
         let returns = self.translates.into();
@@ -225,13 +212,7 @@ impl Tables {
         }
         self.replace_uplinks(uplinks, plan);
         self.columns.retain(|interface, _| wanted.uplinks.contains_key(interface));
-        self.vips.retain(|vip| {
-            let kept = wanted.vips.contains(vip);
-            if !kept {
-                plan.writes.push(Write::RemoveVip(address(*vip)));
-            }
-            kept
-        });
+        self.vips.remove(&wanted.vips, plan);
         let (rows, node_tables, directory, sources) =
             (&mut self.rows, &mut self.node_tables, &mut self.directory, &mut self.sources);
         self.services.retain(|socket, installed| {
@@ -276,7 +257,7 @@ fn key(socket: &Socket) -> ServiceKey {
     ServiceKey { vip: address(socket.vip), port: socket.port.to_be_bytes(), protocol, pad: 0 }
 }
 
-fn address(ip: IpAddr) -> Address {
+pub(super) fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),

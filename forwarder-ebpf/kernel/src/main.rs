@@ -146,32 +146,45 @@ fn from_wire(ctx: &TcContext) -> Action {
         shadow::heard(ctx, &frame);
         return Action::Next;
     };
-    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
-        shadow::heard(ctx, &frame);
-        if parse::opens_directly(ctx, &mut packet) {
-            flow::forget_reply_to(&packet.tuple);
-        } else if frame.uplink.returns != 0 {
-            return stage::enter_if_there(ctx, Stage::Return);
-        }
-        return Action::Next;
+    if standing.is_none() && !maps::may_be_to_vip(&packet.tuple) {
+        return no_vips(ctx, &frame, &mut packet);
     }
-    match (parse::transport(ctx, &mut packet), standing) {
-        (Transport::Whole, standing) => {
-            if standing.is_some_and(|standing| !shadow::takes(ctx, &standing, &packet)) {
-                return Action::Next;
-            }
-            match steer::known(&packet) {
-                Some(deliver) if deliver.translated => stage::enter(ctx, Stage::Translate),
-                Some(deliver) => deliver.perform(ctx, &packet),
-                None => stage::enter(ctx, Stage::Connect),
-            }
+    let transport = parse::transport(ctx, &mut packet);
+    if let Transport::Whole = transport {
+        if standing.as_ref().is_some_and(|standing| !shadow::takes(ctx, standing, &packet)) {
+            return Action::Next;
         }
+        // Whose flow is known is a VIP's.
+        if let Some(deliver) = steer::known(&packet) {
+            if deliver.translated {
+                return stage::enter(ctx, Stage::Translate);
+            }
+            return deliver.perform(ctx, &packet);
+        }
+    }
+    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
+        return no_vips(ctx, &frame, &mut packet);
+    }
+    match (transport, standing) {
+        (Transport::Whole, _) => stage::enter(ctx, Stage::Connect),
         // ARP, neighbour discovery and pings are not answered in another's stead.
         (_, Some(_)) => Action::Next,
         (Transport::Unfit(reason), None) => Action::count_drop(reason),
         (Transport::Discovery, None) => stage::enter(ctx, Stage::Answer),
         (Transport::Echo | Transport::Error, None) => stage::enter(ctx, Stage::Icmp),
     }
+}
+
+/// A packet to this node, but to no VIP.
+#[inline(always)]
+fn no_vips(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action {
+    shadow::heard(ctx, frame);
+    if parse::opens_directly(ctx, packet) {
+        flow::forget_reply_to(&packet.tuple);
+    } else if frame.uplink.returns != 0 {
+        return stage::enter_if_there(ctx, Stage::Return);
+    }
+    Action::Next
 }
 
 #[inline(always)]
@@ -285,7 +298,7 @@ fn translate(ctx: &TcContext) -> Action {
     let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
     packet.blur(ctx);
-    translate::to_backend(ctx, &frame, &mut packet)
+    translate::to_backend(ctx, &frame, &packet)
 }
 
 #[inline(always)]
@@ -295,7 +308,7 @@ fn returned(ctx: &TcContext) -> Action {
     match parse::transport(ctx, &mut packet) {
         Transport::Whole => {
             packet.blur(ctx);
-            translate::to_client(ctx, &frame, &mut packet)
+            translate::to_client(ctx, &frame, &packet)
         }
         Transport::Error => stage::enter_if_there(ctx, Stage::TranslatedError),
         _ => Action::Next,

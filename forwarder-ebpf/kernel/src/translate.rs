@@ -28,7 +28,7 @@ const AF_INET6: u8 = 10;
 
 /// A client's packet whose flow has just been found, or made.
 #[inline(always)]
-pub fn to_backend(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action {
+pub fn to_backend(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(known) = flow::find(&packet.tuple) else { return Action::count_drop(DropReason::NatStray) };
     let Some(ends) = towards(&known) else { return Action::count_drop(DropReason::NatStray) };
     carry(ctx, frame, packet, &ends, known.counted, Direction::Inbound)
@@ -36,7 +36,7 @@ pub fn to_backend(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action
 
 /// A packet to this node: if it is a translated backend's, the client's from here on.
 #[inline(always)]
-pub fn to_client(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action {
+pub fn to_client(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(place) = flow::returned(&packet.tuple) else { return Action::Next };
     let Some(flow) = flow::replied(packet, place) else { return Action::Next };
     carry(ctx, frame, packet, &back(flow), flow.counted, Direction::Outbound)
@@ -93,7 +93,7 @@ fn towards(known: &flow::Known) -> Option<Ends> {
 fn carry(
     ctx: &TcContext,
     frame: &Frame,
-    packet: &mut Packet,
+    packet: &Packet,
     ends: &Ends,
     counted: u32,
     direction: Direction,
