@@ -17,7 +17,10 @@ use forwarder_ebpf::{
     table::WAYS,
 };
 
-use crate::scratch::Scratch;
+use crate::{
+    fragment::{Course, Datagram},
+    scratch::Scratch,
+};
 
 #[map]
 static UPLINKS: Array<Uplinks> = Array::with_max_entries(1, 0);
@@ -52,6 +55,8 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 static SOURCES: LpmTrie<Source, u32> = LpmTrie::with_max_entries(limits::SOURCES, 0);
 #[map]
 pub static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(limits::AFFINITIES, 0);
+#[map]
+pub static FRAGMENTED: LruHashMap<Datagram, Course> = LruHashMap::with_max_entries(limits::FRAGMENTED, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
 #[map]

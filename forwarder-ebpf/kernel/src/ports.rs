@@ -3,9 +3,10 @@
 //! By the client's own, as a rule. But a client may use one port for several connections, as long as they go to
 //! different VIPs or ports of theirs; and if they end up at the same socket of the same pod, they would be one to it:
 //! the later would break the earlier. So the later is given another port, as any other translator of addresses would
-//! do. The pod sees the client's address in any case.
+//! do. The pod sees the client's address in any case. Not with SCTP, whose checksum would have to be made anew of the whole packet:
+//! there the later is dropped.
 
-use forwarder_ebpf::{TCP, steer, table::State};
+use forwarder_ebpf::{SCTP, UDP, steer, table::State};
 
 use crate::{
     assembly, flow,
@@ -30,10 +31,12 @@ const ASK: u32 = 4;
 /// there is such a port.
 #[inline(always)]
 pub fn choose(scratch: *mut Scratch, hash: u64, now: u32) -> bool {
-    let own = scratch::noted(scratch, PACKET).source_port;
+    let packet = scratch::noted(scratch, PACKET);
+    let own = packet.source_port;
+    let candidates = if packet.protocol == SCTP { 1 } else { ATTEMPTS + 1 };
     let mut closed = ATTEMPTS + 1;
     let mut attempt = 0;
-    while attempt < ATTEMPTS + 1 {
+    while attempt < candidates {
         set_port(scratch, candidate(own, hash, attempt));
         let found = table::crier_find(REPLY, State::REVERSE);
         match judge(found, now) {
@@ -93,7 +96,7 @@ pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
     if table::is_of(place.flow(), packet) {
         return if whole { OURS } else { FREE };
     }
-    if packet.protocol != TCP {
+    if packet.protocol == UDP {
         // Also while the pod alone speaks.
         return if flow::is_stale(place.flow(), now) { FREE } else { LIVE };
     }

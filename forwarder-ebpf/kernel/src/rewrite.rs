@@ -17,6 +17,8 @@ pub type Refused = i64;
 
 /// An IP header that was read cannot be read any more.
 const NO_HEADER: Refused = -1;
+/// A port of an SCTP packet cannot be changed.
+const NO_CHECKSUM: Refused = -2;
 
 pub const V4_CHECKSUM: u32 = ETHERNET + 10;
 const V4_TTL: u32 = ETHERNET + 8;
@@ -30,7 +32,7 @@ pub const UDP_CHECKSUM: u32 = 6;
 
 /// Which end of a packet is changed.
 #[derive(Clone, Copy)]
-enum End {
+pub enum End {
     Source,
     Destination,
 }
@@ -109,15 +111,29 @@ pub fn turn_back(ctx: &TcContext, packet: &Packet, frame: &Frame, hops: u8) -> R
     address_frame(ctx, frame.uplink, &mac_bytes(frame.source))
 }
 
-/// Where the checksum over addresses and ports is, and how it is changed.
+/// Changes the checksum over addresses and ports, if there is one.
 #[inline(always)]
-fn checksum(packet: &Packet) -> (usize, u64) {
-    if packet.is_tcp() {
-        ((packet.transport + TCP_CHECKSUM) as usize, 0)
+fn change_checksum(ctx: &TcContext, packet: &Packet, from: u64, to: u64, flags: u64) -> Result<(), Refused> {
+    let (checksum, more) = if packet.is_tcp() {
+        (TCP_CHECKSUM, 0)
+    } else if packet.is_sctp() {
+        return Ok(());
     } else {
         // A UDP checksum of zero means there is none and stays; one that becomes zero is written as 0xffff.
-        ((packet.transport + UDP_CHECKSUM) as usize, BPF_F_MARK_MANGLED_0 as u64)
-    }
+        (UDP_CHECKSUM, BPF_F_MARK_MANGLED_0 as u64)
+    };
+    ctx.l4_csum_replace((packet.transport + checksum) as usize, from, to, flags | more)
+}
+
+/// Gives a part of a packet without ports another address, as the first part was given: a checksum over that is in there.
+#[inline(always)]
+pub fn address(ctx: &TcContext, packet: &Packet, end: End, address: &Address) -> Result<(), Refused> {
+    let tuple = &packet.tuple;
+    let old = match end {
+        End::Source => &tuple.source,
+        End::Destination => &tuple.destination,
+    };
+    store_address(ctx, packet, end, old, address)
 }
 
 #[inline(always)]
@@ -128,10 +144,25 @@ fn end_address(
     old_address: &Address,
     address: &Address,
 ) -> Result<(), Refused> {
-    let (checksum, flags) = checksum(packet);
-    let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
+    let pseudo = BPF_F_PSEUDO_HDR as u64;
     if packet.v6 {
-        ctx.l4_csum_replace(checksum, 0, difference(old_address, address), pseudo)?;
+        change_checksum(ctx, packet, 0, difference(old_address, address), pseudo)?;
+    } else {
+        let (from, to) = (u32::from_ne_bytes(v4(old_address)), u32::from_ne_bytes(v4(address)));
+        change_checksum(ctx, packet, from as u64, to as u64, pseudo | 4)?;
+    }
+    store_address(ctx, packet, end, old_address, address)
+}
+
+#[inline(always)]
+fn store_address(
+    ctx: &TcContext,
+    packet: &Packet,
+    end: End,
+    old_address: &Address,
+    address: &Address,
+) -> Result<(), Refused> {
+    if packet.v6 {
         let offset = match end {
             End::Source => V6_SOURCE,
             End::Destination => V6_DESTINATION,
@@ -146,7 +177,6 @@ fn end_address(
     };
     let (from, to) = (u32::from_ne_bytes(v4(old_address)), u32::from_ne_bytes(v4(address)));
     let [s, t] = header_checksum(ctx, from, to).ok_or(NO_HEADER)?.to_ne_bytes();
-    ctx.l4_csum_replace(checksum, from as u64, to as u64, pseudo | 4)?;
     // What is behind the checksum are the addresses: one call instead of two.
     ctx.store(V4_CHECKSUM as usize, &[s, t, a, b, c, d, e, f, g, h], 0)
 }
@@ -168,9 +198,11 @@ fn end_port(ctx: &TcContext, packet: &Packet, end: End, old_port: [u8; 2], port:
     if port == old_port {
         return Ok(());
     }
-    let (checksum, flags) = checksum(packet);
+    if packet.is_sctp() {
+        return Err(NO_CHECKSUM);
+    }
     let (old, new) = (u16::from_ne_bytes(old_port) as u64, u16::from_ne_bytes(port) as u64);
-    ctx.l4_csum_replace(checksum, old, new, flags | 2)?;
+    change_checksum(ctx, packet, old, new, 2)?;
     let offset = match end {
         End::Source => packet.transport,
         End::Destination => packet.transport + 2,
