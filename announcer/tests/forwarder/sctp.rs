@@ -26,7 +26,7 @@ const INIT_ACK: u8 = 2;
 const ABORT: u8 = 6;
 
 /// The checksum, by the definition: of the bits of each byte, the least significant first.
-fn crc32c(bytes: &[u8]) -> [u8; 4] {
+pub(crate) fn crc32c(bytes: &[u8]) -> [u8; 4] {
     let mut crc = u32::MAX;
     for bit in bytes.iter().flat_map(|byte| (0..8).map(move |n| u32::from(byte >> n & 1))) {
         let carry = (crc ^ bit) & 1;
