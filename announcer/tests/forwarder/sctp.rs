@@ -1,14 +1,22 @@
 //! SCTP (RFC 9260), by packets made by hand: not every kernel has its sockets.
 
-use std::{cell::Cell, net::IpAddr};
+use std::{
+    cell::Cell,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    thread,
+    time::Duration,
+};
 
 use announcer::model::Protocol;
 use forwarder_ebpf::{DropReason, Message};
+use nix::sys::socket::{Backlog, SockaddrStorage, bind, connect, listen};
 
 use crate::{
     Rig, eventually, frames,
     lan::{Host, pod_v4, pod_v6, socket},
-    rig::{serve_at, vip4, vip6},
+    rig::{echo, greeting, serve_at, vip4, vip6},
     tap::Tap,
 };
 
@@ -189,5 +197,68 @@ fn an_association_that_the_pod_could_not_tell_from_another_is_dropped_until_that
         taken_by(&taps, vip, &sctp(CLIENT, PORT, ABORT));
         send(&rig, other, &init);
         assert_eq!(taken_by(&taps, other, &init), 0);
+    }
+}
+
+/// An SCTP socket in the style of TCP's, which can be used as one; `None` where the kernel has none.
+fn real_socket(host: &Host, v4: bool) -> Option<OwnedFd> {
+    let family = if v4 { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: takes integers only.
+    let socket =
+        host.run(|| unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) });
+    // SAFETY: just made, and nobody else's.
+    (socket >= 0).then(|| unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// Says who it is, then echoes.
+fn real_server(host: &Host, address: SocketAddr, who: &'static str) -> Option<()> {
+    let socket = real_socket(host, address.is_ipv4())?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    listen(&socket, Backlog::new(16).unwrap()).unwrap();
+    let listener = TcpListener::from(socket);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let _ = writeln!(stream, "{who}");
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..read]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Some(())
+}
+
+fn real_client(rig: &Rig, vip: IpAddr) -> (TcpStream, String) {
+    let socket_of_client = real_socket(&rig.lan.client, vip.is_ipv4()).unwrap();
+    connect(socket_of_client.as_raw_fd(), &SockaddrStorage::from(socket(vip, PORT))).unwrap();
+    let mut stream = TcpStream::from(socket_of_client);
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let who = greeting(&mut stream);
+    (stream, who)
+}
+
+#[test]
+fn real_associations_reach_both_pods_carry_bytes_and_outlive_a_move_of_their_slots() {
+    let mut rig = rig();
+    for vip in [vip4(), vip6()] {
+        for (n, who) in ["one", "two"].into_iter().enumerate() {
+            if real_server(&rig.lan.pods[n], socket(pod(vip, n), PORT), who).is_none() {
+                println!("skipped: this kernel has no SCTP (modprobe sctp)");
+                return;
+            }
+        }
+    }
+    for vip in [vip4(), vip6()] {
+        serve_from(&mut rig, &[0, 1]);
+        let mut streams: Vec<_> = (0..16).map(|_| real_client(&rig, vip)).collect();
+        assert!(["one", "two"].iter().all(|pod| streams.iter().any(|(_, who)| who == pod)));
+        streams.iter_mut().for_each(|(stream, _)| echo(stream, 1 << 15));
+        serve_from(&mut rig, &[0]);
+        streams.iter_mut().for_each(|(stream, _)| echo(stream, 1 << 15));
+        assert_eq!(real_client(&rig, vip).1, "one");
     }
 }

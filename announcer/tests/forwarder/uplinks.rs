@@ -1,6 +1,6 @@
 //! Nodes with two uplinks, each on a segment of its own; and frames that are tagged for a VLAN on an uplink.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, process::Command};
 
 use announcer::{
     forward::{
@@ -143,5 +143,54 @@ fn frames_tagged_for_a_vlan_are_left_alone_on_the_uplink_below_it() {
         assert!(after.traffic.values().all(|traffic| traffic.packets == 0), "{mode:?}: {:?}", after.traffic);
         let arrived = came.all().iter().filter(|frame| frame[..6] == own).count();
         assert_eq!(arrived, 4, "{mode:?}");
+    }
+}
+
+/// Node and client have VLAN 10 on their uplinks, by which they are on another segment, 10.79.0.0/24 and fd79::/64.
+fn add_vlan(lan: &Lan) -> bool {
+    let numbers = (0..lan.nodes.len()).map(|n| 11 + n);
+    [(&lan.client, 9)].into_iter().chain(lan.nodes.iter().zip(numbers)).all(|(host, number)| {
+        let made = host.run(|| {
+            let arguments = ["link", "add", "link", "eth0", "name", "eth1", "type", "vlan", "id", "10"];
+            Command::new("ip").args(arguments).output().unwrap().status.success()
+        });
+        if made {
+            host.ip(&format!("addr add 10.79.0.{number}/24 dev eth1"));
+            host.ip(&format!("addr add fd79::{number}/64 dev eth1 nodad"));
+            host.ip("link set eth1 up");
+        }
+        made
+    })
+}
+
+/// The VLAN's interface has the MAC of the one below it, which is an uplink, too; and a VIP of the same address, elsewhere.
+#[test]
+fn a_vlans_interface_is_an_uplink_like_any_other() {
+    let mut rig = Rig::new();
+    if !add_vlan(&rig.lan) {
+        println!("skipped: this kernel has no VLANs (modprobe 8021q)");
+        return;
+    }
+    let vips = ["10.79.0.100", "fd79::100"].map(|vip| vip.parse::<IpAddr>().unwrap());
+    for n in 0..2 {
+        add_uplink(&mut rig.wanted[n], &rig.lan, n);
+    }
+    rig.change(|n, wanted| {
+        for vip in vips {
+            let pod = if vip.is_ipv4() { pod_v4(n as u8 + 1) } else { pod_v6(n as u8 + 1) };
+            serve(wanted, vip, Protocol::Tcp, &[0, 1], &[socket(pod, 8080)]);
+        }
+    });
+    let mac = rig.lan.nodes[0].mac("eth1").map(|byte| format!("{byte:02x}")).join(":");
+    let vlan: Vec<Tap> = rig.lan.nodes.iter().map(|node| Tap::new(node, "eth1")).collect();
+    for (vip, client) in vips.into_iter().zip(["10.79.0.9", "fd79::9"]) {
+        rig.lan.client.ip(&format!("neigh replace {vip} lladdr {mac} dev eth1 nud permanent"));
+        assert_eq!(both_pods_greet(&rig, vip), [client.to_owned()].into());
+        assert!(segments(&vlan) > 0);
+    }
+    assert_eq!(both_pods_greet(&rig, vip4()), ["10.77.0.9".to_owned()].into(), "the segment below is served beside it");
+    for agent in &rig.agents {
+        let drops = agent.counters().drops;
+        assert!(drops.values().all(|&count| count == 0), "{drops:?}");
     }
 }
