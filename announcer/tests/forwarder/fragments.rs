@@ -137,8 +137,7 @@ fn fragments_of_a_flow_that_has_to_be_searched_for_follow_it() {
 fn a_fragment_whose_first_was_not_carried_is_dropped() {
     let rig = rig();
     let (to, vip) = (rig.lan.nodes[0].mac("eth0"), frames::as_v4(vip4()));
-    let v4 =
-        |fragment, payload: Vec<u8>| frames::V4 { to, vip, protocol: 17, ttl: 64, fragment, payload: payload }.bytes();
+    let v4 = |fragment, payload: Vec<u8>| frames::V4 { to, vip, protocol: 17, ttl: 64, fragment, payload }.bytes();
     let later = || v4(0x0003, vec![7; 64]);
     let dropped = |reason| rig.drops(0, reason);
     let send = |frame: Vec<u8>| frames::send(&rig.lan.client, &[frame]);
