@@ -3,7 +3,7 @@
 use crate::{
     flow::{Flow, FlowStates, Pod},
     layout::{
-        BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
+        Affinity, AffinityKey, BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
         ShadowedVip, Source, Uplinks,
     },
     lease::{Lease, OwnedVip},
@@ -21,6 +21,8 @@ macro_rules! pod {
 }
 
 pod!(
+    Affinity,
+    AffinityKey,
     BackendEntry,
     Bucket,
     Counter,

@@ -361,7 +361,7 @@ fn forward_options(settings: &Settings) -> forward::Options {
         ForwarderMode::Tc => forward::Mode::Tc,
         ForwarderMode::Off => forward::Mode::Off,
     };
-    forward::Options { mode, pin_dir: settings.pin_dir.clone(), flows: settings.flows }
+    forward::Options { mode, pin_dir: settings.pin_dir.clone(), flows: settings.flows, rows: settings.rows }
 }
 
 /// A number of this node's own, so that nodes do not probe in step.

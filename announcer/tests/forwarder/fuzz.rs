@@ -20,7 +20,7 @@ pub(crate) mod kernel;
 mod ledger;
 mod messages;
 mod mutate;
-mod scene;
+pub(crate) mod scene;
 
 use std::{
     collections::{BTreeMap, VecDeque},

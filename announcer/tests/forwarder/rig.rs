@@ -19,7 +19,7 @@ use aya::{
 };
 use forwarder_ebpf::{
     Flow, FlowStates, LAYOUT_VERSION,
-    limits::MIN_FLOWS,
+    limits::{self, MIN_FLOWS},
     table::{State, WAYS},
 };
 use membership::NodeName;
@@ -61,8 +61,15 @@ impl Agent {
         Self { forwarder: Self::open(host, pins.path().to_owned(), mode, flows), pins }
     }
 
+    /// With XDP, and room for another number of tables' rows.
+    pub(crate) fn start_with_rows(host: &Host, rows: u32) -> Self {
+        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
+        let options = Options { mode: Mode::Xdp, pin_dir: pins.path().to_owned(), flows: MIN_FLOWS, rows };
+        Self { forwarder: host.run(|| Forwarder::start(options).unwrap()), pins }
+    }
+
     fn open(host: &Host, pin_dir: PathBuf, mode: Mode, flows: u32) -> Forwarder {
-        host.run(|| Forwarder::start(Options { mode, pin_dir, flows }).unwrap())
+        host.run(|| Forwarder::start(Options { mode, pin_dir, flows, rows: limits::ROWS }).unwrap())
     }
 
     /// As if the agent was killed and started again.
@@ -82,7 +89,7 @@ impl Agent {
 
     /// As if the agent was killed: its programs go on.
     pub(crate) fn kill(&mut self) {
-        let off = Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS };
+        let off = Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS, rows: limits::ROWS };
         self.forwarder = Forwarder::start(off).unwrap();
     }
 

@@ -4,7 +4,8 @@
 //! being remembered. What is remembered is for changes: when tables move, the pod's node keeps its clients until their
 //! time is over or the pod is out, and is found as a connection's is ([`crate::steer`]).
 
-use forwarder_ebpf::{Affinity, AffinityKey, BackendEntry, ServiceEntry};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use forwarder_ebpf::{AFFINITIES_ADDED, Affinity, AffinityKey, BackendEntry, ServiceEntry};
 
 use crate::{
     flow,
@@ -37,9 +38,19 @@ pub fn remember(packet: &Packet, service: &ServiceEntry, index: u32, backend: &B
     if service.affinity == 0 || packet.continues() {
         return;
     }
-    let affinity = Affinity { backend: index, tag: backend.tag, seen: flow::seconds() };
+    let key = key(packet, service);
+    let affinity =
+        Affinity { backend: index, tag: backend.tag, seen: flow::seconds(), patience: service.affinity };
+    if let Some(stored) = AFFINITIES.get_ptr_mut(&key) {
+        // In its place: the kernel's own update takes a free element first, for which it may push another client out.
+        // SAFETY: points into the map, which outlives the program's run; as above, a mixture is told by its tag.
+        unsafe { stored.write(affinity) };
+        return;
+    }
     // Without room the client stays with its pod as long as the tables stay as they are.
-    let _ = AFFINITIES.insert(key(packet, service), affinity, 0);
+    if AFFINITIES.insert(key, affinity, BPF_NOEXIST as u64).is_ok() {
+        maps::count_event(AFFINITIES_ADDED);
+    }
 }
 
 #[inline(always)]

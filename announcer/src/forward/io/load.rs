@@ -16,7 +16,7 @@ use aya::{
 };
 use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, constant, limits, map, program, table::WAYS};
 
-use super::{ApplyError, Info, Maps, Mode, StartError, bpffs, stages, xdp::Accelerator};
+use super::{ApplyError, Info, Maps, Options, StartError, bpffs, stages, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -53,7 +53,8 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many.
-    pub(super) fn load(pin_dir: &Path, flows: u32, mode: Mode) -> Result<(Self, Maps), StartError> {
+    pub(super) fn load(options: &Options) -> Result<(Self, Maps), StartError> {
+        let Options { mode, ref pin_dir, flows, rows } = *options;
         bpffs::prepare(pin_dir)?;
         let buckets = flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
         let kept = flow_pins(buckets * WAYS);
@@ -66,6 +67,7 @@ impl Kernel {
         }
         loader.override_global(constant::FLOW_BUCKETS, &buckets, true);
         loader.map_max_entries(map::FLOWS, buckets * WAYS).map_max_entries(map::FLOW_STATES, buckets);
+        loader.map_max_entries(map::ROWS, rows.clamp(limits::MIN_ROWS, limits::MAX_ROWS));
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;

@@ -172,7 +172,7 @@ impl Bed {
 const FLOWS: u32 = 1 << 22;
 
 fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
-    let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS })?;
+    let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS, rows: limits::ROWS })?;
     let applied = forwarder.apply(wanted, Instant::now())?;
     ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
     let mut programs = BTreeMap::new();
