@@ -18,7 +18,7 @@ use announcer::{
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, TcAttachType};
 use e2e::{cleanup::RunDir, netns::Netns};
-use forwarder_ebpf::{Direction, program};
+use forwarder_ebpf::{Direction, limits, program};
 use membership::NodeName;
 use nix::{
     mount::{MsFlags, mount},
