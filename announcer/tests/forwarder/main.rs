@@ -3,11 +3,11 @@
 
 mod answer;
 mod away;
+mod clients;
+mod flood;
 mod frames;
 mod fuzz;
 mod icmp;
-mod clients;
-mod flood;
 mod lan;
 mod lease;
 mod leaving;
@@ -395,7 +395,8 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
     agent.apply(&lan.nodes[0], &nodes(&lan, 0));
     assert!(!agent.forwarder.inherited());
 
-    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS, rows: limits::ROWS };
+    let options =
+        Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS, rows: limits::ROWS };
     let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
     assert!(!off.inherited());
     eventually("the kernel has let go of the links", || attached(&lan.nodes[0]) == [0, 0]);
@@ -403,7 +404,8 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
 
 #[test]
 fn the_mode_off_needs_no_kernel() {
-    let options = || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS, rows: limits::ROWS };
+    let options =
+        || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS, rows: limits::ROWS };
     let lan = Lan::new(1);
     let mut off = lan.nodes[0].run(|| Forwarder::start(options()).unwrap());
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());

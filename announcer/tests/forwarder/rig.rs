@@ -89,7 +89,8 @@ impl Agent {
 
     /// As if the agent was killed: its programs go on.
     pub(crate) fn kill(&mut self) {
-        let off = Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS, rows: limits::ROWS };
+        let off =
+            Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS, rows: limits::ROWS };
         self.forwarder = Forwarder::start(off).unwrap();
     }
 

@@ -29,6 +29,8 @@ const NODES: usize = 1_000;
 const PODS: usize = 10;
 /// What the agent may take for all of it.
 const MEMORY: u64 = 200 << 20;
+/// And where no two services have the same nodes: a table for each, and once all writes of a plan.
+const MEMORY_APART: u64 = 256 << 20;
 /// Map writes that a change of one service may take: 64 rows of its node table, 16 of its local one, its pods, its entry, its place in
 /// the directory.
 const WRITES: usize = 64 + 16 + 4;
@@ -162,7 +164,7 @@ fn ten_thousand_services_each_on_nodes_of_its_own_fit_where_there_are_rows_for_t
     let taken = resident().saturating_sub(before);
     println!("{} writes in {:?}, {} MiB", applied.writes, start.elapsed(), taken >> 20);
     assert!(applied.limits.is_empty(), "{:?}", applied.limits);
-    assert!(taken < MEMORY, "{taken} bytes");
+    assert!(taken < MEMORY_APART, "{taken} bytes");
     let kernel = Kernel::of(host, agent.pins.path());
     assert!((0..SERVICES).step_by(97).all(|number| is_carried(host, &kernel, number)));
 }

@@ -8,8 +8,8 @@ use aya::{
     util::nr_cpus,
 };
 use forwarder_ebpf::{
-    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Source, Uplinks, counter_index,
-    limits, map, mapped, node_mac_key,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Source,
+    Uplinks, counter_index, limits, map, mapped, node_mac_key,
 };
 
 use ipnet::IpNet;
@@ -101,7 +101,9 @@ impl Maps {
         for key in self.affinities.keys().take(2 * limits::AFFINITIES as usize) {
             let key = key?;
             match self.affinities.get(&key, 0) {
-                Ok(known) if now.wrapping_sub(known.seen).cast_signed() > known.patience.cast_signed() => over.push(key),
+                Ok(known) if now.wrapping_sub(known.seen).cast_signed() > known.patience.cast_signed() => {
+                    over.push(key);
+                }
                 Ok(_) => drop(left.insert((key.client, key.counted))),
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error),

@@ -82,12 +82,8 @@ fn by_ndp(frame: &[u8]) -> Option<Said> {
         _ => mac(frame, 6),
     };
     match frame[MESSAGE] {
-        ADVERTISEMENT => {
-            Some(Said { claims: (linked(TARGET_LINK) != OWN).then_some(target), asks: None })
-        }
-        SOLICITATION => {
-            Some(Said { claims: None, asks: question(frame, [from, to, target], linked(SOURCE_LINK)) })
-        }
+        ADVERTISEMENT => Some(Said { claims: (linked(TARGET_LINK) != OWN).then_some(target), asks: None }),
+        SOLICITATION => Some(Said { claims: None, asks: question(frame, [from, to, target], linked(SOURCE_LINK)) }),
         _ => None,
     }
 }

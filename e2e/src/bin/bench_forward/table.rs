@@ -142,8 +142,7 @@ fn wire(records: &[Record]) -> String {
 
 /// Contenders' clients while another VIP is flooded.
 fn flooded(records: &[Record]) -> String {
-    let runs =
-        || records.iter().filter_map(|record| if let Record::Flooded(run) = record { Some(run) } else { None });
+    let runs = || records.iter().filter_map(|record| if let Record::Flooded(run) = record { Some(run) } else { None });
     let mut order = Vec::new();
     for run in runs() {
         if !order.contains(&(&run.contender, &run.flood)) {

@@ -35,6 +35,9 @@ const UDP_PROTOCOL: u8 = 17;
 /// The pause before the first look, in which tables fill.
 const WARM: Duration = Duration::from_millis(300);
 
+/// So many connections may hang before a measurement is given up.
+const HUNG: u32 = 3;
+
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// How often everything is measured.
@@ -170,7 +173,8 @@ fn measure(side: &mut Side, contender: Contender, kind: Kind, options: &Options)
     let before = side.servers().map(sunk).sum::<Result<u64>>()?;
     let begun = Instant::now();
     let (connections, failed) = connections::many_that_may_fail(&client.ns, &target.tcp, options.seconds)?;
-    let trips = trips(client, target.tcp[0])?;
+    let (trips, hung) = trips(client, target.tcp[0])?;
+    let failed = failed + hung;
     let came = side.servers().map(sunk).sum::<Result<u64>>()? - before;
     let kilo_packets = came as f64 / begun.elapsed().as_secs_f64() / 1e3;
     flood.map_or(Ok(()), Flood::end)?;
@@ -179,12 +183,19 @@ fn measure(side: &mut Side, contender: Contender, kind: Kind, options: &Options)
     Ok(Flooded { contender, flood, kilo_packets, connections, failed, trips })
 }
 
-/// The median and the 99th percentile of round trips, in microseconds.
-fn trips(client: &Host, target: SocketAddr) -> Result<[f64; 2]> {
-    let mut trips = connections::round_trips(&client.ns, target)?;
+/// The median and the 99th percentile of round trips, in microseconds; and how many connections for them hung before one did not.
+fn trips(client: &Host, target: SocketAddr) -> Result<([f64; 2], u32)> {
+    let mut hung = 0;
+    let mut trips = loop {
+        match connections::round_trips(&client.ns, target) {
+            Ok(trips) => break trips,
+            Err(error) if hung == HUNG => return Err(error).context("round trips"),
+            Err(_) => hung += 1,
+        }
+    };
     trips.sort_by(f64::total_cmp);
     let at = |part: f64| trips.get((trips.len() as f64 * part) as usize).copied().context("no round trips");
-    Ok([at(0.5)?, at(0.99)?])
+    Ok(([at(0.5)?, at(0.99)?], hung))
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -113,6 +113,9 @@ impl Side {
         lan.client().ns.ip(&through)?;
         lan.client().ns.ip(&[format!("neigh add {VIP} lladdr {} dev eth0 nud permanent", balancer.mac)])?;
         lan.client().ns.ip(&[format!("neigh add {FLOODED} lladdr {} dev eth0 nud permanent", balancer.mac)])?;
+        // Whoever floods is somewhere behind the client: the stack takes nothing from where it has no way to.
+        let [a, b] = ANYWHERE;
+        balancer.ns.ip(&[format!("route add {a}.{b}.0.0/15 via {}", lan.client().v4)])?;
         // The many connections of a round are not to fill the table that all namespaces share.
         balancer.ns.output("nft", &["-f", "-"], NFTABLES)?;
         balancer.ns.sysctl(&[
