@@ -48,12 +48,11 @@ impl Kernel {
         let interface = host.index("eth0");
         let tc = |direction, name, hook| {
             let attached = host.run(|| SchedClassifier::query_tcx("eth0", direction));
-            let info = match attached {
+            match attached {
                 Ok((_, programs)) => programs.into_iter().find(|info| info.name_as_str() == Some(name)).unwrap(),
                 // A kernel without TCX.
                 Err(_) => ProgramInfo::from_pin(pins.join(format!("filter_{interface}_{hook}"))).unwrap(),
-            };
-            info
+            }
         };
         let ingress = tc(TcAttachType::Ingress, program::INGRESS, "ingress");
         Self {
