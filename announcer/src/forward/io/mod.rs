@@ -10,10 +10,11 @@ mod bpffs;
 mod driver;
 mod load;
 mod maps;
+mod nat;
 mod stages;
 mod xdp;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fmt, io, ops::RangeInclusive, path::PathBuf, time::Instant};
 
 use forwarder_ebpf::{AFFINITIES_ADDED, Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent, limits};
 use nix::time::{ClockId, clock_gettime};
@@ -58,6 +59,8 @@ pub struct Options {
     pub flows: u32,
     /// How many rows of tables there is room for; see [`forwarder_ebpf::limits::ROWS`].
     pub rows: u32,
+    /// The ports from which connections to translated backends come; `None`: those that this machine's own do not get.
+    pub nat_ports: Option<RangeInclusive<u16>>,
 }
 
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
@@ -208,7 +211,7 @@ impl fmt::Debug for Forwarder {
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
         let (kernel, maps) = Kernel::load(options)?;
-        let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
+        let tables = if kernel.adopted { Tables::inheriting(kernel.translates) } else { Tables::default() };
         let tables = tables.with_rows(options.rows);
         Ok(Self { kernel, maps, tables, clients: Clients::new(limits::AFFINITIES), broken: false })
     }
