@@ -38,34 +38,49 @@ const ASK: u32 = 4;
 
 /// Puts into the scratch's [`REPLY`], the ends of the replies to its [`PACKET`], a port by which the pod knows no other
 /// connection of the client's; at the worst one that is closed. Who has had the replies there has them no more. Whether
-/// there is such a port. For a `translated` backend it is one of the range.
-#[inline(always)]
-pub fn choose(scratch: *mut Scratch, hash: u64, now: u32, translated: bool) -> bool {
+/// there is such a port (not 0). For a `translated` backend (not 0) it is one of the range.
+///
+/// A function of its own, and what it remembers in the scratch: the verifier goes through it once, and sees no difference between the
+/// turns.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_choose(hash: u64, now: u32, translated: u32) -> u32 {
+    let Some(scratch) = scratch::get() else { return 0 };
+    let translated = translated != 0;
     let own = scratch::noted(scratch, PACKET).source_port;
     let attempts = if translated { NAT_ATTEMPTS } else { ATTEMPTS + 1 };
-    let mut closed = NAT_ATTEMPTS;
+    // SAFETY: points into the map, which outlives the program's run; this CPU's own.
+    let closed = unsafe { &raw mut (*scratch).closed };
+    // SAFETY: as above.
+    unsafe { closed.write_volatile(NONE) };
     let mut attempt = 0;
     while attempt < attempts {
         set_port(scratch, candidate(own, hash, attempt, translated));
         let found = table::crier_find(REPLY, State::REVERSE);
         match judge(found, now) {
-            OURS => return true,
+            OURS => return 1,
             FREE => {
                 table::crier_change(found, 0, State::REVERSE);
-                return true;
+                return 1;
             }
-            CLOSED => closed = attempt,
+            // SAFETY: as above.
+            CLOSED => unsafe { closed.write_volatile(attempt) },
             _ => {}
         }
         attempt = assembly::once_more(attempt);
     }
-    if closed >= attempts {
-        return false;
+    // SAFETY: as above.
+    let attempt = unsafe { closed.read_volatile() };
+    if attempt == NONE {
+        return 0;
     }
-    set_port(scratch, candidate(own, hash, closed, translated));
+    set_port(scratch, candidate(own, hash, attempt, translated));
     table::crier_change(table::crier_find(REPLY, State::REVERSE), 0, State::REVERSE);
-    true
+    1
 }
+
+/// No attempt.
+const NONE: u32 = u32::MAX;
 
 #[inline(always)]
 fn candidate(own: [u8; 2], hash: u64, attempt: u32, translated: bool) -> [u8; 2] {

@@ -12,6 +12,8 @@ pub struct Scratch {
     pub ends: [Tuple; ENDS as usize],
     /// A flow to be put into the table.
     pub flow: Flow,
+    /// At which attempt a port was found that is a closed connection's.
+    pub closed: u32,
     /// A question to the kernel's routing.
     pub lookup: bpf_fib_lookup,
 }
