@@ -3,7 +3,12 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use forwarder_ebpf::{Flow, Grant, Tuple, table::Words};
 
-use crate::{maps::SCRATCH, table::home, words};
+use crate::{
+    fragment::{Course, Datagram},
+    maps::SCRATCH,
+    table::home,
+    words,
+};
 
 /// This CPU's own; programs are not preempted by one another on it.
 #[repr(C)]
@@ -14,6 +19,10 @@ pub struct Scratch {
     pub flow: Flow,
     /// At which attempt a port was found that is a closed connection's.
     pub closed: u32,
+    /// Which datagram a fragment belongs to.
+    pub datagram: Datagram,
+    /// What became of its first fragment.
+    pub course: Course,
     /// A question to the kernel's routing.
     pub lookup: bpf_fib_lookup,
 }
