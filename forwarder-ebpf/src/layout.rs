@@ -92,7 +92,7 @@ impl Place {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
-    /// Which counters it has; see [`counter_index`].
+    /// Its number among the [`Counter`]s, the [`Handed`] and the [`Waits`].
     pub counted: u32,
     /// First row of the node table.
     pub node_row: u32,
@@ -179,17 +179,19 @@ pub struct BackendEntry {
     pub port: [u8; 2],
     /// Zero.
     pub pad: [u8; 2],
-    /// A hash of what it is (service, address, port): tells it from another that has its index later.
+    /// A hash of what it is (service, address, port), never 0: tells it from another that has its index later.
     pub tag: u32,
     /// [`BackendEntry::USABLE`].
     pub flags: u32,
+    /// Which [`Counter`] it has; 0: its service's.
+    pub counted: u32,
 }
 
 impl BackendEntry {
     /// May get new connections.
     pub const USABLE: u32 = 1;
     /// No such backend.
-    pub const NONE: Self = Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0 };
+    pub const NONE: Self = Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0, counted: 0 };
 }
 
 /// Both ends of a packet. Aligned, so that addresses are compared and hashed by words.
@@ -208,18 +210,6 @@ pub struct Tuple {
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],
-}
-
-/// What went by.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counter {
-    /// Packets as on the wire: segments, where the kernel carries many as one.
-    pub packets: u64,
-    /// Bytes with link-layer headers.
-    pub bytes: u64,
-    /// Connections begun.
-    pub flows: u64,
 }
 
 /// Another node's MAC as frames for it would reach this node: flooded by a switch that has lost its port.
@@ -296,9 +286,8 @@ const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 20);
 const _: () = assert!(size_of::<Affinity>() == 12);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
-const _: () = assert!(size_of::<BackendEntry>() == 28);
+const _: () = assert!(size_of::<BackendEntry>() == 32);
 const _: () = assert!(size_of::<Tuple>() == 40);
-const _: () = assert!(size_of::<Counter>() == 24);
 
 /// Where a node's entry for an uplink lies in the map `NODES`.
 #[inline(always)]
@@ -313,13 +302,6 @@ pub const fn node_entry_index(node: u16, column: u8) -> u32 {
 pub const fn node_mac_key(mac: [u8; 6], column: u8) -> [u8; 8] {
     let [a, b, c, d, e, f] = mac;
     [a, b, c, d, e, f, column, 0]
-}
-
-/// Where a service's counter for a direction lies in the map `COUNTERS`.
-#[inline(always)]
-#[must_use]
-pub const fn counter_index(counted: u32, direction: crate::Direction) -> u32 {
-    counted * crate::Direction::COUNT + direction as u32
 }
 
 /// An IPv4 address as [`Address`].

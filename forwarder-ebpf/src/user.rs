@@ -1,10 +1,11 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::{
+    counter::{Counter, Handed, Waits},
     flow::{Flow, FlowStates, Pod},
     layout::{
-        BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
-        ShadowedVip, Source, Uplinks,
+        BackendEntry, Bucket, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState, ShadowedVip,
+        Source, Uplinks,
     },
     lease::{Lease, OwnedVip},
 };
@@ -26,6 +27,7 @@ pod!(
     Counter,
     Flow,
     FlowStates,
+    Handed,
     NodeEntry,
     Pod,
     Row,
@@ -37,4 +39,4 @@ pod!(
     ShadowedVip,
     Source
 );
-pod!(Lease, OwnedVip, Uplinks);
+pod!(Lease, OwnedVip, Uplinks, Waits);

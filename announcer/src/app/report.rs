@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::{controller::Owners, forwarding::Report, strangers::Strangers};
 use crate::{
     announce::Announcer,
+    forward::{Conversation, Labels, Phase},
     health::{Verdicts, target_of},
     http::{Readiness, Status, StatusSource, status},
     metrics,
@@ -133,7 +134,6 @@ impl StatusSource for Reporter {
             service: service.clone(),
             owned: owners.get(&vip).is_some_and(|owner| owner.node == self.node),
         });
-        let (forwarded, drops) = forwarded(&forwarding);
         metrics::Snapshot {
             members,
             vips: vips.collect(),
@@ -153,8 +153,11 @@ impl StatusSource for Reporter {
                 ("na", announced.na),
                 ("question", announced.question),
             ]),
-            forwarded,
-            drops,
+            forwarded: forwarded(&forwarding),
+            pods: pods(&forwarding),
+            connects: forwarding.counters.waits.clone(),
+            flow_table: flow_table(&forwarding),
+            drops: forwarding.counters.drops.iter().map(|(reason, count)| (reason.as_str(), *count)).collect(),
             second_hops: forwarding.counters.second_hops,
             messages: forwarding.counters.messages.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
             evictions: forwarding.counters.evictions.iter().map(|(flow, count)| (flow.as_str(), *count)).collect(),
@@ -334,29 +337,34 @@ fn rejected(gossip: &Stats) -> BTreeMap<&'static str, u64> {
     all
 }
 
-fn forwarded(report: &Report) -> (Vec<metrics::ForwardCount>, BTreeMap<&'static str, u64>) {
-    let mut counts = BTreeMap::new();
-    for ((labels, direction), traffic) in &report.counters.traffic {
-        let count = counts.entry(labels).or_insert_with(|| metrics::ForwardCount {
-            service: labels.service.clone(),
-            port: labels.port,
-            protocol: labels.protocol,
-            ingress: (0, 0),
-            egress: (0, 0),
-            forwarded: (0, 0),
-            flows: 0,
-        });
-        match direction {
-            Direction::Inbound => {
-                count.ingress = (traffic.packets, traffic.bytes);
-                count.flows = traffic.flows;
-            }
-            Direction::Outbound => count.egress = (traffic.packets, traffic.bytes),
-            Direction::Forwarded => count.forwarded = (traffic.packets, traffic.bytes),
-        }
-    }
-    let drops = report.counters.drops.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
-    (counts.into_values().collect(), drops)
+fn forwarded(report: &Report) -> Vec<metrics::ForwardCount> {
+    let counters = &report.counters;
+    let count = |(labels, conversation): (&Labels, &Conversation)| metrics::ForwardCount {
+        labels: labels.clone(),
+        conversation: *conversation,
+        forwarded: counters.traffic.get(&(labels.clone(), Direction::Forwarded)).copied().unwrap_or_default(),
+        active: report.connections.active.services.get(labels).copied().unwrap_or_default(),
+    };
+    counters.conversations.iter().map(count).collect()
+}
+
+/// What pods carried: those that have a counter, or connections still.
+fn pods(report: &Report) -> Vec<metrics::PodCount> {
+    let (counted, active) = (&report.counters.pods, &report.connections.active.pods);
+    let all: BTreeSet<&(Labels, SocketAddr)> = counted.keys().chain(active.keys()).collect();
+    let count = |key: &(Labels, SocketAddr)| metrics::PodCount {
+        labels: key.0.clone(),
+        backend: key.1,
+        conversation: counted.get(key).copied().unwrap_or_default(),
+        active: active.get(key).copied().unwrap_or_default(),
+    };
+    all.into_iter().map(count).collect()
+}
+
+fn flow_table(report: &Report) -> metrics::FlowTable {
+    let tally = &report.connections.tally;
+    let phases = Phase::ALL.map(|phase| (phase.as_str(), tally.phases.get(&phase).copied().unwrap_or_default()));
+    metrics::FlowTable { phases: phases.into(), room: tally.room.into() }
 }
 
 fn pool((name, usage): (&String, &PoolUsage)) -> metrics::PoolAddresses {

@@ -5,6 +5,7 @@
 //! [`maglev`] builds the tables in it. [`io`] holds the maps and programs: it loads, pins, attaches, and carries
 //! out the writes. The eBPF program itself is in `forwarder-ebpf/kernel/`.
 
+pub mod connections;
 pub mod counters;
 mod directory;
 mod index;
@@ -16,6 +17,7 @@ mod slots;
 pub mod tables;
 pub mod wanted;
 
-pub use counters::{Counters, Labels, Traffic};
-pub use io::{Applied, ApplyError, Forwarder, Info, Mode, Options, StartError, detach_all};
+pub use connections::{Active, Connection, Phase, Tally};
+pub use counters::{Connects, Conversation, Counters, Labels, Traffic};
+pub use io::{Applied, ApplyError, FlowTable, Forwarder, Info, Mode, Options, StartError, detach_all};
 pub use wanted::{Link, Wanted, wanted};

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "edge: a test of the real thing, in real time")]
 
 mod away;
+mod counters;
 mod frames;
 mod fuzz;
 mod icmp;

@@ -3,7 +3,7 @@
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
 //! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
-//! [`answer`] what is said to who asks for a VIP while no agent does.
+//! [`answer`] what is said to who asks for a VIP while no agent does, [`counters`] what is counted by pod and service.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
 //!
@@ -17,6 +17,7 @@ mod affinity;
 mod answer;
 mod assembly;
 mod bytes;
+mod counters;
 mod flow;
 mod icmp;
 mod maps;

@@ -103,6 +103,12 @@ impl Packet {
         self.flags & (TCP_FIN | TCP_RST) != 0
     }
 
+    /// Of TCP, says more than that a connection goes on: opens, accepts or ends one.
+    #[inline(always)]
+    pub fn marks(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0
+    }
+
     /// Resets a connection.
     #[inline(always)]
     pub fn resets(&self) -> bool {

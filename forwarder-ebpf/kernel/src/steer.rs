@@ -5,6 +5,7 @@ use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
 use crate::{
     affinity,
     bytes::mac_of_node,
+    counters::{self, Account},
     flow, maps,
     parse::{Frame, Packet},
     verdict::{Deliver, Forward, Reply},
@@ -19,8 +20,8 @@ const SEARCH_OVER: u8 = 6;
 /// A packet of a flow that lives here.
 #[inline(always)]
 pub fn known(packet: &Packet) -> Option<Deliver> {
-    let flow::Known { pod, client_port, counted } = flow::known(packet)?;
-    Some(Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false })
+    let (flow::Known { pod, client_port }, account, what) = flow::known(packet)?;
+    Some(Deliver { address: &pod.address, port: pod.port, client_port, account, what })
 }
 
 /// Whose a packet to a service is.
@@ -185,13 +186,17 @@ impl Line {
 pub fn to_pod(packet: &Packet, service: &ServiceEntry, hash: u64, index: u32) -> Result<Deliver, DropReason> {
     let backend = maps::backend(index).ok_or(DropReason::NoBackend)?;
     affinity::remember(packet, service, index, backend);
-    let counted = service.counted;
+    let mut account = Account { counted: backend.counted, tag: backend.tag, place: counters::NONE };
+    if backend.counted == 0 {
+        account = Account { counted: service.counted, tag: 0, place: counters::NONE };
+    }
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {
-        client_port = flow::remember(packet, hash, index, backend, counted)?;
+        client_port = flow::remember(packet, hash, index, backend)?;
     }
-    Ok(Deliver { address: &backend.address, port: backend.port, client_port, counted, new: !packet.continues() })
+    let what = if packet.continues() { 0 } else { counters::NEW };
+    Ok(Deliver { address: &backend.address, port: backend.port, client_port, account, what })
 }
 
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?
@@ -201,7 +206,6 @@ pub fn outbound(packet: &Packet) -> Option<Reply> {
         flow::forget_reply(&packet.tuple);
         return None;
     }
-    let reply = flow::reply(packet)?;
-    let (vip, port, client_port) = (&reply.vip, reply.port, reply.client_port);
-    Some(Reply { vip, port, client_port, counted: reply.counted })
+    let (reply, account, what) = flow::reply(packet)?;
+    Some(Reply { vip: &reply.vip, port: reply.port, client_port: reply.client_port, account, what })
 }

@@ -6,22 +6,25 @@
 //! started or upgraded never shows the kernel half-filled tables; its first `apply` should therefore come once the
 //! membership has caught up.
 
+mod accounts;
 mod bpffs;
 mod driver;
 mod load;
 mod maps;
 mod stages;
+mod table;
 mod xdp;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fmt, io, path::PathBuf, sync::Arc, time::Instant};
 
-use forwarder_ebpf::{Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
+use forwarder_ebpf::{DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
     announce::HookMaps,
     forward::{
-        counters::{Counters, Traffic},
+        connections::{Active, Tally},
+        counters::Counters,
         plan::Limit,
         tables::Tables,
         wanted::Wanted,
@@ -29,7 +32,7 @@ use crate::{
     shadow,
 };
 
-pub use self::load::detach_all;
+pub use self::{load::detach_all, table::FlowTable};
 
 /// How packets are carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -191,6 +194,7 @@ struct Running {
     kernel: Kernel,
     maps: Maps,
     tables: Tables,
+    table: Arc<FlowTable>,
     broken: bool,
 }
 
@@ -202,9 +206,9 @@ impl fmt::Debug for Forwarder {
 
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
+        let (kernel, maps, table) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
         let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
-        Ok(Self { kernel, maps, tables, broken: false })
+        Ok(Self { kernel, maps, tables, table: Arc::new(table), broken: false })
     }
 }
 
@@ -266,13 +270,24 @@ impl Forwarder {
         for eviction in Eviction::ALL {
             counters.evictions.insert(eviction, running.maps.event(eviction as u32)?);
         }
-        for (labels, counted) in running.tables.counted() {
-            for direction in Direction::ALL {
-                let traffic: Traffic = running.maps.traffic(counted, direction)?;
-                counters.traffic.insert((labels.clone(), direction), traffic);
-            }
-        }
+        running.maps.accounts.read(&running.tables, &mut counters)?;
         Ok(counters)
+    }
+
+    /// The connections of this node's pods, to be looked at by whoever has the time: with many it takes a while.
+    #[must_use]
+    pub fn flow_table(&self) -> Option<Arc<FlowTable>> {
+        self.running.as_ref().map(|running| running.table.clone())
+    }
+
+    /// Whose the connections are that were counted.
+    ///
+    /// # Errors
+    /// If the kernel refuses to show the pods.
+    pub fn active(&self, tally: &Tally) -> io::Result<Active> {
+        let Some(running) = &self.running else { return Ok(Active::default()) };
+        let pods = running.table.pods()?;
+        Ok(tally.active(|socket| running.tables.labels(socket), |number| pods.get(number)))
     }
 
     /// The maps by which the shadow standby works, once for each program that is loaded; only one that is attached
