@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// What the forwarder tells.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Report {
     /// What is in use.
     pub info: Info,
@@ -35,6 +35,8 @@ pub struct Report {
     pub counters: Counters,
     /// The connections of this node's pods, as last counted.
     pub connections: Connections,
+    /// Where they lie, to be looked through.
+    pub flow_table: Option<Arc<FlowTable>>,
     /// What went wrong at the last write; `None`: the maps hold what is wanted.
     pub trouble: Option<String>,
 }
@@ -54,16 +56,25 @@ struct Census {
     counting: Option<JoinHandle<std::io::Result<Tally>>>,
     begun: Option<Instant>,
     last: Connections,
+    /// The last time it could not be done, which has been said.
+    failed: bool,
 }
 
 impl Census {
     /// What was last counted.
     async fn look(&mut self, forwarder: &Forwarder) -> Connections {
         if let Some(counting) = self.counting.take_if(|counting| counting.is_finished()) {
-            let counted = counting.await.map_err(std::io::Error::other).flatten();
-            match counted.and_then(|tally| Ok((forwarder.active(&tally)?, tally))) {
-                Ok((active, tally)) => self.last = Connections { tally: tally.into(), active: active.into() },
-                Err(error) => warn!(%error, "connections could not be counted; the figures stand still"),
+            let counted = counting.await.map_err(std::io::Error::other);
+            match counted.and_then(|counted| counted).and_then(|tally| Ok((forwarder.active(&tally)?, tally))) {
+                Ok((active, tally)) => {
+                    self.failed = false;
+                    self.last = Connections { tally: tally.into(), active: active.into() };
+                }
+                Err(error) if !self.failed => {
+                    self.failed = true;
+                    warn!(%error, "connections could not be counted; their figures stand still until they can");
+                }
+                Err(_) => {}
             }
         }
         if self.counting.is_none()
@@ -176,6 +187,7 @@ async fn run(
         // A counter that cannot be read stands still; one that went back to 0 would look like a burst.
         let counters = forwarder.counters().unwrap_or_else(|_| reports.borrow().counters.clone());
         let connections = census.look(&forwarder).await;
-        reports.send_replace(Arc::new(Report { info, counters, connections, trouble: trouble.clone() }));
+        let (flow_table, trouble) = (forwarder.flow_table(), trouble.clone());
+        reports.send_replace(Arc::new(Report { info, counters, connections, flow_table, trouble }));
     }
 }

@@ -11,16 +11,18 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use forwarder_ebpf::Direction;
 use membership::{Facts, NodeName, Stats, Verdict, View, claims::standby};
 use tokio::sync::watch;
 
-use super::{controller::Owners, forwarding::Report, strangers::Strangers};
+use super::{carried, controller::Owners, forwarding::Report, strangers::Strangers};
 use crate::{
     announce::Announcer,
-    forward::{Conversation, Labels, Phase},
     health::{Verdicts, target_of},
-    http::{Readiness, Status, StatusSource, status},
+    http::{
+        Readiness, Refused, Status, StatusSource,
+        flows::{FlowQuery, Flows},
+        status,
+    },
     metrics,
     model::{Backend, Desired, PoolUsage, ServiceName, ServicePort},
     selftest::{Outcome, Results},
@@ -153,10 +155,10 @@ impl StatusSource for Reporter {
                 ("na", announced.na),
                 ("question", announced.question),
             ]),
-            forwarded: forwarded(&forwarding),
-            pods: pods(&forwarding),
+            forwarded: carried::services(&forwarding),
+            pods: carried::pods(&forwarding),
             connects: forwarding.counters.waits.clone(),
-            flow_table: flow_table(&forwarding),
+            flow_table: carried::flow_table(&forwarding),
             drops: forwarding.counters.drops.iter().map(|(reason, count)| (reason.as_str(), *count)).collect(),
             second_hops: forwarding.counters.second_hops,
             messages: forwarding.counters.messages.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
@@ -169,6 +171,11 @@ impl StatusSource for Reporter {
             },
             selftest: tested(&self.selftest.borrow()),
         }
+    }
+
+    fn flows(&self, query: &FlowQuery) -> Result<Flows, Refused> {
+        let (forwarding, snapshot) = (self.forwarding.borrow().clone(), self.snapshot.borrow().clone());
+        carried::flows(&forwarding, &snapshot.desired, query)
     }
 }
 
@@ -335,36 +342,6 @@ fn rejected(gossip: &Stats) -> BTreeMap<&'static str, u64> {
         *all.entry(reason.label()).or_default() += count;
     }
     all
-}
-
-fn forwarded(report: &Report) -> Vec<metrics::ForwardCount> {
-    let counters = &report.counters;
-    let count = |(labels, conversation): (&Labels, &Conversation)| metrics::ForwardCount {
-        labels: labels.clone(),
-        conversation: *conversation,
-        forwarded: counters.traffic.get(&(labels.clone(), Direction::Forwarded)).copied().unwrap_or_default(),
-        active: report.connections.active.services.get(labels).copied().unwrap_or_default(),
-    };
-    counters.conversations.iter().map(count).collect()
-}
-
-/// What pods carried: those that have a counter, or connections still.
-fn pods(report: &Report) -> Vec<metrics::PodCount> {
-    let (counted, active) = (&report.counters.pods, &report.connections.active.pods);
-    let all: BTreeSet<&(Labels, SocketAddr)> = counted.keys().chain(active.keys()).collect();
-    let count = |key: &(Labels, SocketAddr)| metrics::PodCount {
-        labels: key.0.clone(),
-        backend: key.1,
-        conversation: counted.get(key).copied().unwrap_or_default(),
-        active: active.get(key).copied().unwrap_or_default(),
-    };
-    all.into_iter().map(count).collect()
-}
-
-fn flow_table(report: &Report) -> metrics::FlowTable {
-    let tally = &report.connections.tally;
-    let phases = Phase::ALL.map(|phase| (phase.as_str(), tally.phases.get(&phase).copied().unwrap_or_default()));
-    metrics::FlowTable { phases: phases.into(), room: tally.room.into() }
 }
 
 fn pool((name, usage): (&String, &PoolUsage)) -> metrics::PoolAddresses {

@@ -70,8 +70,14 @@ impl Accounts {
 
     /// Takes the counters of those that are gone for long.
     fn wake(&mut self, now: Instant) -> Vec<Account> {
-        let over = |_: &BackendKey, account: &mut Account| account.until.is_some_and(|until| until <= now);
-        let woken: Vec<Account> = self.by_pod.extract_if(.., over).map(|(_, account)| account).collect();
+        let mut woken = Vec::new();
+        self.by_pod.retain(|_, account| {
+            let over = account.until.is_some_and(|until| until <= now);
+            if over {
+                woken.push(account.clone());
+            }
+            !over
+        });
         self.free.extend(woken.iter().map(|account| account.number));
         woken
     }

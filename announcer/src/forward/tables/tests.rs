@@ -14,6 +14,7 @@ use crate::{
     model::ServiceName,
 };
 
+mod accounts;
 mod full;
 
 /// The maps as the kernel would hold them, checked after every single write.
