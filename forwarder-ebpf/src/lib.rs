@@ -25,6 +25,7 @@ mod slot;
 mod stage;
 pub mod steer;
 pub mod table;
+pub mod vips;
 
 #[cfg(feature = "user")]
 mod user;
@@ -64,6 +65,8 @@ pub mod map {
     pub const UPLINKS: &str = "UPLINKS";
     /// Hash: address to a word that is not looked at.
     pub const VIPS: &str = "VIPS";
+    /// Array of `u64`: bits of addresses that may be in [`VIPS`], see [`crate::vips`].
+    pub const VIP_BITS: &str = "VIP_BITS";
     /// Array of [`crate::Bucket`]: [`crate::ServiceKey`]s to numbers of [`crate::ServiceEntry`]s.
     pub const DIRECTORY: &str = "DIRECTORY";
     /// Array of [`crate::ServiceEntry`].

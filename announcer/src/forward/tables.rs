@@ -20,6 +20,7 @@ use crate::{
         index::Indices,
         plan::{Limit, Plan, Write},
         rows::Rows,
+        vips::Vips,
         wanted::{Socket, Wanted},
     },
     model::Protocol,
@@ -62,7 +63,7 @@ pub struct Tables {
     columns: BTreeMap<u32, u8>,
     node_entries: BTreeMap<u32, NodeEntry>,
     uplinks: Uplinks,
-    vips: BTreeSet<IpAddr>,
+    vips: Vips,
     services: BTreeMap<Socket, Installed>,
     node_tables: NodeTables,
 }
@@ -83,7 +84,7 @@ impl Default for Tables {
             columns: BTreeMap::new(),
             node_entries: BTreeMap::new(),
             uplinks: Uplinks::default(),
-            vips: BTreeSet::new(),
+            vips: Vips::default(),
             services: BTreeMap::new(),
             node_tables: NodeTables::default(),
         }
@@ -108,7 +109,7 @@ impl Tables {
         for (socket, targets) in &wanted.services {
             self.write_service(socket, targets, &mut fresh, now, &mut plan);
         }
-        self.write_vips(wanted, &mut plan);
+        self.vips.add(&wanted.vips, &mut plan);
         self.write_uplinks(wanted, &mut plan);
         self.remove(wanted, &gone_nodes, now, &mut plan);
         plan
@@ -185,20 +186,6 @@ impl Tables {
         gone
     }
 
-    fn write_vips(&mut self, wanted: &Wanted, plan: &mut Plan) {
-        for vip in &wanted.vips {
-            if self.vips.contains(vip) {
-                continue;
-            }
-            if self.vips.len() >= limits::VIPS as usize {
-                plan.limit(Limit::Vips);
-                continue;
-            }
-            self.vips.insert(*vip);
-            plan.writes.push(Write::Vip(address(*vip)));
-        }
-    }
-
     fn write_uplinks(&mut self, wanted: &Wanted, plan: &mut Plan) {
         let mut uplinks = self.uplinks;
         for (interface, uplink) in &wanted.uplinks {
@@ -224,13 +211,7 @@ impl Tables {
         }
         self.replace_uplinks(uplinks, plan);
         self.columns.retain(|interface, _| wanted.uplinks.contains_key(interface));
-        self.vips.retain(|vip| {
-            let kept = wanted.vips.contains(vip);
-            if !kept {
-                plan.writes.push(Write::RemoveVip(address(*vip)));
-            }
-            kept
-        });
+        self.vips.remove(&wanted.vips, plan);
         let (rows, node_tables, directory, sources) =
             (&mut self.rows, &mut self.node_tables, &mut self.directory, &mut self.sources);
         self.services.retain(|socket, installed| {
@@ -273,7 +254,7 @@ fn key(socket: &Socket) -> ServiceKey {
     ServiceKey { vip: address(socket.vip), port: socket.port.to_be_bytes(), protocol, pad: 0 }
 }
 
-fn address(ip: IpAddr) -> Address {
+pub(super) fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),

@@ -44,10 +44,11 @@ pub struct Known {
 pub fn known(packet: &Packet) -> Option<(Known, Account, u32)> {
     let tuple = &packet.tuple;
     let home = table::home(tuple);
+    // While memory is waited for, the clock is asked.
     table::fetch(&home);
+    let now = seconds();
     let place = table::find(&home, tuple)?;
     let flow = place.flow();
-    let now = seconds();
     let silent = silence(now, flow.seen);
     if is_over(packet, &place, silent) {
         return None;

@@ -124,29 +124,40 @@ fn from_wire(ctx: &TcContext) -> Action {
         shadow::heard(ctx, &frame);
         return Action::Next;
     };
-    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
-        shadow::heard(ctx, &frame);
-        if parse::opens_directly(ctx, &mut packet) {
-            flow::forget_reply_to(&packet.tuple);
-        }
-        return Action::Next;
+    if standing.is_none() && !maps::may_be_to_vip(&packet.tuple) {
+        return no_vips(ctx, &frame, &mut packet);
     }
-    match (parse::transport(ctx, &mut packet), standing) {
-        (Transport::Whole, standing) => {
-            if standing.is_some_and(|standing| !shadow::takes(ctx, &standing, &packet)) {
-                return Action::Next;
-            }
-            match steer::known(&packet) {
-                Some(deliver) => deliver.perform(ctx, &packet),
-                None => stage::enter(ctx, Stage::Connect),
-            }
+    let transport = parse::transport(ctx, &mut packet);
+    if let Transport::Whole = transport {
+        if standing.as_ref().is_some_and(|standing| !shadow::takes(ctx, standing, &packet)) {
+            return Action::Next;
         }
+        // Whose flow is known is a VIP's.
+        if let Some(deliver) = steer::known(&packet) {
+            return deliver.perform(ctx, &packet);
+        }
+    }
+    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
+        return no_vips(ctx, &frame, &mut packet);
+    }
+    match (transport, standing) {
+        (Transport::Whole, _) => stage::enter(ctx, Stage::Connect),
         // ARP, neighbour discovery and pings are not answered in another's stead.
         (_, Some(_)) => Action::Next,
         (Transport::Unfit(reason), None) => Action::count_drop(reason),
         (Transport::Discovery, None) => stage::enter(ctx, Stage::Answer),
         (Transport::Echo | Transport::Error, None) => stage::enter(ctx, Stage::Icmp),
     }
+}
+
+/// A packet to this node, but to no VIP.
+#[inline(always)]
+fn no_vips(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action {
+    shadow::heard(ctx, frame);
+    if parse::opens_directly(ctx, packet) {
+        flow::forget_reply_to(&packet.tuple);
+    }
+    Action::Next
 }
 
 #[inline(always)]

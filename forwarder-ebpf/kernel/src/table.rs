@@ -107,9 +107,13 @@ fn buckets() -> u32 {
     unsafe { (&raw const FLOW_BUCKETS).read_volatile() }
 }
 
-/// Begins to fetch the flow that is in its home place, which is waited for only when it turns out to be there.
+/// Begins to fetch a bucket's states, and the flow that is in its home place, which is waited for only when it turns out to be there.
 #[inline(always)]
 pub fn fetch(home: &Home) {
+    if let Some(states) = FLOW_STATES.get_ptr(home.bucket) {
+        // SAFETY: points into the map, which outlives the program's run.
+        unsafe { (&raw const (*states).states).cast::<u32>().read_volatile() };
+    }
     if let Some(flow) = FLOWS.get_ptr(home.bucket * WAYS + home.way) {
         // SAFETY: points into the map, which outlives the program's run.
         unsafe { (&raw const (*flow).grant).read_volatile() };

@@ -50,6 +50,7 @@ impl Kernel {
             Write::Bucket(place, bucket) => drop(self.directory.insert(place, *bucket)),
             Write::Vip(address) => drop(self.vips.insert(address)),
             Write::RemoveVip(address) => assert!(self.vips.remove(&address)),
+            Write::VipBits(..) => {}
             Write::Uplinks(uplinks) => self.uplinks = uplinks,
         }
     }
