@@ -55,6 +55,10 @@ pub mod program {
 pub mod constant {
     /// `u32`: buckets of the flow table.
     pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
+    /// `u32`: the first of the ports from which connections to translated backends come.
+    pub const NAT_FIRST: &str = "NAT_FIRST";
+    /// `u32`: how many of them there are.
+    pub const NAT_PORTS: &str = "NAT_PORTS";
 }
 
 /// Names of the maps in the object.

@@ -14,6 +14,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+use super::shortages::{Shortage, Shortages};
 use crate::{
     announce::Order,
     forward::{Active, Counters, FlowTable, Forwarder, Info, Tally, Wanted, plan::cut_off_since},
@@ -126,6 +127,7 @@ async fn run(
     let mut trouble = None;
     let mut reached = BTreeMap::new();
     let mut census = Census::default();
+    let mut shortages = Shortages::default();
     loop {
         tokio::select! {
             changed = wishes.changed() => if changed.is_err() { return },
@@ -186,6 +188,12 @@ async fn run(
         });
         // A counter that cannot be read stands still; one that went back to 0 would look like a burst.
         let counters = forwarder.counters().unwrap_or_else(|_| reports.borrow().counters.clone());
+        for Shortage { reason, more, say } in shortages.look(&counters.drops, Instant::now()) {
+            limits.add(reason.as_str(), more);
+            if let Some(text) = say {
+                warn!(reason = reason.as_str(), packets = more, "{text}");
+            }
+        }
         let connections = census.look(&forwarder).await;
         let (flow_table, trouble) = (forwarder.flow_table(), trouble.clone());
         reports.send_replace(Arc::new(Report { info, counters, connections, flow_table, trouble }));

@@ -196,7 +196,9 @@ mod tests {
 
     fn pod(number: u8) -> Pod {
         let port = 8080_u16.to_be_bytes();
-        Pod { address: mapped([10, 1, 0, number]), port, pad: [0; 2], state: Pod::THERE, seen: NOW, rest: 0 }
+        let (state, way) = (Pod::THERE, Pod::DIRECT);
+        let address = mapped([10, 1, 0, number]);
+        Pod { address, port, way, state, seen: NOW, rest: 0, own: [0; 16], spare: [0; 16] }
     }
 
     fn labels(name: &str) -> Labels {

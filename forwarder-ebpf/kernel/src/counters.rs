@@ -48,13 +48,18 @@ pub struct Account {
 /// Counts a packet to or from a pod of this node.
 #[inline(always)]
 pub fn count(ctx: &TcContext, account: Account, direction: Direction, what: u32) {
+    count_size(account, direction, size(ctx), what);
+}
+
+/// The same for one that is that much.
+#[inline(always)]
+pub fn count_size(account: Account, direction: Direction, Size { packets, bytes }: Size, what: u32) {
     let Some(mut counter) = COUNTERS.get_ptr_mut(account.counted) else { return };
     // SAFETY: the counter is this CPU's own.
     if unsafe { (*counter).tag } != account.tag {
         let Some(other) = COUNTERS.get_ptr_mut(crier_counted(account.place)) else { return };
         counter = other;
     }
-    let Size { packets, bytes } = size(ctx);
     let way = direction as usize & 1;
     // SAFETY: as above, and programs are not preempted by one another on a CPU.
     unsafe {

@@ -9,7 +9,7 @@
 //! late replies are its own even then.
 //!
 //! A flow lies where the client's end says, and serves both ways. Only one whose client is known to the pod by another
-//! port ([`ports`]) needs a second entry for the way back, since the pod names another end.
+//! port ([`ports`]), or by this node's address ([`crate::translate`]), needs a second entry for the way back, since the pod names another end.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use forwarder_ebpf::{
@@ -37,11 +37,13 @@ pub struct Known {
     pub pod: &'static Pod,
     /// The client's port as the pod sees it.
     pub client_port: [u8; 2],
+    /// By what it is counted.
+    pub account: Account,
 }
 
-/// The flow a packet belongs to, unless it begins one anew; by what it is counted, and as what.
+/// The flow a packet belongs to, unless it begins one anew; and as what the packet is counted.
 #[inline(always)]
-pub fn known(packet: &Packet) -> Option<(Known, Account, u32)> {
+pub fn known(packet: &Packet) -> Option<(Known, u32)> {
     let tuple = &packet.tuple;
     let home = table::home(tuple);
     // While memory is waited for, the clock is asked.
@@ -65,8 +67,8 @@ pub fn known(packet: &Packet) -> Option<(Known, Account, u32)> {
         refresh(&place, pod, tuple, now);
     }
     // SAFETY: points into the map, which outlives the program's run.
-    let known = Known { pod: unsafe { &*pod }, client_port: place.grant.client_port };
-    Some((known, account(&place), what))
+    let pod = unsafe { &*pod };
+    Some((Known { pod, client_port: place.grant.client_port, account: account(&place) }, what))
 }
 
 /// By what a flow's packets are counted.
@@ -106,7 +108,7 @@ pub fn find(tuple: &Tuple) -> Option<Known> {
         return None;
     }
     let pod = maps::pod(place.grant.pod)?;
-    Some(Known { pod, client_port: place.grant.client_port })
+    Some(Known { pod, client_port: place.grant.client_port, account: account(&place) })
 }
 
 /// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. They may have
@@ -121,15 +123,19 @@ fn refresh(place: &Place, pod: *mut Pod, tuple: &Tuple, now: u32) {
     let Some(scratch) = scratch::get() else { return };
     // SAFETY: points into the map, which outlives the program's run.
     let pod = unsafe { &*pod };
+    let translated = pod.way == Pod::TRANSLATED;
     let mut reply = reversed(&pod.address, pod.port, tuple);
     reply.destination_port = place.grant.client_port;
+    if translated {
+        reply.destination = pod.own;
+    }
     scratch::note(scratch, PACKET, tuple);
     scratch::note(scratch, REPLY, &reply);
     let back = table::crier_find(REPLY, State::REVERSE);
     if ports::crier_renew(back, now) != 0 || ports::is_taken(now) {
         return;
     }
-    if place.grant.client_port == tuple.source_port {
+    if place.grant.client_port == tuple.source_port && !translated {
         place.change(State::REVERSE, 0, None);
     } else {
         scratch::copy(scratch, place.flow());
@@ -208,13 +214,18 @@ pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) 
     let scratch = scratch::get().ok_or(full)?;
     let (tuple, now) = (&packet.tuple, seconds());
     scratch::note(scratch, PACKET, tuple);
-    scratch::note(scratch, REPLY, &reversed(&backend.address, backend.port, tuple));
-    let pod = pods::crier_number(now);
+    let translated = backend.flags & BackendEntry::TRANSLATED != 0;
+    let mut reply = reversed(&backend.address, backend.port, tuple);
+    if translated {
+        reply.destination = backend.own;
+    }
+    scratch::note(scratch, REPLY, &reply);
+    let pod = pods::crier_number(now, translated as u32);
     if pod == pods::NONE {
         return Err(full);
     }
-    if !ports::choose(scratch, hash, now) {
-        return Err(DropReason::ClientPort);
+    if !ports::choose(scratch, hash, now, translated) {
+        return Err(if translated { DropReason::NatPort } else { DropReason::ClientPort });
     }
     let client_port = scratch::noted(scratch, REPLY).destination_port;
     let granted = Grant { pod: pod as u16, client_port, guard: 0 };
@@ -223,7 +234,7 @@ pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) 
     scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag, counted, seen: now, begun: opened });
     let begun = State::HALF_OPEN | protocol(tuple) | if packet.ends() { State::BY_CLIENT } else { 0 };
     let mut roles = State::FORWARD | State::REVERSE;
-    if client_port != tuple.source_port {
+    if translated || client_port != tuple.source_port {
         roles = State::FORWARD;
         if !table::put(REPLY, State::REVERSE, State::REVERSE | begun, now) {
             return Err(full);
@@ -235,7 +246,22 @@ pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) 
 /// What a packet from a pod must look as if it came from; by what it is counted, and as what.
 #[inline(always)]
 pub fn reply(packet: &Packet) -> Option<(&'static Flow, Account, u32)> {
-    let place = table::find_reply(&table::reply_home(&packet.tuple), &packet.tuple)?;
+    replied(packet, table::find_reply(&table::reply_home(&packet.tuple), &packet.tuple)?)
+}
+
+/// The flow of a translated backend's packet, which has come in by an uplink; or of one that an error is about, in its shape.
+#[inline(always)]
+pub fn returned(tuple: &Tuple) -> Option<Place> {
+    if !ports::is_translated(tuple.destination_port) {
+        return None;
+    }
+    let place = table::find_reply(&table::reply_home(tuple), tuple)?;
+    (maps::pod(place.grant.pod)?.way == Pod::TRANSLATED).then_some(place)
+}
+
+/// Notes a pod's packet in its flow, unless that is over; see [`reply`].
+#[inline(always)]
+pub fn replied(packet: &Packet, place: Place) -> Option<(&'static Flow, Account, u32)> {
     let flow = place.flow();
     let mut what = 0;
     if !packet.is_tcp() {

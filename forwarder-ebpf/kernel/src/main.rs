@@ -2,7 +2,7 @@
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision and carries it out by [`rewrite`].
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
-//! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
+//! [`translate`] the ways to backends that cannot answer the client themselves, [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
 //! [`answer`] what is said to who asks for a VIP while no agent does, [`counters`] what is counted by pod and service.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
@@ -32,6 +32,7 @@ mod shadow;
 mod stage;
 mod steer;
 mod table;
+mod translate;
 mod verdict;
 mod words;
 
@@ -40,9 +41,10 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{DropReason, Message, Stage};
+use forwarder_ebpf::{Direction, DropReason, Message, Pod, Stage};
 
 use crate::{
+    maps::Size,
     parse::{Frame, Packet, Transport},
     steer::Whose,
     verdict::Action,
@@ -107,6 +109,27 @@ pub fn crier_refuse(ctx: TcContext) -> i32 {
     refuse(&ctx).code(&ctx)
 }
 
+/// From [`crier_ingress`] or [`crier_connect`]: a packet to a translated backend, whose flow is known.
+#[classifier]
+#[inline(always)]
+pub fn crier_translate(ctx: TcContext) -> i32 {
+    translate(&ctx).code(&ctx)
+}
+
+/// From [`crier_ingress`]: a packet to this node itself, perhaps a translated backend's.
+#[classifier]
+#[inline(always)]
+pub fn crier_return(ctx: TcContext) -> i32 {
+    returned(&ctx).code(&ctx)
+}
+
+/// From [`crier_icmp`] or [`crier_return`]: an ICMP error, about a translated connection.
+#[classifier]
+#[inline(always)]
+pub fn crier_nat_error(ctx: TcContext) -> i32 {
+    translated_error(&ctx).code(&ctx)
+}
+
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
@@ -134,6 +157,12 @@ fn from_wire(ctx: &TcContext) -> Action {
         }
         // Whose flow is known is a VIP's.
         if let Some(deliver) = steer::known(&packet) {
+            if deliver.translated {
+                if deliver.what != 0 {
+                    counters::count_size(deliver.account, Direction::Inbound, Size::NONE, deliver.what);
+                }
+                return stage::enter(ctx, Stage::Translate);
+            }
             return deliver.perform(ctx, &packet);
         }
     }
@@ -156,6 +185,8 @@ fn no_vips(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action {
     shadow::heard(ctx, frame);
     if parse::opens_directly(ctx, packet) {
         flow::forget_reply_to(&packet.tuple);
+    } else if frame.uplink.returns != 0 {
+        return stage::enter_if_there(ctx, Stage::Return);
     }
     Action::Next
 }
@@ -180,6 +211,10 @@ fn connect(ctx: &TcContext) -> Action {
             forward.perform(ctx, &packet, frame.uplink)
         }
         Whose::Mine(hash, index) => match steer::to_pod(&packet, service, hash, index) {
+            Ok(deliver) if deliver.translated => {
+                counters::count_size(deliver.account, Direction::Inbound, Size::NONE, deliver.what);
+                stage::enter(ctx, Stage::Translate)
+            }
             Ok(deliver) => deliver.perform(ctx, &packet),
             Err(reason) => {
                 elsewhere(&packet);
@@ -228,6 +263,7 @@ fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(mut about) = icmp::about(ctx, packet) else { return Action::count_drop(DropReason::StrayError) };
     about.blur(ctx);
     match steer::error(frame, &about) {
+        Ok(end) if end.pod.way == Pod::TRANSLATED => stage::enter(ctx, Stage::TranslatedError),
         Ok(end) => {
             if icmp::tell(ctx, packet, &about, &end).is_err() {
                 return Action::count_drop(DropReason::Rewrite);
@@ -258,6 +294,38 @@ fn refuse(ctx: &TcContext) -> Action {
     }
     maps::count_event(message as u32);
     Action::Redirect(maps::interface(ctx))
+}
+
+#[inline(always)]
+fn translate(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
+    packet.blur(ctx);
+    translate::to_backend(ctx, &frame, &packet)
+}
+
+#[inline(always)]
+fn returned(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    match parse::transport(ctx, &mut packet) {
+        Transport::Whole => {
+            packet.blur(ctx);
+            translate::to_client(ctx, &frame, &packet)
+        }
+        Transport::Error => stage::enter_if_there(ctx, Stage::TranslatedError),
+        _ => Action::Next,
+    }
+}
+
+#[inline(always)]
+fn translated_error(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    let Transport::Error = parse::transport(ctx, &mut packet) else { return Action::Next };
+    packet.blur(ctx);
+    translate::error(ctx, &frame, &packet)
 }
 
 #[inline(always)]

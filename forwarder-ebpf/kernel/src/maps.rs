@@ -246,6 +246,11 @@ pub struct Size {
     pub bytes: u64,
 }
 
+impl Size {
+    /// No packet.
+    pub const NONE: Self = Self { packets: 0, bytes: 0 };
+}
+
 /// How much a packet is.
 #[inline(always)]
 pub fn size(ctx: &TcContext) -> Size {

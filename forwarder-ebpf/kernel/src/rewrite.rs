@@ -22,12 +22,20 @@ const NO_HEADER: Refused = -1;
 pub const V4_CHECKSUM: u32 = ETHERNET + 10;
 const V4_TTL: u32 = ETHERNET + 8;
 const V6_HOPS: u32 = ETHERNET + 7;
-const V4_SOURCE: u32 = ETHERNET + 12;
+pub const V4_SOURCE: u32 = ETHERNET + 12;
 pub const V4_DESTINATION: u32 = ETHERNET + 16;
-const V6_SOURCE: u32 = ETHERNET + 8;
+pub const V6_SOURCE: u32 = ETHERNET + 8;
 pub const V6_DESTINATION: u32 = ETHERNET + 24;
 pub const TCP_CHECKSUM: u32 = 16;
 pub const UDP_CHECKSUM: u32 = 6;
+
+/// Both ends that a packet is given. References are into maps: the stack holds 512 bytes.
+pub struct Ends {
+    pub source: &'static Address,
+    pub destination: &'static Address,
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
+}
 
 /// Gives the packet another destination, and the client another port. On the way in packets are written where they lie, which
 /// costs less than a call; those that somebody else holds too the kernel copies before the program runs.
@@ -88,6 +96,27 @@ fn ports(source: [u8; 2], destination: [u8; 2]) -> u32 {
     u16::from_ne_bytes(source) as u32 | (u16::from_ne_bytes(destination) as u32) << 16
 }
 
+/// Gives the packet both ends anew, and one hop less.
+#[inline(always)]
+pub fn both(ctx: &TcContext, packet: &Packet, ends: &Ends) -> Result<(), Refused> {
+    let Tuple { source, destination, .. } = &packet.tuple;
+    let ports = ports(ends.source_port, ends.destination_port);
+    set_hops(ctx, packet, packet.hops.saturating_sub(1))?;
+    change_checksum(ctx, packet, destination, ends.destination, words::ports(&packet.tuple))?;
+    change_checksum(ctx, packet, source, ends.source, ports)?;
+    if packet.v6 {
+        ctx.store(V6_SOURCE as usize, ends.source, BPF_F_RECOMPUTE_CSUM as u64)?;
+        ctx.store(V6_DESTINATION as usize, ends.destination, BPF_F_RECOMPUTE_CSUM as u64)?;
+    } else {
+        for (from, to) in [(source, ends.source), (destination, ends.destination)] {
+            ctx.l3_csum_replace(V4_CHECKSUM as usize, v4_word(from) as u64, v4_word(to) as u64, 4)?;
+        }
+        ctx.store(V4_SOURCE as usize, &v4(ends.source), 0)?;
+        ctx.store(V4_DESTINATION as usize, &v4(ends.destination), 0)?;
+    }
+    ctx.store(packet.transport as usize, &ports, 0)
+}
+
 /// Addresses the frame to a node on the same segment, with so many hops left.
 #[inline(always)]
 pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6], hops: u8) -> Result<(), Refused> {
@@ -97,7 +126,7 @@ pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6],
 
 /// Gives the packet so many hops.
 #[inline(always)]
-fn set_hops(ctx: &TcContext, packet: &Packet, hops: u8) -> Result<(), Refused> {
+pub fn set_hops(ctx: &TcContext, packet: &Packet, hops: u8) -> Result<(), Refused> {
     if packet.v6 {
         ctx.store(V6_HOPS as usize, &hops, BPF_F_RECOMPUTE_CSUM as u64)
     } else {

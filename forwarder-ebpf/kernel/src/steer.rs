@@ -1,6 +1,6 @@
 //! Decides what becomes of a packet. Reads maps, remembers flows, touches no packet.
 
-use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
+use forwarder_ebpf::{BackendEntry, DropReason, NodeEntry, NodeSlot, Pod, ServiceEntry, steer};
 
 use crate::{
     affinity,
@@ -20,8 +20,9 @@ const SEARCH_OVER: u8 = 6;
 /// A packet of a flow that lives here.
 #[inline(always)]
 pub fn known(packet: &Packet) -> Option<Deliver> {
-    let (flow::Known { pod, client_port }, account, what) = flow::known(packet)?;
-    Some(Deliver { address: &pod.address, port: pod.port, client_port, account, what })
+    let (flow::Known { pod, client_port, account }, what) = flow::known(packet)?;
+    let translated = pod.way == Pod::TRANSLATED;
+    Some(Deliver { address: &pod.address, port: pod.port, client_port, account, what, translated })
 }
 
 /// Whose a packet to a service is.
@@ -190,13 +191,16 @@ pub fn to_pod(packet: &Packet, service: &ServiceEntry, hash: u64, index: u32) ->
     if backend.counted == 0 {
         account = Account { counted: service.counted, tag: 0, place: counters::NONE };
     }
+    let translated = backend.flags & BackendEntry::TRANSLATED != 0;
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {
         client_port = flow::remember(packet, hash, index, backend)?;
+    } else if translated {
+        return Err(DropReason::NatStray);
     }
     let what = if packet.continues() { 0 } else { counters::NEW };
-    Ok(Deliver { address: &backend.address, port: backend.port, client_port, account, what })
+    Ok(Deliver { address: &backend.address, port: backend.port, client_port, account, what, translated })
 }
 
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?

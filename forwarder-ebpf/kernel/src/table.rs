@@ -8,7 +8,7 @@
 //! Of a reply, a packet may carry the address of the wrong VIP, and is lost.
 
 use forwarder_ebpf::{
-    Eviction, Flow, FlowStates, Grant, Tuple, limits,
+    Eviction, Flow, FlowStates, Grant, Pod, Tuple, limits,
     table::{Home, Room, State, WAYS, Words, rank, same},
 };
 
@@ -145,7 +145,7 @@ impl Ends for Client<'_> {
     }
 }
 
-/// A pod's packet, which goes to the port by which the pod knows the client.
+/// A pod's packet, which goes to the port (and, if translated, to the address) by which the pod knows the client.
 pub struct Reply<'a>(pub &'a Tuple);
 
 impl Ends for Reply<'_> {
@@ -154,16 +154,14 @@ impl Ends for Reply<'_> {
     #[inline(always)]
     fn are_of(&self, flow: &Flow, grant: Grant) -> bool {
         let reply = self.0;
-        if grant.client_port != reply.destination_port
-            || flow.protocol != reply.protocol
-            || !same(words::client(flow), words::destination(reply))
-        {
+        if grant.client_port != reply.destination_port || flow.protocol != reply.protocol {
             return false;
         }
-        match maps::pod(grant.pod) {
-            Some(pod) => pod.port == reply.source_port && same(words::pod(pod), words::source(reply)),
-            None => false,
-        }
+        let Some(pod) = maps::pod(grant.pod) else { return false };
+        let client = if pod.way == Pod::TRANSLATED { words::own(pod) } else { words::client(flow) };
+        same(client, words::destination(reply))
+            && pod.port == reply.source_port
+            && same(words::pod(pod), words::source(reply))
     }
 }
 

@@ -16,7 +16,7 @@ use aya::{
 };
 use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, constant, limits, map, program, table::WAYS};
 
-use super::{ApplyError, FlowTable, Info, Maps, Mode, StartError, bpffs, stages, xdp::Accelerator};
+use super::{ApplyError, FlowTable, Info, Maps, Options, StartError, bpffs, nat, stages, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -49,13 +49,16 @@ pub(super) struct Kernel {
     stages: String,
     /// The flows are a predecessor's.
     pub(super) adopted: bool,
+    /// There may be some to translated backends among them.
+    pub(super) translates: bool,
 }
 
 impl Kernel {
     /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many.
-    pub(super) fn load(pin_dir: &Path, flows: u32, mode: Mode) -> Result<(Self, Maps, FlowTable), StartError> {
+    pub(super) fn load(options: &Options) -> Result<(Self, Maps, FlowTable), StartError> {
+        let pin_dir = &options.pin_dir;
         bpffs::prepare(pin_dir)?;
-        let buckets = flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
+        let buckets = options.flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
         let kept = flow_pins(buckets * WAYS);
         // Flows lead to pods by number: one map is of no use without the others.
         let adopted = kept.iter().all(|(_, pin)| pin_dir.join(pin).exists());
@@ -64,13 +67,17 @@ impl Kernel {
         for (map, pin) in &kept {
             loader.map_pin_path(map, pin_dir.join(pin));
         }
+        let ports = options.nat_ports.clone().unwrap_or_else(nat::ports);
+        let (first, count) = (u32::from(*ports.start()), ports.len().max(1) as u32);
         loader.override_global(constant::FLOW_BUCKETS, &buckets, true);
+        loader.override_global(constant::NAT_FIRST, &first, true).override_global(constant::NAT_PORTS, &count, true);
         loader.map_max_entries(map::FLOWS, buckets * WAYS).map_max_entries(map::FLOW_STATES, buckets);
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
             program.load().map_err(|source| program_error(name, source))?;
         }
+        let translates = adopted && nat::is_inherited(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let table = FlowTable::take(&mut ebpf, buckets)?;
         let stages = stages::load(&mut ebpf, pin_dir)?;
@@ -82,9 +89,10 @@ impl Kernel {
             attached: BTreeMap::new(),
             clsact,
             inherited,
-            accelerator: Accelerator::new(mode),
+            accelerator: Accelerator::new(options.mode),
             stages,
             adopted,
+            translates,
         };
         Ok((kernel, maps, table))
     }

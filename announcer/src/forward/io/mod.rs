@@ -11,11 +11,12 @@ mod bpffs;
 mod driver;
 mod load;
 mod maps;
+mod nat;
 mod stages;
 mod table;
 mod xdp;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt, io, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Instant};
 
 use forwarder_ebpf::{DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
 
@@ -57,6 +58,8 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// How many connections to this node's pods are remembered; see [`forwarder_ebpf::limits::FLOWS`].
     pub flows: u32,
+    /// The ports from which connections to translated backends come; `None`: those that this machine's own do not get.
+    pub nat_ports: Option<RangeInclusive<u16>>,
 }
 
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
@@ -206,8 +209,8 @@ impl fmt::Debug for Forwarder {
 
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
-        let (kernel, maps, table) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
-        let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
+        let (kernel, maps, table) = Kernel::load(options)?;
+        let tables = if kernel.adopted { Tables::inheriting(kernel.translates) } else { Tables::default() };
         Ok(Self { kernel, maps, tables, table: Arc::new(table), broken: false })
     }
 }

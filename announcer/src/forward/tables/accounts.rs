@@ -91,7 +91,7 @@ impl Accounts {
 impl Tables {
     /// The pods' counters, also of pods that are gone: what each is of.
     pub fn accounts(&self) -> impl Iterator<Item = (SocketAddr, &Account)> {
-        self.accounts.by_pod.iter().map(|((_, ip, port), account)| (SocketAddr::new(*ip, *port), account))
+        self.accounts.by_pod.iter().map(|((_, ip, port, _), account)| (SocketAddr::new(*ip, *port), account))
     }
 
     /// What the traffic of a socket on a VIP is counted by.
@@ -135,7 +135,12 @@ mod tests {
     const REST: Duration = Duration::from_secs(600);
 
     fn pod(number: u8) -> BackendKey {
-        (Socket { vip: [10, 0, 0, 100].into(), port: 80, protocol: Protocol::Tcp }, [10, 1, 0, number].into(), 8080)
+        (
+            Socket { vip: [10, 0, 0, 100].into(), port: 80, protocol: Protocol::Tcp },
+            [10, 1, 0, number].into(),
+            8080,
+            None,
+        )
     }
 
     fn labels() -> Labels {
