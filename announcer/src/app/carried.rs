@@ -76,6 +76,7 @@ pub(super) fn flows(report: &Report, desired: &Desired, query: &FlowQuery) -> Re
             protocol: match connection.service.protocol {
                 Protocol::Tcp => "TCP".to_owned(),
                 Protocol::Udp => "UDP".to_owned(),
+                Protocol::Sctp => "SCTP".to_owned(),
             },
             namespace: name.map(|name| name.namespace.clone()),
             service: name.map(|name| name.name.clone()),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use forwarder_ebpf::{
-    Address, Flow, Grant, Pod, TCP,
+    Address, Flow, Grant, Pod, SCTP, TCP,
     table::{Standing, State},
 };
 
@@ -157,7 +157,11 @@ fn ip(address: &Address) -> IpAddr {
 }
 
 fn service(vip: &Address, port: [u8; 2], protocol: u8) -> Socket {
-    let protocol = if protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
+    let protocol = match protocol {
+        TCP => Protocol::Tcp,
+        SCTP => Protocol::Sctp,
+        _ => Protocol::Udp,
+    };
     Socket { vip: ip(vip), port: u16::from_be_bytes(port), protocol }
 }
 

@@ -40,7 +40,7 @@ pub struct Flow {
     pub vip: IpAddr,
     /// The port on it.
     pub port: u16,
-    /// `TCP` or `UDP`.
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
     /// The service's namespace; none: the service is gone.
     pub namespace: Option<String>,

@@ -123,6 +123,7 @@ fn label_values<'a>(labels: &'a Labels, port: &'a str) -> [&'a str; 4] {
     let protocol = match labels.protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
     };
     [&labels.service.namespace, &labels.service.name, port, protocol]
 }

@@ -35,6 +35,7 @@ pub const RETRANSMIT: u32 = 1 << 2;
 pub const NONE: u32 = u32::MAX;
 
 /// By what a packet is counted.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Account {
     /// The number of the counter, if that has the tag.
@@ -57,7 +58,7 @@ pub fn count_size(account: Account, direction: Direction, Size { packets, bytes 
     let Some(mut counter) = COUNTERS.get_ptr_mut(account.counted) else { return };
     // SAFETY: the counter is this CPU's own.
     if unsafe { (*counter).tag } != account.tag {
-        let Some(other) = COUNTERS.get_ptr_mut(crier_counted(account.place)) else { return };
+        let Some(other) = COUNTERS.get_ptr_mut(crier_counted(account.place, account.tag)) else { return };
         counter = other;
     }
     let way = direction as usize & 1;
@@ -85,15 +86,17 @@ pub fn count_handed(counted: u32, size: Size) {
     }
 }
 
-/// The number of the counter for a flow that names one which is not its pod's (any more): the pod's, which the flow then
-/// names; or its service's, if the pod has none; [`NONE`] if the service is gone.
+/// The number of the counter for a flow of a pod's that names one which is not the pod's (any more): that of the pod, which
+/// the flow then names; or its service's, if the pod has none; [`NONE`] if the service is gone, or another's flow is there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn crier_counted(place: u32) -> u32 {
+pub extern "C" fn crier_counted(place: u32, tag: u32) -> u32 {
     let Some(flow) = FLOWS.get_ptr_mut(place) else { return NONE };
     // SAFETY: points into the map, which outlives the program's run. Should another flow take the place meanwhile, it gets a
     // number that is not its own, and comes here in its turn.
-    let tag = unsafe { (&raw const (*flow).tag).read_volatile() };
+    if unsafe { (&raw const (*flow).tag).read_volatile() } != tag {
+        return NONE;
+    }
     if let Some(number) = COUNTED.get_ptr(&tag) {
         // SAFETY: as above; aligned words.
         unsafe {
