@@ -55,14 +55,16 @@ pub enum Message {
     Unreachable = MESSAGES + 3,
     /// A question for a VIP by ARP or neighbour discovery, answered while no agent did.
     Neighbour = MESSAGES + 4,
+    /// An SCTP packet to a port that the VIP does not have, answered by an abort.
+    Abort = MESSAGES + 5,
 }
 
 impl Message {
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] =
-        [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable, Self::Neighbour];
+        [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable, Self::Neighbour, Self::Abort];
 
     /// Its name in metrics.
     #[must_use]
@@ -73,6 +75,7 @@ impl Message {
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
             Self::Neighbour => "neighbour",
+            Self::Abort => "abort",
         }
     }
 }

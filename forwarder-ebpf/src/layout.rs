@@ -10,6 +10,8 @@ pub type Address = [u8; 16];
 pub const TCP: u8 = 6;
 /// The protocol number of UDP.
 pub const UDP: u8 = 17;
+/// The protocol number of SCTP.
+pub const SCTP: u8 = 132;
 
 /// Slots in a [`Row`].
 pub const ROW_SLOTS: u32 = 64;
@@ -53,7 +55,7 @@ pub struct ServiceKey {
     pub vip: Address,
     /// The port, network order.
     pub port: [u8; 2],
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`], [`UDP`] or [`SCTP`].
     pub protocol: u8,
     /// Zero.
     pub pad: u8,
@@ -210,7 +212,7 @@ pub struct Tuple {
     pub source_port: [u8; 2],
     /// Its destination port, network order.
     pub destination_port: [u8; 2],
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`], [`UDP`] or [`SCTP`].
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],

@@ -37,6 +37,8 @@ pub const SOURCES: u32 = 65_536;
 /// Clients that a node remembers for services with affinity, once for each service; the least recently used go first,
 /// and the agent counts them.
 pub const AFFINITIES: u32 = 65_536;
+/// Datagrams in fragments whose later ones follow the first; the least recently used go first. 2 MiB.
+pub const FRAGMENTED: u32 = 16_384;
 /// Packets to ports without a service that are answered, each second on each CPU.
 pub const REFUSALS_PER_SECOND: u64 = 1_000;
 /// So many of them at once.

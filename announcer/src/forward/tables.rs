@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forwarder_ebpf::{Address, BackendEntry, NodeEntry, ServiceKey, TCP, UDP, Uplinks, limits, mapped};
+use forwarder_ebpf::{Address, BackendEntry, NodeEntry, SCTP, ServiceKey, TCP, UDP, Uplinks, limits, mapped};
 use membership::NodeName;
 
 use crate::{
@@ -259,6 +259,7 @@ fn key(socket: &Socket) -> ServiceKey {
     let protocol = match socket.protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
+        Protocol::Sctp => SCTP,
     };
     ServiceKey { vip: address(socket.vip), port: socket.port.to_be_bytes(), protocol, pad: 0 }
 }

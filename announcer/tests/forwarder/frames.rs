@@ -164,6 +164,33 @@ pub(crate) fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
     [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 8], &[0x50, flags], &[0; 6]].concat()
 }
 
+/// A packet of any protocol in a frame.
+pub(crate) fn ip(to: [u8; 6], from: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let ends = [octets(from), octets(destination)].concat();
+    if from.is_ipv6() {
+        let length = (payload.len() as u16).to_be_bytes();
+        let header = [&[0x60, 0, 0, 0][..], &length, &[protocol, 64], &ends].concat();
+        return ethernet(to, [0x86, 0xdd], &[&header, payload].concat());
+    }
+    let total = (20 + payload.len() as u16).to_be_bytes();
+    let mut header = [&[0x45, 0][..], &total, &[0, 9, 0x40, 0, 64, protocol, 0, 0], &ends].concat();
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    ethernet(to, [0x08, 0x00], &[&header, payload].concat())
+}
+
+/// Whether a frame is that packet, with whatever hops and a right checksum of its header.
+pub(crate) fn carries(frame: &[u8], from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> bool {
+    let length = if from.is_ipv4() { 20 } else { 40 };
+    let Some((header, behind)) = frame[14..].split_at_checked(length) else { return false };
+    let (ends, kind, whole) = match from {
+        IpAddr::V4(_) => (&header[12..], header[9], checksum(header) == [0, 0]),
+        IpAddr::V6(_) => (&header[8..], header[6], true),
+    };
+    // The shortest frames are filled up.
+    ends == [octets(from), octets(to)].concat() && kind == protocol && whole && behind.starts_with(payload)
+}
+
 fn ethernet(to: [u8; 6], kind: [u8; 2], packet: &[u8]) -> Vec<u8> {
     [&to[..], &[2, 0, 0, 0, 0, 9], &kind, packet].concat()
 }

@@ -21,6 +21,7 @@ pub(crate) mod kernel;
 mod ledger;
 mod messages;
 mod mutate;
+mod parts;
 pub(crate) mod scene;
 
 use std::{
@@ -34,7 +35,7 @@ use forwarder_ebpf::DropReason;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use self::{
-    anatomy::{Anatomy, Body, TCP},
+    anatomy::{Anatomy, Body, SCTP, TCP},
     judge::{Case, Fate, Judge},
     kernel::{Kernel, Ran, Way},
     ledger::Ends,
@@ -188,6 +189,13 @@ fn turned(frame: &[u8]) -> Option<Vec<u8>> {
         }
         turned[at + 13] |= 0x10;
     }
+    if protocol == SCTP {
+        match frame[at + 12] {
+            6 | 14 => return None,
+            1 => turned[at + 12] = 2,
+            _ => {}
+        }
+    }
     Some(turned)
 }
 
@@ -197,7 +205,7 @@ fn complaint(frame: &[u8]) -> Option<Vec<u8>> {
     let quoted = frame.get(14..)?;
     let plain = match packet.source.is_ipv4() {
         true => quoted[0] >> 4 == 4,
-        false => matches!(packet.body, Body::Segment { at: 54, .. }),
+        false => matches!(packet.body, Body::Segment { at, .. } if at == 54 || at == 62 && packet.part.is_some()),
     };
     let message =
         frames::icmp_error(address(packet.source.is_ipv6(), 9), packet.source, &quoted[..quoted.len().min(90)]);

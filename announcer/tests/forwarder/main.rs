@@ -5,6 +5,7 @@ mod answer;
 mod away;
 mod clients;
 mod flood;
+mod fragments;
 mod frames;
 mod fuzz;
 mod icmp;
@@ -17,6 +18,10 @@ mod refuse;
 mod reuse;
 mod rig;
 mod scale;
+mod sctp;
+mod segments;
+mod tap;
+mod uplinks;
 mod xdp;
 
 use std::{
@@ -297,9 +302,9 @@ fn each_unfit_packet_is_dropped_for_its_reason() {
     let walk = [options(60), options(60), options(60), options(60), options(17)].concat();
     let cases: Vec<(DropReason, Vec<u8>)> = vec![
         (DropReason::Malformed, v4(6, 64, 0, vec![0; 8])),
-        (DropReason::Fragment, v4(17, 64, 0x2000, forwarded.clone())),
         (DropReason::Fragment, v4(17, 64, 0x0010, forwarded.clone())),
-        (DropReason::Fragment, frames::v6(to, vip6, 44, &[17, 0, 0, 1, 0, 0, 0, 1])),
+        (DropReason::Fragment, frames::v6(to, vip6, 44, &[17, 0, 0, 8, 0, 0, 0, 1])),
+        (DropReason::Malformed, frames::v6(to, vip6, 44, &[17, 0, 0, 1, 0, 0, 0, 1])),
         (DropReason::Extension, frames::v6(to, vip6, 60, &walk)),
         (DropReason::Protocol, v4(47, 64, 0, padding.clone())),
         (DropReason::Protocol, v4(1, 64, 0, frames::icmp([13, 0], &[0; 12]))),

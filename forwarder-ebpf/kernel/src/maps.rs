@@ -18,7 +18,11 @@ use forwarder_ebpf::{
     vips,
 };
 
-use crate::{scratch::Scratch, words};
+use crate::{
+    fragment::{Course, Datagram},
+    scratch::Scratch,
+    words,
+};
 
 #[map]
 static UPLINKS: Array<Uplinks> = Array::with_max_entries(1, 0);
@@ -55,6 +59,8 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 static SOURCES: LpmTrie<Source, u32> = LpmTrie::with_max_entries(limits::SOURCES, 0);
 #[map]
 pub static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(limits::AFFINITIES, 0);
+#[map]
+pub static FRAGMENTED: LruHashMap<Datagram, Course> = LruHashMap::with_max_entries(limits::FRAGMENTED, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
 #[map]

@@ -117,6 +117,7 @@ impl Kernel {
         let mut failed = None;
         for (&index, uplink) in uplinks {
             if self.attached.contains_key(&index) {
+                self.accelerator.look_again(index, &uplink.name);
                 continue;
             }
             let hooks = HOOKS.iter().try_for_each(|hook| self.attach_hook(index, &uplink.name, *hook));

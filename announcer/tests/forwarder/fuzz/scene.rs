@@ -14,7 +14,7 @@ use announcer::{
 };
 use ipnet::IpNet;
 
-use super::anatomy::{TCP, UDP};
+use super::anatomy::{SCTP, TCP, UDP};
 use crate::rig::name;
 
 /// This node's MAC, the other nodes', and that of the router by which clients come.
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     fn add(&mut self, v6: bool, number: u16, place: Where, affinity: bool, sources: Option<IpNet>) {
-        for (port, protocol) in [(80, TCP), (80, UDP), (443, UDP)] {
+        for (port, protocol) in [(80, TCP), (80, UDP), (443, UDP), (8080, SCTP)] {
             let service = Service { place, affinity, sources };
             self.services.insert((address(v6, number), port, protocol), service);
         }
@@ -104,7 +104,11 @@ impl Scene {
         let macs = [OWN].into_iter().chain(OTHERS).enumerate();
         let nodes = macs.map(|(n, mac)| (name(n), Node { me: n == 0, macs: [(interface, mac)].into() })).collect();
         let services = self.services.iter().map(|((vip, port, protocol), service)| {
-            let protocol = if *protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
+            let protocol = match *protocol {
+                TCP => Protocol::Tcp,
+                UDP => Protocol::Udp,
+                _ => Protocol::Sctp,
+            };
             (Socket { vip: *vip, port: *port, protocol }, targets(*vip, *port, protocol, service))
         });
         Wanted {
