@@ -1,5 +1,4 @@
 //! A backend of which no node is named: a gateway probes it and carries its connections, and when that node dies another does.
-#![expect(clippy::disallowed_methods, reason = "edge: a scenario in real time")]
 
 use std::time::Duration;
 
