@@ -48,8 +48,9 @@ fn each_segments_vips_are_served_by_pods_of_all_nodes_and_on_that_segment_alone(
     let [first, second] = wires;
     let (first, second) = (first?, second?);
     let front = [cluster.vip4(), cluster.vip6()].map(|vip| (vip, &first, &second));
-    let back = back.map(|vip| vip.parse::<IpAddr>().map(|vip| (vip, &second, &first)));
-    for (vip, own, other) in front.into_iter().map(Ok).chain(back) {
+    let [back4, back6] = back.map(str::parse::<IpAddr>);
+    let back = [back4?, back6?].map(|vip| (vip, &second, &first));
+    for (vip, own, other) in front.into_iter().chain(back) {
         for (transport, port) in [(Transport::Tcp, WEB), (Transport::Udp, DNS)] {
             let pods = cluster.ask_many(transport, SocketAddr::new(vip, port), 60)?;
             ensure!(cluster.by_node(&pods).len() == 3, "{vip} {transport:?}: {pods:?}");

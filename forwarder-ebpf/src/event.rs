@@ -7,8 +7,10 @@ pub const SECOND_HOPS: u32 = DropReason::COUNT;
 const SHADOW: u32 = SECOND_HOPS + 1;
 const MESSAGES: u32 = SHADOW + ShadowEvent::COUNT;
 const EVICTIONS: u32 = MESSAGES + Message::COUNT;
+/// Where clients are counted that were not remembered for their service's affinity before, after the evictions.
+pub const AFFINITIES_ADDED: u32 = EVICTIONS + Eviction::COUNT;
 /// Entries of the map `EVENTS`.
-pub const EVENTS: u32 = EVICTIONS + Eviction::COUNT;
+pub const EVENTS: u32 = AFFINITIES_ADDED + 1;
 
 /// What became of a frame that a switch flooded to this node though it is addressed to a MAC that this node shadows.
 #[repr(u32)]
@@ -132,6 +134,6 @@ mod tests {
         let shadow = ShadowEvent::ALL.map(|event| event as u32);
         let (messages, evictions) = (Message::ALL.map(|message| message as u32), Eviction::ALL.map(|gone| gone as u32));
         let all = shadow.into_iter().chain(messages).chain(evictions);
-        assert!(all.eq(SECOND_HOPS + 1..EVENTS));
+        assert!(all.chain([AFFINITIES_ADDED]).eq(SECOND_HOPS + 1..EVENTS));
     }
 }

@@ -148,6 +148,8 @@ pub struct Affinity {
     pub tag: u32,
     /// Seconds of the kernel's monotonic clock when the client last began a connection.
     pub seen: u32,
+    /// For how many seconds from then on it stays with its pod.
+    pub patience: u32,
 }
 
 /// A node on one uplink's segment.
@@ -293,7 +295,7 @@ const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<ServiceEntry>() == 28);
 const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 20);
-const _: () = assert!(size_of::<Affinity>() == 12);
+const _: () = assert!(size_of::<Affinity>() == 16);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 52);
 const _: () = assert!(size_of::<Tuple>() == 40);

@@ -4,8 +4,8 @@ use crate::{
     counter::{Counter, Handed, Waits},
     flow::{Flow, FlowStates, Pod},
     layout::{
-        BackendEntry, Bucket, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState, ShadowedVip,
-        Source, Uplinks,
+        Affinity, AffinityKey, BackendEntry, Bucket, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
+        ShadowState, ShadowedVip, Source, Uplinks,
     },
     lease::{Lease, OwnedVip},
 };
@@ -22,6 +22,8 @@ macro_rules! pod {
 }
 
 pod!(
+    Affinity,
+    AffinityKey,
     BackendEntry,
     Bucket,
     Counter,

@@ -102,6 +102,12 @@ impl Tables {
         Self { inherits: true, translates, ..Self::default() }
     }
 
+    /// Tables that are empty so far, for maps with another number of rows.
+    #[must_use]
+    pub fn with_rows(self, rows: u32) -> Self {
+        Self { rows: Rows::new(rows.clamp(limits::MIN_ROWS, limits::MAX_ROWS), REST), ..self }
+    }
+
     /// What must be written so that the maps hold what is wanted. The plan counts as carried out: if a write of it
     /// fails, the maps must be made anew, beginning with empty tables.
     pub fn plan(&mut self, wanted: &Wanted, now: Instant) -> Plan {

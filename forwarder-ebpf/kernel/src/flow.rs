@@ -2,7 +2,7 @@
 //!
 //! A TCP or SCTP flow stays with its pod whatever becomes of the pod's health; only a SYN, which begins a new connection,
 //! looks for another pod when the old one takes none. A UDP flow has no beginning: it is new after a pause, and
-//! moves when its pod is out.
+//! moves when its pod is out; but QUIC's packets that say that they are of a connection stay as TCP's do.
 //!
 //! A flow that is over must not catch a later connection from the same port, which may live on another node: it is
 //! known no more when both ends have closed, or after long silence, and forgotten when a SYN goes elsewhere. The pod's
@@ -52,7 +52,7 @@ pub fn known(packet: &Packet) -> Option<(Known, u32)> {
     let place = table::find(&home, tuple)?;
     let flow = place.flow();
     let silent = silence(now, flow.seen);
-    if is_over(packet, &place, silent) {
+    if is_over(packet, &place, silent) || silent > 0 && is_shut_out(tuple) {
         return None;
     }
     let pod = PODS.get_ptr_mut(place.grant.pod as u32)?;
@@ -160,12 +160,34 @@ pub fn note_seen(flow: *mut Flow, now: u32) {
 #[inline(always)]
 fn is_over(packet: &Packet, place: &Place, silent: i32) -> bool {
     if packet.is_datagram() {
-        return silent > UDP_IDLE || !takes_new(place.flow());
+        return silent > UDP_IDLE || !packet.continues() && !takes_new(place.flow());
     }
     if packet.opens() {
         return place.state.0 & State::CLOSED != 0 || silent > TCP_IDLE || !takes_new(place.flow());
     }
     silent > patience(place.state)
+}
+
+/// Whether the service lets the client in no more. Looked at once a second, since its ranges seldom change: then the packet
+/// goes the way of one without a flow, on which it is dropped. The flow is left as it is, so that the connection goes on
+/// if its client is let in again in time.
+#[inline(always)]
+fn is_shut_out(tuple: &Tuple) -> bool {
+    let Some(scratch) = scratch::get() else { return false };
+    scratch::note(scratch, PACKET, tuple);
+    crier_lets_in(PACKET) == 0
+}
+
+/// Whether the service that ends in the [`Scratch`] go to lets their client in; one that is gone turns nobody out.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_lets_in(ends: u32) -> u32 {
+    let Some(scratch) = scratch::get() else { return 1 };
+    let tuple = scratch::noted(scratch, ends);
+    match maps::service(tuple) {
+        Some(service) => maps::lets_in(service, &tuple.source) as u32,
+        None => 1,
+    }
 }
 
 /// Whether a TCP flow has been silent for so long that it is known no more.
@@ -229,7 +251,7 @@ pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) 
     if pod == pods::NONE {
         return Err(full);
     }
-    if !ports::choose(scratch, hash, now, translated) {
+    if ports::crier_choose(hash, now, translated as u32) == 0 {
         return Err(if translated { DropReason::NatPort } else { DropReason::ClientPort });
     }
     let client_port = scratch::noted(scratch, REPLY).destination_port;

@@ -1,10 +1,14 @@
 //! Says what became of a packet, and whether that was right: from the packet before and after, the verdict and the counters, by
 //! the standards and the scene. It knows nothing of how the kernel program decides.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{
     anatomy::{Anatomy, Body, ETHERNET, SCTP, TCP, UDP, port, residue, sctp_flags},
+    discovery::{Question, Said},
     kernel::{Ran, Way},
     ledger::{Ends, Ledger},
     messages,
@@ -37,6 +41,8 @@ pub(crate) enum Fate {
     Replied,
     /// A ping, made its own answer.
     Answered,
+    /// ARP or neighbour discovery for a VIP of this node, made its own answer.
+    Resolved,
     /// To a port that the VIP does not have, and its sender is told.
     Refused,
     /// An ICMP error, told to the pod it is about.
@@ -59,11 +65,18 @@ pub(crate) struct Judge<'a> {
     scene: &'a Scene,
     pub(crate) ledger: Ledger,
     parts: Parts,
+    /// The VIPs that another machine may have said to have: for them this node need not answer any more.
+    heard: BTreeSet<IpAddr>,
 }
 
 impl<'a> Judge<'a> {
     pub(crate) fn new(scene: &'a Scene) -> Self {
-        Self { scene, ledger: Ledger::default(), parts: Parts::default() }
+        Self { scene, ledger: Ledger::default(), parts: Parts::default(), heard: BTreeSet::new() }
+    }
+
+    /// The node is told anew which VIPs it has.
+    pub(crate) fn forget_claims(&mut self) {
+        self.heard.clear();
     }
 
     /// What became of a packet; what is wrong with that.
@@ -80,6 +93,26 @@ impl<'a> Judge<'a> {
     }
 
     fn judge_whole(&mut self, case: &Case<'_>) -> Result<Fate, String> {
+        let said = if case.way == Way::Ingress { Said::of(case.came) } else { Said::default() };
+        let asked = said.asks.filter(|question| self.scene.owned.contains(&question.target));
+        let fate = match (&asked, case.ran.verdict) {
+            (Some(question), REDIRECT) => self.resolved(case, question),
+            _ => self.other(case),
+        }?;
+        let must = asked.is_some_and(|question| question.valid && !self.heard.contains(&question.target));
+        need!(!must || fate == Fate::Resolved, "a question for a VIP of this node, and it is {fate:?}");
+        self.heard.extend(said.claims);
+        Ok(fate)
+    }
+
+    fn resolved(&self, case: &Case<'_>, question: &Question) -> Result<Fate, String> {
+        need!(case.drops.is_empty(), "answered, and counted as {:?}", case.drops);
+        need!(!self.heard.contains(&question.target), "answered for a VIP that another has");
+        need!(case.ran.frame == question.answer, "the answer must be {}", super::hex(&question.answer));
+        Ok(Fate::Resolved)
+    }
+
+    fn other(&mut self, case: &Case<'_>) -> Result<Fate, String> {
         let untouched = case.ran.frame == case.came;
         let dropped = case.way != Way::Xdp && case.ran.verdict == SHOT;
         need!(dropped || case.drops.is_empty(), "it was not dropped, but counted as {:?}", case.drops);

@@ -55,17 +55,20 @@ impl Service {
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) vips: BTreeSet<IpAddr>,
+    /// Those that this node answers for while no agent does: as in this scene.
+    pub(crate) owned: BTreeSet<IpAddr>,
     /// By VIP, port and protocol number.
     pub(crate) services: BTreeMap<(IpAddr, u16, u8), Service>,
 }
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let mut scene = Self { vips: BTreeSet::new(), services: BTreeMap::new() };
+        let mut scene = Self { vips: BTreeSet::new(), owned: BTreeSet::new(), services: BTreeMap::new() };
         for v6 in [false, true] {
             for number in [100, 101, 102, 103, 104, 105, 106] {
                 scene.vips.insert(address(v6, number));
             }
+            scene.owned.extend([100, 101, 103, 106].map(|number| address(v6, number)));
             let sources = if v6 { "fd77::/124" } else { "10.77.0.0/28" };
             scene.add(v6, 100, Where::Everywhere, false, None);
             scene.add(v6, 101, Where::Away, false, None);

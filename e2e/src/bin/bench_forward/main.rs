@@ -42,6 +42,8 @@ enum Command {
     Update(update::Options),
     /// Packets, connections and round trips through a node, side by side with the kernel's own means.
     Wire(wire::Options),
+    /// What a flood of one VIP costs the clients of another, side by side with the kernel's own means.
+    Flood(wire::flood::Options),
     /// How long the agent takes to count the connections that are remembered.
     Census(census::Options),
     /// Prints the tables of what was measured before, also of a run that was interrupted.
@@ -54,6 +56,7 @@ fn main() -> Result<()> {
         Command::Live(options) => live::run(&options),
         Command::Update(options) => update::run(&options),
         Command::Wire(options) => wire::run(&options),
+        Command::Flood(options) => wire::flood::run(&options),
         Command::Census(options) => census::run(&options),
         Command::Table(options) => record::tabulate(&options),
     }
