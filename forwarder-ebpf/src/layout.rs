@@ -187,8 +187,10 @@ pub struct BackendEntry {
     pub tag: u32,
     /// [`BackendEntry::USABLE`], [`BackendEntry::TRANSLATED`].
     pub flags: u32,
-    /// Which [`crate::Counter`] it has; 0: its service's.
+    /// Which [`crate::Counter`] it has, or its service.
     pub counted: u32,
+    /// That one's [`crate::Counter::tag`].
+    pub counted_by: u32,
     /// This node's address by which a translated backend knows the clients; else zero.
     pub own: Address,
 }
@@ -200,7 +202,7 @@ impl BackendEntry {
     pub const TRANSLATED: u32 = 2;
     /// No such backend.
     pub const NONE: Self =
-        Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0, counted: 0, own: [0; 16] };
+        Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0, counted: 0, counted_by: 0, own: [0; 16] };
 }
 
 /// Both ends of a packet. Aligned, so that addresses are compared and hashed by words.
@@ -295,7 +297,7 @@ const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 20);
 const _: () = assert!(size_of::<Affinity>() == 16);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
-const _: () = assert!(size_of::<BackendEntry>() == 48);
+const _: () = assert!(size_of::<BackendEntry>() == 52);
 const _: () = assert!(size_of::<Tuple>() == 40);
 
 /// Where a node's entry for an uplink lies in the map `NODES`.

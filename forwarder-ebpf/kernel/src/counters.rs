@@ -11,6 +11,7 @@ use forwarder_ebpf::{Counter, Direction, Flow, Handed, ServiceEntry, Waits, limi
 use crate::{
     assembly,
     maps::{self, FLOWS, Size, size},
+    parse,
     words,
 };
 
@@ -144,6 +145,14 @@ pub extern "C" fn crier_accepted(place: u32) -> u32 {
 pub fn note_begun(flow: *mut Flow, micros: u32) {
     // SAFETY: points into the map, which outlives the program's run; an aligned word, at worst another flow's.
     unsafe { (&raw mut (*flow).begun).write_volatile(micros) };
+}
+
+/// When a connection begins whose first packet has these flags; 0: it has begun before. A function of its own, which the
+/// verifier goes through once, as it does with all that follows.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_begun(flags: u32) -> u32 {
+    if parse::opens(flags as u8) { micros() } else { 0 }
 }
 
 /// Microseconds of the kernel's monotonic clock, exact and never 0: it costs as much as a whole decision, so it is for

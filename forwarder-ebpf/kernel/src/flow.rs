@@ -19,8 +19,8 @@ use forwarder_ebpf::{
 
 use crate::{
     counters::{self, Account},
-    maps::{self, PODS},
-    parse::Packet,
+    maps::{self, FLOWS, PODS},
+    parse::{self, Packet},
     pods, ports,
     scratch::{self, OTHER, PACKET, REPLY, Scratch, Served},
     table::{self, Place},
@@ -60,7 +60,7 @@ pub fn known(packet: &Packet) -> Option<(Known, u32)> {
     let (mut closed, mut what) = (0, 0);
     if packet.marks() {
         closed = if packet.ends() { closed_by(packet, State::BY_CLIENT) } else { 0 };
-        what = marked(packet, &place, silent);
+        what = crier_marked(place.number, place.state.0, packet.flags as u32, silent as u32);
     }
     place.change(closed, if confirmed { State::HALF_OPEN } else { 0 }, Some(now));
     if silent > 0 || packet.opens() || confirmed {
@@ -78,23 +78,28 @@ fn account(place: &Place) -> Account {
     Account { counted: flow.counted, tag: flow.tag, place: place.number }
 }
 
-/// What a client's packet is that opens or ends a connection. One that opens it anew begins to wait anew.
-#[inline(always)]
-fn marked(packet: &Packet, place: &Place, silent: i32) -> u32 {
-    if packet.opens() {
-        if place.state.has(State::HALF_OPEN) && silent <= SYN_PAUSE {
-            return counters::RETRANSMIT;
-        }
-        counters::note_begun(place.flow, counters::micros());
-        return 0;
+/// As what a client's packet with these flags is counted, whose flow is of this state and so long silent. One that opens it
+/// anew begins to wait anew.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_marked(place: u32, state: u32, flags: u32, silent: u32) -> u32 {
+    let state = State(state);
+    if !parse::opens(flags as u8) {
+        return reset(flags as u8, state);
     }
-    reset(packet, place)
+    if state.has(State::HALF_OPEN) && silent as i32 <= SYN_PAUSE {
+        return counters::RETRANSMIT;
+    }
+    if let Some(flow) = FLOWS.get_ptr_mut(place) {
+        counters::note_begun(flow, counters::micros());
+    }
+    0
 }
 
-/// Whether a packet is a reset that ends a connection.
+/// Whether a packet with these flags is a reset that ends a connection.
 #[inline(always)]
-fn reset(packet: &Packet, place: &Place) -> u32 {
-    if packet.resets() && !place.state.has(State::CLOSED) { counters::RESET } else { 0 }
+fn reset(flags: u8, state: State) -> u32 {
+    if parse::resets(flags) && !state.has(State::CLOSED) { counters::RESET } else { 0 }
 }
 
 /// Where the flow of these ends leads, if it lives here, to tell its pod something about it: the flow is left as it was. A pod
@@ -251,7 +256,7 @@ pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) 
     }
     let client_port = scratch::noted(scratch, REPLY).destination_port;
     let granted = Grant { pod: pod as u16, client_port, guard: 0 };
-    let opened = if packet.opens() { counters::micros() } else { 0 };
+    let opened = counters::crier_begun(packet.flags as u32);
     let (tag, counted) = (backend.tag, backend.counted);
     scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag, counted, seen: now, begun: opened });
     let begun = State::HALF_OPEN | protocol(tuple) | if packet.ends() { State::BY_CLIENT } else { 0 };
@@ -292,7 +297,7 @@ pub fn replied(packet: &Packet, place: Place) -> Option<(&'static Flow, Account,
         }
         place.change(0, State::HALF_OPEN, None);
     } else if packet.ends() {
-        what = reset(packet, &place);
+        what = reset(packet.flags, place.state);
         close_from_pod(packet, &place);
     } else if packet.marks() {
         counters::crier_accepted(place.number);

@@ -77,11 +77,23 @@ pub struct Packet {
     pub transport: u32,
 }
 
+/// Whether flags are those of a packet that opens a connection.
+#[inline(always)]
+pub fn opens(flags: u8) -> bool {
+    flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+}
+
+/// Whether they are those of a reset.
+#[inline(always)]
+pub fn resets(flags: u8) -> bool {
+    flags & TCP_RST != 0
+}
+
 impl Packet {
     /// Opens a connection (UDP has no such packet: a datagram of an unknown flow does).
     #[inline(always)]
     pub fn opens(&self) -> bool {
-        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        opens(self.flags)
     }
 
     /// Belongs to a connection that has begun, which lives on some node or nowhere.
@@ -120,7 +132,7 @@ impl Packet {
     /// Resets a connection.
     #[inline(always)]
     pub fn resets(&self) -> bool {
-        self.flags & TCP_RST != 0
+        resets(self.flags)
     }
 
     /// TCP.

@@ -187,10 +187,7 @@ impl Line {
 pub fn to_pod(packet: &Packet, service: &ServiceEntry, hash: u64, index: u32) -> Result<Deliver, DropReason> {
     let backend = maps::backend(index).ok_or(DropReason::NoBackend)?;
     affinity::remember(packet, service, index, backend);
-    let mut account = Account { counted: backend.counted, tag: backend.tag, place: counters::NONE };
-    if backend.counted == 0 {
-        account = Account { counted: service.counted, tag: 0, place: counters::NONE };
-    }
+    let account = Account { counted: backend.counted, tag: backend.counted_by, place: counters::NONE };
     let translated = backend.flags & BackendEntry::TRANSLATED != 0;
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.

@@ -100,16 +100,16 @@ impl Tables {
         self.services.get(socket).map(|installed| &installed.targets.labels)
     }
 
-    /// The number of a pod's counter; 0 if it has none, and is counted as its service's.
-    pub(super) fn account(&mut self, pod: &BackendKey, labels: &Labels, tag: u32, plan: &mut Plan) -> u32 {
+    /// The number of a pod's counter, and its tag; of its service's, if the pod gets none.
+    pub(super) fn account(&mut self, pod: &BackendKey, labels: &Labels, tag: u32, plan: &mut Plan) -> (u32, u32) {
         match self.accounts.assign(pod, labels, tag) {
             Some((number, fresh)) => {
                 if fresh {
                     plan.writes.push(Write::OpenAccount { number, tag });
                 }
-                forwarder_ebpf::limits::COUNTED + number
+                (forwarder_ebpf::limits::COUNTED + number, tag)
             }
-            None => 0,
+            None => (self.counted.get(labels).unwrap_or(0), 0),
         }
     }
 

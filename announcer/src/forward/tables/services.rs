@@ -225,7 +225,7 @@ impl Tables {
             };
             let mut entry = backend_entry(&backend);
             if !known {
-                entry.counted = self.account(&backend, &targets.labels, entry.tag, plan);
+                (entry.counted, entry.counted_by) = self.account(&backend, &targets.labels, entry.tag, plan);
                 plan.writes.push(Write::Backend(index, entry));
             }
             numbers.push(u64::from(index));
@@ -271,5 +271,5 @@ fn backend_entry((socket, ip, port, own): &BackendKey) -> BackendEntry {
     let [a, b, c, d, ..] = hash.to_le_bytes();
     let tag = u32::from_le_bytes([a, b, c, d]).max(1);
     let flags = BackendEntry::USABLE | if own.is_some() { BackendEntry::TRANSLATED } else { 0 };
-    BackendEntry { address, port, pad: [0; 2], tag, flags, counted: 0, own: own_address }
+    BackendEntry { address, port, pad: [0; 2], tag, flags, counted: 0, counted_by: 0, own: own_address }
 }

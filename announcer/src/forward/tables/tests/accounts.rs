@@ -19,7 +19,7 @@ fn a_counter_is_opened_before_its_pod_is_there_and_closed_long_after_it_is_gone(
     let without = wanted(&[1], &[(80, vec![1], vec![])]);
     let opened = accounts(&tables.plan(&with, now));
     let [Write::OpenAccount { number, tag }, Write::Backend(_, pod)] = opened[..] else { panic!("{opened:?}") };
-    assert_eq!((pod.tag, pod.counted), (tag, limits::COUNTED + number));
+    assert_eq!((pod.tag, pod.counted_by, pod.counted), (tag, tag, limits::COUNTED + number));
     assert_eq!(accounts(&tables.plan(&without, now)), []);
     let service = tables.counted().next().map(|(_, number)| number);
     assert_eq!(accounts(&tables.plan(&without, now + COUNTED_REST / 2)), []);
