@@ -3,14 +3,34 @@
 use crate::{
     flow::{Flow, FlowStates, Pod},
     layout::{
-        BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
+        Affinity, AffinityKey, BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
         ShadowedVip, Source, Uplinks,
     },
     lease::{Lease, OwnedVip},
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
+#[cfg(not(feature = "other-layout"))]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../obj/crier.o");
+/// The same with the other layout, for tests.
+#[cfg(feature = "other-layout")]
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../obj/crier-other.o");
+
+impl Flow {
+    /// As it lies in memory.
+    #[must_use]
+    pub fn words(self) -> [u64; 8] {
+        // SAFETY: made of integers and arrays of them alone, without padding, and of the same size.
+        unsafe { core::mem::transmute(self) }
+    }
+
+    /// From what lies in memory.
+    #[must_use]
+    pub fn from_words(words: [u64; 8]) -> Self {
+        // SAFETY: every bit pattern is a value.
+        unsafe { core::mem::transmute(words) }
+    }
+}
 
 macro_rules! pod {
     ($($layout:ty),*) => {$(
@@ -21,6 +41,8 @@ macro_rules! pod {
 }
 
 pod!(
+    Affinity,
+    AffinityKey,
     BackendEntry,
     Bucket,
     Counter,

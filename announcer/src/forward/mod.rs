@@ -8,6 +8,7 @@
 pub mod counters;
 mod directory;
 mod index;
+pub mod inherit;
 pub mod io;
 pub mod maglev;
 pub mod plan;

@@ -51,6 +51,8 @@ pub enum Limit {
     Counters,
     /// Ranges of clients.
     Sources,
+    /// Flows of a predecessor's that were to be taken over.
+    Flows,
 }
 
 impl Limit {
@@ -66,6 +68,7 @@ impl Limit {
             Self::Vips => "vips",
             Self::Counters => "counters",
             Self::Sources => "sources",
+            Self::Flows => "flows",
         }
     }
 }

@@ -18,7 +18,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType},
 };
 use forwarder_ebpf::{
-    Flow, FlowStates, LAYOUT_VERSION,
+    Flow, FlowStates,
     limits::MIN_FLOWS,
     table::{State, WAYS},
 };
@@ -133,9 +133,17 @@ impl Agent {
         }
     }
 
-    fn pinned<V: aya::Pod>(&self, name: &str) -> Array<MapData, V> {
-        let pin = format!("{name}_v{LAYOUT_VERSION}_{MIN_FLOWS}");
-        Array::try_from(Map::Array(MapData::from_pin(self.pins.path().join(pin)).unwrap())).unwrap()
+    /// The pins of that kind: one, but while a successor takes over.
+    pub(crate) fn pins_of(&self, kind: &str) -> Vec<PathBuf> {
+        let pins = std::fs::read_dir(self.pins.path()).unwrap().map(|pin| pin.unwrap());
+        let own = pins.filter(|pin| pin.file_name().to_string_lossy().starts_with(&format!("{kind}_")));
+        own.map(|pin| pin.path()).collect()
+    }
+
+    fn pinned<V: aya::Pod>(&self, kind: &str) -> Array<MapData, V> {
+        let pins = self.pins_of(kind);
+        assert_eq!(pins.len(), 1, "{pins:?}");
+        Array::try_from(Map::Array(MapData::from_pin(&pins[0]).unwrap())).unwrap()
     }
 }
 

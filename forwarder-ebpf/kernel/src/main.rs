@@ -39,7 +39,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{DropReason, Message, Stage};
+use forwarder_ebpf::{DropReason, Message, Predecessor, Stage};
 
 use crate::{
     parse::{Frame, Packet, Transport},
@@ -127,6 +127,7 @@ fn from_wire(ctx: &TcContext) -> Action {
         shadow::heard(ctx, &frame);
         if parse::opens_directly(ctx, &mut packet) {
             flow::forget_reply_to(&packet.tuple);
+            stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
         }
         return Action::Next;
     }
@@ -154,6 +155,7 @@ fn connect(ctx: &TcContext) -> Action {
     let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
     packet.blur(ctx);
+    stage::leave_unknown_to_predecessor(ctx, &packet);
     let Some(service) = maps::service(&packet.tuple) else {
         elsewhere(&packet);
         return stage::enter(ctx, Stage::Refuse);
@@ -215,7 +217,11 @@ fn answer(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
 fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(mut about) = icmp::about(ctx, packet) else { return Action::count_drop(DropReason::StrayError) };
     about.blur(ctx);
-    match steer::error(frame, &about) {
+    let found = steer::error(frame, &about);
+    if found.is_err() {
+        stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
+    }
+    match found {
         Ok(end) => {
             if icmp::tell(ctx, packet, &about, &end).is_err() {
                 return Action::count_drop(DropReason::Rewrite);
@@ -257,7 +263,10 @@ fn to_wire(ctx: &TcContext) -> Action {
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Next };
     match steer::outbound(&packet) {
         Some(reply) => reply.perform(ctx, &packet),
-        None => Action::Next,
+        None => {
+            stage::leave_to_predecessor(ctx, Predecessor::Leaving);
+            Action::Next
+        }
     }
 }
 

@@ -1,13 +1,14 @@
-//! From one of the ingress program's parts to another: see [`forwarder_ebpf::Stage`].
+//! From one of the ingress program's parts to another: see [`forwarder_ebpf::Stage`]. And to a predecessor's programs, while
+//! its flows are taken over ([`forwarder_ebpf::Predecessor`]): it has other maps, and goes on until all that it knows is known here.
 
 use aya_ebpf::{macros::map, maps::ProgramArray, programs::TcContext};
-use forwarder_ebpf::{DropReason, Stage};
+use forwarder_ebpf::{DropReason, Predecessor, Stage};
 
-use crate::verdict::Action;
+use crate::{flow, parse::Packet, verdict::Action};
 
 /// The agent fills it, and pins it: the kernel empties an array of programs that no user holds any more.
 #[map]
-static STAGES: ProgramArray = ProgramArray::with_max_entries(Stage::COUNT, 0);
+static STAGES: ProgramArray = ProgramArray::with_max_entries(Stage::COUNT + Predecessor::COUNT, 0);
 
 /// Goes on there, or leaves the frame to whoever comes next.
 #[inline(always)]
@@ -23,4 +24,24 @@ pub fn enter(ctx: &TcContext, stage: Stage) -> Action {
     // SAFETY: nothing is left to be done here.
     unsafe { STAGES.tail_call(ctx, stage as u32) };
     Action::count_drop(DropReason::Stage)
+}
+
+/// Leaves the packet, of which nothing is known here, to the predecessor's program; comes back if there is none.
+///
+/// The packet must be as it came: a predecessor that does not know it either decides as this program would have.
+#[inline(always)]
+pub fn leave_to_predecessor(ctx: &TcContext, which: Predecessor) {
+    // SAFETY: nothing is left to be done here, nor anything begun.
+    unsafe { STAGES.tail_call(ctx, which as u32) };
+}
+
+/// The same of a packet to a VIP without a flow here. One that begins a connection whose ends are known here, of an earlier one,
+/// is not the predecessor's: it would know the earlier one still.
+#[inline(always)]
+pub fn leave_unknown_to_predecessor(ctx: &TcContext, packet: &Packet) {
+    if packet.continues() {
+        leave_to_predecessor(ctx, Predecessor::Ongoing);
+    } else if !flow::has_entry(&packet.tuple) {
+        leave_to_predecessor(ctx, Predecessor::Beginning);
+    }
 }

@@ -2,14 +2,17 @@
 //!
 //! Every start loads the program with maps of its own, fills them with the first [`Forwarder::apply`], and only then
 //! takes the place of the predecessor's program on each uplink, which the kernel does at once. Only the flows are
-//! shared with the predecessor (pinned). So an agent that is killed leaves forwarding as it was, and one that is
+//! shared with the predecessor (pinned), or taken over from it (`inherit`). So an agent that is killed leaves forwarding as it was, and one that is
 //! started or upgraded never shows the kernel half-filled tables; its first `apply` should therefore come once the
 //! membership has caught up.
 
 mod bpffs;
 mod driver;
+mod flow_pins;
+mod inherit;
 mod load;
 mod maps;
+mod memory;
 mod stages;
 mod xdp;
 
@@ -203,7 +206,7 @@ impl fmt::Debug for Forwarder {
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
         let (kernel, maps) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
-        let tables = if kernel.adopted { Tables::inheriting() } else { Tables::default() };
+        let tables = if kernel.inherits_flows { Tables::inheriting() } else { Tables::default() };
         Ok(Self { kernel, maps, tables, broken: false })
     }
 }
@@ -242,7 +245,11 @@ impl Forwarder {
         }
         running.broken = false;
         let attached = running.kernel.attach(&wanted.uplinks)?;
-        Ok(Applied { writes: plan.writes.len(), attached, limits: plan.limits, again: running.tables.next_wake() })
+        let mut limits = plan.limits;
+        if running.kernel.left_out > 0 {
+            limits.insert(Limit::Flows, running.kernel.left_out);
+        }
+        Ok(Applied { writes: plan.writes.len(), attached, limits, again: running.tables.next_wake() })
     }
 
     /// What was counted. All zero while the mode is off.
