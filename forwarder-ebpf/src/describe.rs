@@ -58,9 +58,7 @@ macro_rules! record {
 
 /// All that outlives an agent.
 pub const RECORDS: [Record; 7] = [
-    record!(Flow {
-        grant, client, vip, client_port, port, protocol, pad, backend, tag, counted, seen, rest
-    }),
+    record!(Flow { grant, client, vip, client_port, port, protocol, pad, backend, tag, counted, seen, rest }),
     Record {
         name: "Grant",
         bytes: size_of::<u64>() as u32,

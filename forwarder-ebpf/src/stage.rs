@@ -62,6 +62,8 @@ mod tests {
         for (number, stage) in Stage::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, number, "{}", stage.program());
         }
-        assert!(Predecessor::ALL.into_iter().map(|slot| slot as u32).eq(Stage::COUNT..Stage::COUNT + Predecessor::COUNT));
+        assert!(
+            Predecessor::ALL.into_iter().map(|slot| slot as u32).eq(Stage::COUNT..Stage::COUNT + Predecessor::COUNT)
+        );
     }
 }

@@ -3,8 +3,8 @@
 use crate::{
     flow::{Flow, FlowStates, Pod},
     layout::{
-        Affinity, AffinityKey, BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey, ShadowState,
-        ShadowedVip, Source, Uplinks,
+        Affinity, AffinityKey, BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow,
+        ShadowKey, ShadowState, ShadowedVip, Source, Uplinks,
     },
     lease::{Lease, OwnedVip},
 };

@@ -12,6 +12,7 @@ mod refuse;
 mod reuse;
 mod rig;
 mod scale;
+mod upgrade;
 mod xdp;
 
 use std::{

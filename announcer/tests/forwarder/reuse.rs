@@ -24,7 +24,7 @@ use crate::{
 const PORT: u16 = 40_000;
 
 /// A connection from a port of the host's own choice.
-fn connect_from(host: &Host, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn connect_from(host: &Host, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
     let SocketAddr::V4(to) = to else { panic!("{to} is not IPv4") };
     host.run(|| {
         let client = sys::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;

@@ -121,6 +121,65 @@ impl Layout {
     }
 }
 
+/// Other layouts, for tests.
+#[cfg(test)]
+pub(super) mod tests_support {
+    use super::{FLOW, FLOW_STATES, GRANT, Layout, POD, STATE};
+
+    /// The same fields in another order, with gaps, and other buckets.
+    pub(in super::super) fn permuted(seed: u64, ways: u32) -> Layout {
+        let mut layout = Layout { version: 77, ways, ..Layout::own() };
+        let mut state = seed;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 33) as usize % below
+        };
+        for (name, gaps, unit) in [(FLOW, 3, 64), (POD, 2, 32), (GRANT, 0, 1), (STATE, 0, 1)] {
+            let Some(record) = layout.records.get_mut(name) else { continue };
+            let mut fields: Vec<_> = record.fields.iter_mut().map(|(_, field)| field).collect();
+            for at in (1..fields.len()).rev() {
+                fields.swap(at, random(at + 1));
+            }
+            let mut at = 0;
+            for field in fields {
+                // Whole bytes begin with one.
+                *field = (at, field.1);
+                at += field.1;
+                at += if gaps > 0 { 8 * u32::try_from(random(gaps)).unwrap_or(0) } else { 0 };
+            }
+            record.bytes = at.next_multiple_of(unit.max(8)) / 8;
+        }
+        if let Some(record) = layout.records.get_mut(FLOW_STATES) {
+            *record = super::Record { bytes: ways * 4, fields: [("states".to_owned(), (0, ways * 32))].into() };
+        }
+        layout
+    }
+
+    impl Layout {
+        /// One of this agent's records as this layout has it.
+        pub(in super::super) fn written(&self, name: &str, own: &[u8]) -> Vec<u8> {
+            let record = &self.records[name];
+            let mut written = vec![0; record.bytes as usize];
+            for (field, (at, bits)) in &Layout::own().records[name].fields {
+                let to = record.fields[field].0;
+                for bit in 0..*bits {
+                    let from = (at + bit) as usize;
+                    let set = own[from / 8] >> (from % 8) & 1;
+                    let to = (to + bit) as usize;
+                    written[to / 8] |= set << (to % 8);
+                }
+            }
+            written
+        }
+
+        /// The same without a field.
+        pub(in super::super) fn without(mut self, record: &str, field: &str) -> Self {
+            self.records.get_mut(record).and_then(|record| record.fields.remove(field)).expect("it is there");
+            self
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

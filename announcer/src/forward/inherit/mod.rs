@@ -17,14 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use forwarder_ebpf::{Flow, Grant, table::State};
 
+use self::{
+    layout::{FLOW, FLOW_STATES, POD},
+    record::Reader,
+};
 pub use self::{
     layout::{Layout, Unreadable},
     record::Recipe,
     table::{Entered, Table},
-};
-use self::{
-    layout::{FLOW, FLOW_STATES, POD},
-    record::Reader,
 };
 
 /// The records of a map in memory, each beginning on a word.

@@ -154,7 +154,8 @@ impl Kernel {
         }
         // No predecessor's program is left that enters its own, or looks for flows.
         remove_pins(&self.pin_dir, |name| {
-            stages::is_pin(name) && name != self.stages.pin || flow_pins::is_one(name) && !name.ends_with(&self.flow_pins)
+            stages::is_pin(name) && name != self.stages.pin
+                || flow_pins::is_one(name) && !name.ends_with(&self.flow_pins)
         });
         Ok(attached)
     }
