@@ -238,7 +238,7 @@ fn a_hundred_thousand_flows_are_taken_over_and_of_too_many_those_stay_that_are_i
     let mut stream = connect(&lan.client, socket(vip4(), 80)).0;
     // Half of them are half-open.
     agent.multiply(FLOWS);
-    agent.restart_with(&lan.nodes[0], 3 * FLOWS);
+    agent.restart_with(&lan.nodes[0], 8 * FLOWS);
     let start = Instant::now();
     let applied = agent.try_apply(&lan.nodes[0], &wanted);
     println!("{FLOWS} flows taken over in {:?}", start.elapsed());

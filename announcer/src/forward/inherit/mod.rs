@@ -127,6 +127,15 @@ pub struct Heir<'a> {
     bytes: Vec<u8>,
 }
 
+/// Whether flows of maps with this description can be taken over.
+///
+/// # Errors
+/// If not: it leaves open what a flow cannot do without.
+pub fn check(layout: &Layout) -> Result<(), Unreadable> {
+    layout.record(FLOW_STATES)?;
+    Reader::new(layout).map(drop)
+}
+
 impl<'a> Heir<'a> {
     /// Of maps with this description, for that table.
     ///

@@ -19,6 +19,9 @@ const NEEDED: [(&str, &[&str]); 4] = [
     (POD, &["address", "port", "state"]),
 ];
 
+/// What follows from the rest by this agent's own rules.
+const MADE_ANEW: [(&str, &[&str]); 2] = [(GRANT, &["guard"]), (STATE, &["heard", "tag"])];
+
 /// How a record of another layout becomes one of this agent's: the fields that both know, by their names. Others are left, or zero.
 #[derive(Debug, Clone)]
 pub struct Recipe {
@@ -36,7 +39,8 @@ impl Recipe {
         let own = own(name)?;
         let theirs = layout.record(name)?;
         let mut steps = Vec::new();
-        for field in own.fields {
+        let anew = |field: &str| MADE_ANEW.iter().any(|(record, fields)| *record == name && fields.contains(&field));
+        for field in own.fields.iter().filter(|field| !anew(field.name)) {
             let Some(&(at, bits)) = theirs.fields.get(field.name) else { continue };
             if bits > MAX_BITS {
                 continue;
@@ -54,7 +58,14 @@ impl Recipe {
     pub fn apply(&self, record: &[u8]) -> Vec<u8> {
         let mut new = vec![0; self.bytes];
         for (from, to, bits) in &self.steps {
-            set(&mut new, *to, *bits, get(record, *from, *bits));
+            if (from | to | bits) % 8 == 0 {
+                let [from, to, bytes] = [from, to, bits].map(|bits| (bits / 8) as usize);
+                if let (Some(there), Some(here)) = (record.get(from..from + bytes), new.get_mut(to..to + bytes)) {
+                    here.copy_from_slice(there);
+                }
+            } else {
+                set(&mut new, *to, *bits, get(record, *from, *bits));
+            }
         }
         new
     }
@@ -118,10 +129,10 @@ impl Reader {
         })
     }
 
-    /// The flags of a flow's state; `None` for what is nobody's, or being written. Its clock and tag are made anew.
+    /// The flags of a flow's state; `None` for what is nobody's, or being written.
     pub(super) fn flags(&self, word: u32) -> Option<u32> {
         let state = self.state.apply(&word.to_le_bytes());
-        let word = u32::from_le_bytes(state.try_into().ok()?) & !(State::TAG | State::HEARD);
+        let word = u32::from_le_bytes(state.try_into().ok()?);
         (word & State::BUSY == 0 && word & (State::FORWARD | State::REVERSE) != 0).then_some(word)
     }
 

@@ -20,7 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{StartError, flow_pins, memory::Memory};
 use crate::forward::inherit::{
-    Heir, Layout, Maps, Recipe, Table, Tally, Unreadable,
+    Heir, Layout, Maps, Recipe, Table, Tally, Unreadable, check,
     layout::{AFFINITY, AFFINITY_KEY, FLOW, FLOW_STATES, POD},
 };
 
@@ -63,6 +63,7 @@ impl Legacy {
         let text = Array::<_, Text>::try_from(Map::Array(pin(map::LAYOUT).map_err(|_| Lost::Undescribed)?));
         let text = text.and_then(|text| text.get(&0, 0)).map_err(|_| Lost::Undescribed)?;
         let layout = Layout::decode(&text)?;
+        check(&layout)?;
         let memory = |map: &'static str, record: &str| {
             let bytes = layout.record(record)?.bytes;
             Memory::of(&pin(map)?, bytes).map_err(|error| Lost::Memory(map, error))

@@ -19,6 +19,8 @@ pub(super) struct Memory {
 
 // SAFETY: a mapping is the process's, no thread's; what lies there is only ever reached atomically.
 unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
 
 impl Memory {
     /// Of an array whose records have so many bytes.
