@@ -8,6 +8,7 @@ pub mod announce;
 pub mod app;
 pub mod config;
 pub mod forward;
+pub mod gateway;
 pub mod health;
 pub mod holdup;
 pub mod http;

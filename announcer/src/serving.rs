@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use membership::{Member, NodeName, Target, Verdict, View};
 
-use crate::model::{Backend, ServicePort};
+use crate::{
+    gateway::{self, Gateway, on_segment},
+    model::{Backend, ServicePort},
+};
 
 /// The pods of a service port that get new connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +25,18 @@ pub struct Serving<'a> {
 /// then all of the others. If there are none on nodes that are up, those on nodes that were, since hooks outlive their agent.
 ///
 /// A node that has lost the VIP's segment (its card, or its address there) can neither be handed the VIP's frames nor
-/// answer its clients: while others are on the segment, pods there are left out.
+/// answer its clients: while others are on the segment, pods there are left out, unless they have a [`gateway`](mod@gateway).
 #[must_use]
 pub fn serving<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Serving<'a> {
-    let carries = |member: &Member| member.state.is_up() && member.document.facts.forwarding;
-    let near = select(port, vip, view, |member| carries(member) && on_segment(member, vip));
+    chosen(port, vip, view, true)
+}
+
+fn chosen<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, translated: bool) -> Serving<'a> {
+    let carries = |carrier: &Carrier<'_>| {
+        let up = carrier.member.state.is_up() && carrier.member.document.facts.forwarding;
+        up && (translated || !carrier.translated)
+    };
+    let near = select(port, vip, view, |carrier| carries(carrier) && on_segment(carrier.member, vip));
     if !near.backends.is_empty() {
         return near;
     }
@@ -38,24 +48,24 @@ pub fn serving<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Serving<'
     Serving { failed_open: !backends.is_empty(), backends }
 }
 
-/// The pods of node `me` that a connection may be carried to under `externalTrafficPolicy: Local`. If it has none of the
+/// The pods of node `me` that a connection may be carried to under `externalTrafficPolicy: Local`; none by way of a gateway. If it has none of the
 /// [`serving`] ones, those of its own that are terminating and still answer: while the VIP moves away from a node
 /// that has no others any more, connections still arrive there.
 #[must_use]
 pub fn serving_here<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, me: &NodeName) -> Vec<&'a Backend> {
     let mine = |backend: &&Backend| backend.node.as_ref() == Some(me);
-    let here: Vec<&Backend> = serving(port, vip, view).backends.into_iter().filter(mine).collect();
+    let here: Vec<&Backend> = chosen(port, vip, view, false).backends.into_iter().filter(mine).collect();
     if !here.is_empty() {
         return here;
     }
-    let leaving = |backend: &&Backend| mine(backend) && is_leaving(backend) && is_sound(port, backend, view);
+    let leaving = |backend: &&Backend| mine(backend) && is_leaving(backend) && is_sound(port, backend, vip, view);
     candidates(port, vip).filter(leaving).collect()
 }
 
 /// What a pod counts for among others: the eighths of its weight. A pod in its slow start has fewer than 8.
 #[must_use]
-pub fn share(port: &ServicePort, backend: &Backend, view: &View) -> u32 {
-    let eighths = verdict(port, backend, view).map_or(Verdict::FULL, Verdict::eighths);
+pub fn share(port: &ServicePort, backend: &Backend, vip: IpAddr, view: &View) -> u32 {
+    let eighths = verdict(port, backend, vip, view).map_or(Verdict::FULL, Verdict::eighths);
     u32::from(backend.weight) * u32::from(eighths)
 }
 
@@ -63,43 +73,65 @@ pub fn share(port: &ServicePort, backend: &Backend, view: &View) -> u32 {
 /// they that are away but this one.
 #[must_use]
 pub fn standby<'a>(port: &'a ServicePort, vip: IpAddr, view: &View) -> Vec<&'a Backend> {
-    select(port, vip, view, |member| !member.state.is_up() && member.document.facts.forwarding).backends
+    select(port, vip, view, |carrier| !carrier.member.state.is_up() && carrier.member.document.facts.forwarding)
+        .backends
 }
 
 /// The nodes with a usable pod of their own behind `port`. Pods on nodes that only announce count too: there something
 /// else, such as kube-proxy, carries connections to local pods.
 #[must_use]
 pub fn local_nodes(port: &ServicePort, vip: IpAddr, view: &View) -> BTreeSet<NodeName> {
-    select(port, vip, view, |member| member.state.is_up())
+    select(port, vip, view, |carrier| !carrier.translated && carrier.member.state.is_up())
         .backends
         .into_iter()
         .filter_map(|backend| backend.node.clone())
         .collect()
 }
 
-/// What the prober of a pod's node says of it; `None`: nothing yet, or it is not probed.
+/// What the prober of the node that carries a pod's connections to `vip` says of it; `None`: nothing yet, or it is not probed.
 #[must_use]
-pub fn verdict(port: &ServicePort, backend: &Backend, view: &View) -> Option<Verdict> {
+pub fn verdict(port: &ServicePort, backend: &Backend, vip: IpAddr, view: &View) -> Option<Verdict> {
+    judged(port, backend, carrier(port, backend, vip, view)?.member)
+}
+
+/// Who carries a backend's connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Carrier<'a> {
+    /// Its own node, or its [`gateway`](mod@gateway).
+    pub node: &'a NodeName,
+    /// What is known of the node.
+    pub member: &'a Member,
+    /// By full NAT, as a gateway.
+    pub translated: bool,
+}
+
+/// Who carries the connections to `vip` that a backend gets.
+#[must_use]
+pub fn carrier<'a>(port: &ServicePort, backend: &Backend, vip: IpAddr, view: &'a View) -> Option<Carrier<'a>> {
+    if let Some(gateway) = gateway::gateway(backend, vip, view) {
+        let Gateway { node, member, if_proven } = gateway;
+        let proven = || judged(port, backend, member).is_some_and(|verdict| verdict != Verdict::Unhealthy);
+        if !if_proven || proven() {
+            return Some(Carrier { node, member, translated: true });
+        }
+    }
+    let (node, member) = view.members.get_key_value(backend.node.as_ref()?)?;
+    Some(Carrier { node, member, translated: false })
+}
+
+fn judged(port: &ServicePort, backend: &Backend, by: &Member) -> Option<Verdict> {
     let check = port.check.as_ref()?;
     let target = Target { address: backend.address, port: check.port.unwrap_or(backend.port), check: check.id() };
-    view.members.get(backend.node.as_ref()?)?.document.health.get(&target).copied()
+    by.document.health.get(&target).copied()
 }
 
-/// Whether one of the node's uplinks that work is on the VIP's segment.
-fn on_segment(member: &Member, vip: IpAddr) -> bool {
-    member.document.facts.interfaces.iter().any(|uplink| uplink.prefixes.iter().any(|prefix| prefix.contains(&vip)))
-}
-
-fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Member) -> bool) -> Serving<'a> {
-    let reachable = |backend: &&Backend| {
-        let member = backend.node.as_ref().and_then(|node| view.members.get(node));
-        member.is_some_and(&fit)
-    };
+fn select<'a>(port: &'a ServicePort, vip: IpAddr, view: &View, fit: impl Fn(&Carrier<'_>) -> bool) -> Serving<'a> {
+    let reachable = |backend: &&Backend| carrier(port, backend, vip, view).is_some_and(|carrier| fit(&carrier));
     let (ready, others): (Vec<&Backend>, Vec<&Backend>) =
         candidates(port, vip).filter(reachable).partition(|backend| backend.ready && !backend.terminating);
     let leaving: Vec<&Backend> = others.into_iter().filter(|backend| is_leaving(backend)).collect();
     let sound = |pods: &[&'a Backend]| -> Vec<&'a Backend> {
-        pods.iter().copied().filter(|backend| is_sound(port, backend, view)).collect()
+        pods.iter().copied().filter(|backend| is_sound(port, backend, vip, view)).collect()
     };
     let good = [sound(&ready), sound(&leaving)].into_iter().find(|pods| !pods.is_empty());
     if let Some(backends) = good {
@@ -119,8 +151,8 @@ fn is_leaving(backend: &Backend) -> bool {
     backend.terminating && backend.serving
 }
 
-fn is_sound(port: &ServicePort, backend: &Backend, view: &View) -> bool {
-    verdict(port, backend, view) != Some(Verdict::Unhealthy)
+fn is_sound(port: &ServicePort, backend: &Backend, vip: IpAddr, view: &View) -> bool {
+    verdict(port, backend, vip, view) != Some(Verdict::Unhealthy)
 }
 
 #[cfg(test)]
@@ -330,7 +362,7 @@ mod tests {
             (Some(Verdict::Warming(200)), 24),
         ] {
             verdict.into_iter().for_each(|verdict| judge(&mut view, "n1", target(1, 8080), verdict));
-            assert_eq!(share(&port, &port.backends[0], &view), expected, "{verdict:?}");
+            assert_eq!(share(&port, &port.backends[0], VIP, &view), expected, "{verdict:?}");
         }
         assert_eq!(used(&port, &view), [1]);
     }

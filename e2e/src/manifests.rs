@@ -52,7 +52,7 @@ pub struct CheckSpec {
 pub struct Endpoint {
     /// The pod's name.
     pub pod: String,
-    /// Its node.
+    /// Its node; empty: none that the objects name.
     pub node: String,
     /// IPv4 and IPv6.
     pub addresses: [IpAddr; 2],
@@ -247,11 +247,12 @@ impl ServiceSpec {
         }
         yaml += if self.endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" };
         for endpoint in &self.endpoints {
+            let node = if endpoint.node.is_empty() { String::new() } else { format!("nodeName: {}, ", endpoint.node) };
             let _ = writeln!(
                 yaml,
-                "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {}, serving: true, terminating: {}}}, \
+                "- {{addresses: [\"{}\"], {node}conditions: {{ready: {}, serving: true, terminating: {}}}, \
                  targetRef: {{kind: Pod, name: {}}}}}",
-                endpoint.addresses[index], endpoint.node, endpoint.ready, endpoint.terminating, endpoint.pod,
+                endpoint.addresses[index], endpoint.ready, endpoint.terminating, endpoint.pod,
             );
         }
         yaml

@@ -84,7 +84,7 @@ pub const RECORDS: [Record; 7] = [
             within("tag", State::TAG as u64),
         ],
     },
-    record!(Pod { address, port, pad, state, seen, rest }),
+    record!(Pod { address, port, way, state, seen, rest, own, spare }),
     record!(AffinityKey { client, counted }),
     record!(Affinity { backend, tag, seen }),
 ];

@@ -85,7 +85,8 @@ pub struct FlowStates {
 }
 
 /// A pod's socket to which flows lead. The kernel program enters it itself, so that flows neither depend on what the
-/// agent says of their pod now, nor on how a successor numbers the pods.
+/// agent says of their pod now, nor on how a successor numbers the pods. A cache line; what is beyond its first half only
+/// translated connections look at.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -99,8 +100,8 @@ pub struct Pod {
     pub address: Address,
     /// The pod's port, network order.
     pub port: [u8; 2],
-    /// Zero.
-    pub pad: [u8; 2],
+    /// [`Pod::DIRECT`] or [`Pod::TRANSLATED`].
+    pub way: [u8; 2],
     /// [`Pod::FREE`], [`Pod::BUSY`], [`Pod::THERE`].
     pub state: u32,
     /// Seconds of the kernel's monotonic clock when a flow to it was last heard.
@@ -109,9 +110,17 @@ pub struct Pod {
     /// Zero.
     #[cfg(not(feature = "other-layout"))]
     pub rest: u32,
+    /// This node's address that the pod knows in the clients' place, if it is [`Pod::TRANSLATED`]; else zero.
+    pub own: Address,
+    /// Zero.
+    pub spare: [u8; 16],
 }
 
 impl Pod {
+    /// It sees the client's address, and its replies leave by an uplink.
+    pub const DIRECT: [u8; 2] = [0, 0];
+    /// It sees this node's address, and its replies come in by an uplink.
+    pub const TRANSLATED: [u8; 2] = [1, 0];
     /// No pod yet.
     pub const FREE: u32 = 0;
     /// Being written.
@@ -123,5 +132,5 @@ impl Pod {
 const _: () = assert!(size_of::<Flow>() == 64);
 const _: () = assert!(size_of::<FlowStates>() == 64 || cfg!(feature = "other-layout"));
 const _: () = assert!(size_of::<State>() * WAYS as usize == size_of::<FlowStates>());
-const _: () = assert!(size_of::<Pod>() == 32);
+const _: () = assert!(size_of::<Pod>() == 64);
 const _: () = assert!(crate::limits::BACKENDS <= 1 << 16 && crate::limits::PODS <= 1 << 16);

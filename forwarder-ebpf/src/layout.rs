@@ -41,8 +41,8 @@ pub struct Uplink {
     pub mac: [u8; 6],
     /// Which of the columns of [`NodeEntry`] belongs to it; below [`crate::limits::UPLINKS`].
     pub column: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Not 0: what comes in for this node itself may be of a translated connection.
+    pub returns: u8,
 }
 
 /// A socket clients connect to.
@@ -185,15 +185,19 @@ pub struct BackendEntry {
     pub pad: [u8; 2],
     /// A hash of what it is (service, address, port): tells it from another that has its index later.
     pub tag: u32,
-    /// [`BackendEntry::USABLE`].
+    /// [`BackendEntry::USABLE`], [`BackendEntry::TRANSLATED`].
     pub flags: u32,
+    /// This node's address by which a translated backend knows the clients; else zero.
+    pub own: Address,
 }
 
 impl BackendEntry {
     /// May get new connections.
     pub const USABLE: u32 = 1;
+    /// It cannot answer the clients past this node: its connections come from [`BackendEntry::own`].
+    pub const TRANSLATED: u32 = 2;
     /// No such backend.
-    pub const NONE: Self = Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0 };
+    pub const NONE: Self = Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0, own: [0; 16] };
 }
 
 /// Both ends of a packet. Aligned, so that addresses are compared and hashed by words.
@@ -300,7 +304,7 @@ const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 20);
 const _: () = assert!(size_of::<Affinity>() == 12);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
-const _: () = assert!(size_of::<BackendEntry>() == 28);
+const _: () = assert!(size_of::<BackendEntry>() == 44);
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Counter>() == 24);
 

@@ -25,6 +25,7 @@ mod slot;
 mod stage;
 pub mod steer;
 pub mod table;
+pub mod vips;
 
 #[cfg(feature = "user")]
 mod user;
@@ -53,6 +54,10 @@ pub mod program {
 pub mod constant {
     /// `u32`: buckets of the flow table.
     pub const FLOW_BUCKETS: &str = "FLOW_BUCKETS";
+    /// `u32`: the first of the ports from which connections to translated backends come.
+    pub const NAT_FIRST: &str = "NAT_FIRST";
+    /// `u32`: how many of them there are.
+    pub const NAT_PORTS: &str = "NAT_PORTS";
 }
 
 /// Names of the maps in the object.
@@ -63,6 +68,8 @@ pub mod map {
     pub const UPLINKS: &str = "UPLINKS";
     /// Hash: address to a word that is not looked at.
     pub const VIPS: &str = "VIPS";
+    /// Array of `u64`: bits of addresses that may be in [`VIPS`], see [`crate::vips`].
+    pub const VIP_BITS: &str = "VIP_BITS";
     /// Array of [`crate::Bucket`]: [`crate::ServiceKey`]s to numbers of [`crate::ServiceEntry`]s.
     pub const DIRECTORY: &str = "DIRECTORY";
     /// Array of [`crate::ServiceEntry`].

@@ -23,6 +23,11 @@ pub const MIN_FLOWS: u32 = 1_024;
 pub const MAX_FLOWS: u32 = 16_777_216;
 /// Pod sockets of this node to which there are flows; a power of two. One is given up when it had none for hours.
 pub const PODS: u32 = 16_384;
+/// The ports from which connections to translated backends come, unless the agent says otherwise: below those that Linux gives its
+/// own connections. For each backend's socket and protocol there may be so many connections.
+pub const NAT_FIRST: u16 = 10_000;
+/// How many of them there are.
+pub const NAT_PORTS: u16 = 22_768;
 /// Source ranges: of all services' ports and addresses together, and of changing ones twice.
 pub const SOURCES: u32 = 65_536;
 /// Clients that a node remembers for services with affinity, once for each service; the least recently used go first.

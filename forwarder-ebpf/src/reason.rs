@@ -30,11 +30,17 @@ pub enum DropReason {
     StrayError = 11,
     /// A [`crate::Stage`] of the program was not there.
     Stage = 12,
+    /// All ports that were tried for a connection to a translated backend are taken.
+    NatPort = 13,
+    /// A translated packet could not be sent on: no way to where it goes, or by no uplink, or it is too large for it.
+    NatRoute = 14,
+    /// A reset to a translated backend, of no known connection.
+    NatStray = 15,
 }
 
 impl DropReason {
     /// How many there are.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 16;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Malformed,
@@ -50,6 +56,9 @@ impl DropReason {
         Self::SourceRange,
         Self::StrayError,
         Self::Stage,
+        Self::NatPort,
+        Self::NatRoute,
+        Self::NatStray,
     ];
 
     /// Its name in metrics.
@@ -69,6 +78,9 @@ impl DropReason {
             Self::SourceRange => "source_range",
             Self::StrayError => "stray_error",
             Self::Stage => "stage",
+            Self::NatPort => "nat_port",
+            Self::NatRoute => "nat_route",
+            Self::NatStray => "nat_stray",
         }
     }
 }

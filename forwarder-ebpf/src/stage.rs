@@ -13,6 +13,12 @@ pub enum Stage {
     Refuse = 2,
     /// ARP and neighbour discovery.
     Answer = 3,
+    /// A packet to a backend whose connections are translated.
+    Translate = 4,
+    /// A packet to this node itself, by an uplink: a translated backend's?
+    Return = 5,
+    /// An ICMP error about a translated connection, from either side.
+    TranslatedError = 6,
 }
 
 /// Where the same array leads to a predecessor's programs, while its flows are taken over: with what it may know, and this
@@ -37,9 +43,10 @@ impl Predecessor {
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 7;
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::Connect, Self::Icmp, Self::Refuse, Self::Answer];
+    pub const ALL: [Self; Self::COUNT as usize] =
+        [Self::Connect, Self::Icmp, Self::Refuse, Self::Answer, Self::Translate, Self::Return, Self::TranslatedError];
 
     /// The program's name in the object.
     #[must_use]
@@ -49,6 +56,9 @@ impl Stage {
             Self::Icmp => "crier_icmp",
             Self::Refuse => "crier_refuse",
             Self::Answer => "crier_answer",
+            Self::Translate => "crier_translate",
+            Self::Return => "crier_return",
+            Self::TranslatedError => "crier_nat_error",
         }
     }
 }

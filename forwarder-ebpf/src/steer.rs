@@ -74,6 +74,16 @@ pub fn substitute_port(hash: u64, attempt: u32) -> [u8; 2] {
     (port as u16).to_be_bytes()
 }
 
+/// The port from which a connection shall come to a translated backend, of `ports` from `first` on: the next for each `attempt`, so that
+/// few ports are all tried. Network order. No contract between nodes.
+#[inline(always)]
+#[must_use]
+pub fn translated_port(hash: u64, attempt: u32, first: u32, ports: u32) -> [u8; 2] {
+    let at = (finish(hash as u32) & 0x00ff_ffff) + attempt;
+    // A remainder by nothing would be a panic, for which an eBPF program has no place.
+    ((first + at % if ports == 0 { 1 } else { ports }) as u16).to_be_bytes()
+}
+
 /// MurmurHash3's finaliser: every input bit reaches every output bit.
 #[inline(always)]
 fn finish(mut hash: u32) -> u32 {
@@ -110,6 +120,15 @@ mod tests {
         let ports: [u16; 4] = [0, 1, 2, 3].map(|attempt| u16::from_be_bytes(substitute_port(0xd3ef_b1e6, attempt)));
         assert!(ports.iter().all(|port| *port >= 1024), "{ports:?}");
         assert!((1..4).all(|at| !ports[..at].contains(&ports[at])), "{ports:?}");
+    }
+
+    #[test]
+    fn translated_ports_are_all_tried_and_stay_in_their_range() {
+        for hash in [0, 0xd3ef_b1e6, u64::MAX] {
+            let mut ports: Vec<_> = (0..8).map(|n| u16::from_be_bytes(translated_port(hash, n, 60_000, 8))).collect();
+            ports.sort_unstable();
+            assert!(ports.iter().copied().eq(60_000..60_008), "{ports:?}");
+        }
     }
 
     #[test]

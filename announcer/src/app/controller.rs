@@ -32,6 +32,7 @@ use super::{changes, macs::Macs, strangers::Defence};
 use crate::{
     announce::{Announcement, Conflict, Inquiry},
     forward::{Link, wanted},
+    gateway,
     health::plan,
     holdup::HoldUp,
     http::Order,
@@ -78,6 +79,8 @@ pub struct Controller {
     defence: Defence,
     macs: Macs,
     view: Arc<View>,
+    /// What the prober's plan was made for beside the objects.
+    gateways: gateway::Standing,
     inputs: Inputs,
     outputs: Outputs,
 }
@@ -97,6 +100,7 @@ impl Controller {
             macs: Macs::default(),
             answering: BTreeMap::new(),
             view: Arc::default(),
+            gateways: gateway::Standing::new(),
             inputs,
             outputs,
         }
@@ -193,8 +197,10 @@ impl Controller {
         }
         let snapshot = Arc::clone(&self.inputs.snapshot.borrow_and_update());
         let links = Arc::clone(&self.inputs.links.borrow_and_update());
-        if objects_changed {
-            publish(&self.outputs.plan, Some(Arc::new(plan(&snapshot.desired, &self.me))));
+        let gateways = gateway::standing(&self.view);
+        if objects_changed || gateways != self.gateways {
+            publish(&self.outputs.plan, Some(Arc::new(plan(&snapshot.desired, &self.view, &self.me))));
+            self.gateways = gateways;
         }
         self.decide_ownership(&snapshot, &links).await;
         self.publish_facts(&links).await;

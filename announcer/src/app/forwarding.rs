@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use super::shortages::{Shortage, Shortages};
 use crate::{
     announce::Order,
     forward::{Counters, Forwarder, Info, Wanted, plan::cut_off_since},
@@ -69,6 +70,7 @@ async fn run(
     let mut tick = tokio::time::interval(TICK);
     let mut trouble = None;
     let mut reached = BTreeMap::new();
+    let mut shortages = Shortages::default();
     loop {
         tokio::select! {
             changed = wishes.changed() => if changed.is_err() { return },
@@ -129,6 +131,12 @@ async fn run(
         });
         // A counter that cannot be read stands still; one that went back to 0 would look like a burst.
         let counters = forwarder.counters().unwrap_or_else(|_| reports.borrow().counters.clone());
+        for Shortage { reason, more, say } in shortages.look(&counters.drops, Instant::now()) {
+            limits.add(reason.as_str(), more);
+            if let Some(text) = say {
+                warn!(reason = reason.as_str(), packets = more, "{text}");
+            }
+        }
         reports.send_replace(Arc::new(Report { info, counters, trouble: trouble.clone() }));
     }
 }

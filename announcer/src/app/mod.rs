@@ -15,6 +15,7 @@ mod macs;
 mod reload;
 pub mod report;
 mod restart;
+mod shortages;
 pub mod strangers;
 
 use std::{
@@ -361,7 +362,7 @@ fn forward_options(settings: &Settings) -> forward::Options {
         ForwarderMode::Tc => forward::Mode::Tc,
         ForwarderMode::Off => forward::Mode::Off,
     };
-    forward::Options { mode, pin_dir: settings.pin_dir.clone(), flows: settings.flows }
+    forward::Options { mode, pin_dir: settings.pin_dir.clone(), flows: settings.flows, nat_ports: None }
 }
 
 /// A number of this node's own, so that nodes do not probe in step.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -21,9 +21,9 @@ use crate::{
     health::{Verdicts, target_of},
     http::{Readiness, Status, StatusSource, status},
     metrics,
-    model::{Backend, Desired, PoolUsage, ServiceName, ServicePort},
+    model::{Backend, Desired, PoolUsage, Service, ServiceName, ServicePort, TrafficPolicy},
     selftest::{Outcome, Results},
-    serving::{serving, verdict},
+    serving::{carrier, serving, verdict},
     shadow,
     source::Snapshot,
 };
@@ -170,7 +170,7 @@ impl StatusSource for Reporter {
 }
 
 fn selftest(results: &Results) -> status::SelfTest {
-    let problem = |(address, trouble): (&std::net::IpAddr, &crate::selftest::Trouble)| status::VipProblem {
+    let problem = |(address, trouble): (&IpAddr, &crate::selftest::Trouble)| status::VipProblem {
         address: *address,
         owner: trouble.owner.clone(),
         result: trouble.outcome.as_str().to_owned(),
@@ -206,7 +206,7 @@ fn members(view: &View) -> Vec<status::Member> {
 }
 
 /// Every VIP with every service that has it, by address.
-fn services_of_vips(desired: &Desired) -> impl Iterator<Item = (std::net::IpAddr, &ServiceName)> {
+fn services_of_vips(desired: &Desired) -> impl Iterator<Item = (IpAddr, &ServiceName)> {
     let all =
         desired.services.iter().flat_map(|(name, service)| service.vips.iter().map(move |vip| (vip.address, name)));
     all.collect::<BTreeSet<_>>().into_iter()
@@ -223,7 +223,7 @@ fn shadow_counts(forwarding: &Report, shadowing: &shadow::Report) -> metrics::Sh
 
 fn vips(desired: &Desired, owners: &Owners, view: &View) -> Vec<status::Vip> {
     let by_id: BTreeMap<u64, &NodeName> = view.members.keys().map(|node| (standby::id(node), node)).collect();
-    let vip = |(address, service): (std::net::IpAddr, &ServiceName)| {
+    let vip = |(address, service): (IpAddr, &ServiceName)| {
         let owner = owners.get(&address);
         status::Vip {
             address,
@@ -241,7 +241,7 @@ fn vips(desired: &Desired, owners: &Owners, view: &View) -> Vec<status::Vip> {
     services_of_vips(desired).map(vip).collect()
 }
 
-fn unowned(desired: &Desired, service: &ServiceName, address: std::net::IpAddr) -> String {
+fn unowned(desired: &Desired, service: &ServiceName, address: IpAddr) -> String {
     let vips = desired.services.get(service).map(|service| service.vips.as_slice()).unwrap_or_default();
     let advertised = vips.iter().any(|vip| vip.address == address && !vip.advertise.is_empty());
     if advertised {
@@ -252,29 +252,43 @@ fn unowned(desired: &Desired, service: &ServiceName, address: std::net::IpAddr) 
 }
 
 /// Every backend of every service once for each port, with the port it stands behind.
-fn all_backends(desired: &Desired) -> impl Iterator<Item = (&ServiceName, &ServicePort, &Backend)> {
+fn all_backends(desired: &Desired) -> impl Iterator<Item = (&ServiceName, &Service, &ServicePort, &Backend)> {
     desired.services.iter().flat_map(|(name, service)| {
-        service.ports.iter().flat_map(move |port| port.backends.iter().map(move |backend| (name, port, backend)))
+        service
+            .ports
+            .iter()
+            .flat_map(move |port| port.backends.iter().map(move |backend| (name, service, port, backend)))
     })
+}
+
+/// The service's address of a family; if it has none, one that is nobody's.
+fn vip_of(service: &Service, v4: bool) -> IpAddr {
+    let none: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    service.vips.iter().map(|vip| vip.address).find(|vip| vip.is_ipv4() == v4).unwrap_or(none)
 }
 
 fn backends(desired: &Desired, view: &View, own: &Verdicts) -> Vec<status::Backend> {
     let mut seen = BTreeSet::new();
     let mut backends = Vec::new();
-    for (name, port, backend) in all_backends(desired) {
-        let judged = verdict(port, backend, view);
+    for (name, service, port, backend) in all_backends(desired) {
+        let vip = vip_of(service, backend.address.is_ipv4());
+        let gateway = carrier(port, backend, vip, view)
+            .filter(|carrier| carrier.translated && service.traffic_policy == TrafficPolicy::Cluster)
+            .map(|carrier| carrier.node);
+        let judged = verdict(port, backend, vip, view);
         if !seen.insert((name, backend.address, backend.port, judged.is_some())) {
             continue;
         }
+        let node = gateway.or(backend.node.as_ref());
         let on_node_that_is_up =
-            backend.node.as_ref().and_then(|node| view.members.get(node)).is_some_and(|member| member.state.is_up());
+            node.and_then(|node| view.members.get(node)).is_some_and(|member| member.state.is_up());
         let last_probe = port
             .check
             .as_ref()
             .and_then(|check| own.targets.get(&target_of(backend, check)))
             .map(|own| own.reason.clone());
         let reason = match (judged, last_probe) {
-            _ if backend.node.is_none() => "on no node with an agent".to_owned(),
+            _ if node.is_none() => "on no node, and none may carry it".to_owned(),
             _ if !on_node_that_is_up => "its node is not up".to_owned(),
             _ if backend.terminating => "terminating".to_owned(),
             _ if !backend.ready => "not ready".to_owned(),
@@ -291,10 +305,10 @@ fn backends(desired: &Desired, view: &View, own: &Verdicts) -> Vec<status::Backe
             service: name.name.clone(),
             address: backend.address,
             port: backend.port,
-            node: backend.node.clone(),
+            node: node.cloned(),
             ready: backend.ready && !backend.terminating,
             healthy: judged.map(|verdict| verdict != Verdict::Unhealthy),
-            reason,
+            reason: if gateway.is_some() { format!("{reason}; full NAT by this node") } else { reason },
         });
     }
     backends.sort_by(|a, b| {
@@ -307,11 +321,11 @@ fn health(desired: &Desired, view: &View) -> Vec<metrics::BackendHealth> {
     let mut healths: BTreeMap<(&ServiceName, SocketAddr), bool> = BTreeMap::new();
     for (name, service) in &desired.services {
         for port in &service.ports {
-            let families: [std::net::IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-            let usable: BTreeSet<&Backend> =
-                families.iter().flat_map(|family| serving(port, *family, view).backends).collect();
+            let vips = [vip_of(service, true), vip_of(service, false)];
+            let usable: BTreeSet<&Backend> = vips.iter().flat_map(|vip| serving(port, *vip, view).backends).collect();
             for backend in &port.backends {
-                let healthy = usable.contains(backend) && verdict(port, backend, view) != Some(Verdict::Unhealthy);
+                let vip = vip_of(service, backend.address.is_ipv4());
+                let healthy = usable.contains(backend) && verdict(port, backend, vip, view) != Some(Verdict::Unhealthy);
                 let entry = healths.entry((name, SocketAddr::new(backend.address, backend.port))).or_insert(true);
                 *entry &= healthy;
             }

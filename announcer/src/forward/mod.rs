@@ -15,6 +15,7 @@ pub mod plan;
 mod rows;
 mod slots;
 pub mod tables;
+mod vips;
 pub mod wanted;
 
 pub use counters::{Counters, Labels, Traffic};

@@ -28,6 +28,8 @@ pub enum Write {
     Vip(Address),
     /// An address is a VIP no more.
     RemoveVip(Address),
+    /// A word of the bits of addresses that may be VIPs.
+    VipBits(u32, u64),
     /// The interfaces that are uplinks.
     Uplinks(Uplinks),
 }

@@ -20,6 +20,7 @@ use crate::{
         index::Indices,
         plan::{Limit, Plan, Write},
         rows::Rows,
+        vips::Vips,
         wanted::{Socket, Wanted},
     },
     model::Protocol,
@@ -36,8 +37,9 @@ const REST: Duration = Duration::from_secs(10);
 /// How long counters rest: flows of a removed service may still count there.
 const COUNTED_REST: Duration = Duration::from_secs(600);
 
-/// A pod's socket as the backend of a service socket: health is judged for each service apart.
-type BackendKey = (Socket, IpAddr, u16);
+/// A pod's socket as the backend of a service socket: health is judged for each service apart. With this node's address in the
+/// clients' place, if it is translated.
+type BackendKey = (Socket, IpAddr, u16, Option<IpAddr>);
 
 /// What the kernel's maps hold.
 #[derive(Debug)]
@@ -58,7 +60,9 @@ pub struct Tables {
     columns: BTreeMap<u32, u8>,
     node_entries: BTreeMap<u32, NodeEntry>,
     uplinks: Uplinks,
-    vips: BTreeSet<IpAddr>,
+    /// Connections to translated backends may be there: some backend is, or was, one.
+    translates: bool,
+    vips: Vips,
     services: BTreeMap<Socket, Installed>,
     node_tables: NodeTables,
 }
@@ -78,7 +82,8 @@ impl Default for Tables {
             columns: BTreeMap::new(),
             node_entries: BTreeMap::new(),
             uplinks: Uplinks::default(),
-            vips: BTreeSet::new(),
+            translates: false,
+            vips: Vips::default(),
             services: BTreeMap::new(),
             node_tables: NodeTables::default(),
         }
@@ -86,10 +91,10 @@ impl Default for Tables {
 }
 
 impl Tables {
-    /// Empty tables beside flows that a predecessor's left, whatever slots they are of.
+    /// Empty tables beside flows that a predecessor's left, whatever slots they are of; perhaps to translated backends.
     #[must_use]
-    pub fn inheriting() -> Self {
-        Self { inherits: true, ..Self::default() }
+    pub fn inheriting(translates: bool) -> Self {
+        Self { inherits: true, translates, ..Self::default() }
     }
 
     /// What must be written so that the maps hold what is wanted. The plan counts as carried out: if a write of it
@@ -103,7 +108,7 @@ impl Tables {
         for (socket, targets) in &wanted.services {
             self.write_service(socket, targets, &mut fresh, now, &mut plan);
         }
-        self.write_vips(wanted, &mut plan);
+        self.vips.add(&wanted.vips, &mut plan);
         self.write_uplinks(wanted, &mut plan);
         self.remove(wanted, &gone_nodes, now, &mut plan);
         plan
@@ -180,26 +185,14 @@ impl Tables {
         gone
     }
 
-    fn write_vips(&mut self, wanted: &Wanted, plan: &mut Plan) {
-        for vip in &wanted.vips {
-            if self.vips.contains(vip) {
-                continue;
-            }
-            if self.vips.len() >= limits::VIPS as usize {
-                plan.limit(Limit::Vips);
-                continue;
-            }
-            self.vips.insert(*vip);
-            plan.writes.push(Write::Vip(address(*vip)));
-        }
-    }
-
     fn write_uplinks(&mut self, wanted: &Wanted, plan: &mut Plan) {
+        self.translates |= wanted.services.values().any(|targets| !targets.translated.is_empty());
+        let returns = self.translates.into();
         let mut uplinks = self.uplinks;
         for (interface, uplink) in &wanted.uplinks {
             let Some(column) = self.columns.get(interface) else { continue };
             if let Some(place) = uplinks.places.get_mut(usize::from(*column)) {
-                *place = forwarder_ebpf::Uplink { interface: *interface, mac: uplink.mac, column: *column, pad: 0 };
+                *place = forwarder_ebpf::Uplink { interface: *interface, mac: uplink.mac, column: *column, returns };
             }
         }
         self.replace_uplinks(uplinks, plan);
@@ -219,13 +212,7 @@ impl Tables {
         }
         self.replace_uplinks(uplinks, plan);
         self.columns.retain(|interface, _| wanted.uplinks.contains_key(interface));
-        self.vips.retain(|vip| {
-            let kept = wanted.vips.contains(vip);
-            if !kept {
-                plan.writes.push(Write::RemoveVip(address(*vip)));
-            }
-            kept
-        });
+        self.vips.remove(&wanted.vips, plan);
         let (rows, node_tables, directory, sources) =
             (&mut self.rows, &mut self.node_tables, &mut self.directory, &mut self.sources);
         self.services.retain(|socket, installed| {
@@ -243,8 +230,11 @@ impl Tables {
         self.numbers.release(now, |socket| wanted.services.contains_key(socket));
         plan.writes.extend(gone_nodes.iter().map(|place| Write::Node(*place, NodeEntry::NONE)));
         self.nodes.release(now, |name| wanted.nodes.contains_key(name));
-        let serves = |(socket, ip, port): &BackendKey| {
-            self.services.get(socket).is_some_and(|installed| installed.targets.local.contains_key(&(*ip, *port)))
+        let serves = |(socket, ip, port, own): &BackendKey| {
+            let targets = self.services.get(socket).map(|installed| &installed.targets);
+            targets.is_some_and(|targets| {
+                targets.local.contains_key(&(*ip, *port)) && targets.translated.get(&(*ip, *port)) == own.as_ref()
+            })
         };
         let gone = self.backends.release(now, serves);
         plan.writes.extend(gone.into_iter().map(|index| Write::Backend(index, BackendEntry::NONE)));
@@ -267,7 +257,7 @@ fn key(socket: &Socket) -> ServiceKey {
     ServiceKey { vip: address(socket.vip), port: socket.port.to_be_bytes(), protocol, pad: 0 }
 }
 
-fn address(ip: IpAddr) -> Address {
+pub(super) fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),

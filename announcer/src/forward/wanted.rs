@@ -14,7 +14,7 @@ use membership::{Member, NodeName, View, document::Mac};
 use crate::{
     forward::counters::Labels,
     model::{Desired, Protocol, Service, ServiceName, ServicePort, TrafficPolicy},
-    serving::{serving, serving_here, share, standby},
+    serving::{Carrier, carrier, serving, serving_here, share, standby},
 };
 
 /// An uplink of this node, as far as forwarding needs it.
@@ -84,6 +84,8 @@ pub struct Targets {
     pub standby: BTreeMap<NodeName, u32>,
     /// This node's usable pods with their shares ([`crate::serving::share`]).
     pub local: BTreeMap<(IpAddr, u16), u32>,
+    /// Those of them whose connections are translated: this node's address by which they know the clients.
+    pub translated: BTreeMap<(IpAddr, u16), IpAddr>,
     /// Seconds for which a client stays with its pod; 0: it need not.
     pub affinity: u32,
     /// The clients that are let in; empty: all.
@@ -96,12 +98,13 @@ pub struct Targets {
 #[must_use]
 pub fn wanted(desired: &Desired, view: &View, links: &[Link], me: &NodeName) -> Wanted {
     let nodes = nodes(view, links, me);
+    let here = Here { view, nodes: &nodes, links, me };
     let mut services = BTreeMap::new();
     for (name, service) in &desired.services {
         for port in &service.ports {
             for vip in &service.vips {
                 let socket = Socket { vip: vip.address, port: port.port, protocol: port.protocol };
-                services.insert(socket, targets(name, service, port, vip.address, view, &nodes, me));
+                services.insert(socket, here.targets(name, service, port, vip.address));
             }
         }
     }
@@ -113,39 +116,59 @@ pub fn wanted(desired: &Desired, view: &View, links: &[Link], me: &NodeName) -> 
     }
 }
 
-fn targets(
-    name: &ServiceName,
-    service: &Service,
-    port: &ServicePort,
-    vip: IpAddr,
-    view: &View,
-    nodes: &BTreeMap<NodeName, Node>,
-    me: &NodeName,
-) -> Targets {
-    let labels = Labels { service: name.clone(), port: port.port, protocol: port.protocol };
-    let affinity = service.affinity.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
-    let (nodes_serving, standing_by) = (BTreeMap::new(), BTreeMap::new());
-    let (local, sources) = (BTreeMap::new(), service.sources.clone());
-    let mut targets = Targets { labels, nodes: nodes_serving, standby: standing_by, local, affinity, sources };
-    let usable = match service.traffic_policy {
-        TrafficPolicy::Cluster => serving(port, vip, view).backends,
-        TrafficPolicy::Local => serving_here(port, vip, view, me),
-    };
-    for backend in usable {
-        let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
-        let share = share(port, backend, view);
-        if node == me {
-            targets.local.insert((backend.address, backend.port), share);
+/// What targets are made of beside a service.
+struct Here<'a> {
+    view: &'a View,
+    nodes: &'a BTreeMap<NodeName, Node>,
+    links: &'a [Link],
+    me: &'a NodeName,
+}
+
+impl Here<'_> {
+    fn targets(&self, name: &ServiceName, service: &Service, port: &ServicePort, vip: IpAddr) -> Targets {
+        let Self { view, nodes, me, .. } = *self;
+        let mut targets = Targets {
+            labels: Labels { service: name.clone(), port: port.port, protocol: port.protocol },
+            nodes: BTreeMap::new(),
+            standby: BTreeMap::new(),
+            local: BTreeMap::new(),
+            translated: BTreeMap::new(),
+            affinity: service.affinity.map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
+            sources: service.sources.clone(),
+        };
+        let usable = match service.traffic_policy {
+            TrafficPolicy::Cluster => serving(port, vip, view).backends,
+            TrafficPolicy::Local => serving_here(port, vip, view, me),
+        };
+        for backend in usable {
+            let carrier = carrier(port, backend, vip, view).filter(|carrier| nodes.contains_key(carrier.node));
+            let Some(Carrier { node, translated, .. }) = carrier else { continue };
+            let share = share(port, backend, vip, view);
+            if node == me {
+                let socket = (backend.address, backend.port);
+                if translated {
+                    let Some(own) = self.own_address(backend.address, vip) else { continue };
+                    targets.translated.insert(socket, own);
+                }
+                targets.local.insert(socket, share);
+            }
+            *targets.nodes.entry(node.clone()).or_default() += share;
         }
-        *targets.nodes.entry(node.clone()).or_default() += share;
-    }
-    if service.traffic_policy == TrafficPolicy::Cluster && targets.nodes.keys().eq([me]) {
-        for backend in standby(port, vip, view) {
-            let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
-            *targets.standby.entry(node.clone()).or_default() += share(port, backend, view);
+        if service.traffic_policy == TrafficPolicy::Cluster && targets.nodes.keys().eq([me]) {
+            for backend in standby(port, vip, view) {
+                let Some(node) = backend.node.as_ref().filter(|node| nodes.contains_key(node)) else { continue };
+                *targets.standby.entry(node.clone()).or_default() += share(port, backend, vip, view);
+            }
         }
+        targets
     }
-    targets
+
+    /// The address by which a translated backend knows the clients: this node's on the backend's segment, or else on the VIP's.
+    fn own_address(&self, backend: IpAddr, vip: IpAddr) -> Option<IpAddr> {
+        let prefixes = || self.links.iter().flat_map(|link| &link.prefixes);
+        let on = |address: IpAddr| prefixes().find(|prefix| prefix.contains(&address));
+        on(backend).or_else(|| on(vip)).map(IpNet::addr)
+    }
 }
 
 fn nodes(view: &View, links: &[Link], me: &NodeName) -> BTreeMap<NodeName, Node> {

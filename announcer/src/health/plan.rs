@@ -1,10 +1,13 @@
-//! Who is probed how: a function of what is desired and of this node's name.
+//! Who is probed how: a function of what is desired, of this node's name, and of who is a gateway for whom.
 
 use std::collections::BTreeMap;
 
-use membership::{NodeName, Target};
+use membership::{NodeName, Target, View};
 
-use crate::model::{Backend, Check, Desired};
+use crate::{
+    gateway::gateway,
+    model::{Backend, Check, Desired, Service, TrafficPolicy},
+};
 
 /// The probes of one node: every socket it asks, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,19 +22,21 @@ pub fn target_of(backend: &Backend, check: &Check) -> Target {
     Target { address: backend.address, port: check.port.unwrap_or(backend.port), check: check.id() }
 }
 
-/// The probes that node `me` makes: its own pods behind ports with a check.
+/// The probes that node `me` makes: its own pods behind ports with a check, and backends whose [`gateway`](mod@crate::gateway) it is.
 ///
 /// Pods that may not get new connections anyway (neither ready nor on their way out and still answering) are not asked: no
 /// decision hangs on the answer, and a pod that failed while it started would have to succeed `rise` times after it became ready, whereas
 /// the first answer of a target new to the plan decides at once.
 #[must_use]
-pub fn plan(desired: &Desired, me: &NodeName) -> Plan {
+pub fn plan(desired: &Desired, view: &View, me: &NodeName) -> Plan {
     let mut targets = BTreeMap::new();
-    for port in desired.services.values().flat_map(|service| &service.ports) {
+    let ports = desired.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    for (service, port) in ports {
         let Some(check) = &port.check else { continue };
         for backend in &port.backends {
             let counts = if backend.terminating { backend.serving } else { backend.ready };
-            if backend.node.as_ref() == Some(me) && counts {
+            let mine = || backend.node.as_ref() == Some(me) || is_gateway(service, backend, view, me);
+            if counts && mine() {
                 targets.entry(target_of(backend, check)).or_insert_with(|| check.clone());
             }
         }
@@ -39,12 +44,19 @@ pub fn plan(desired: &Desired, me: &NodeName) -> Plan {
     Plan { targets }
 }
 
+/// Whether this node carries a backend's connections to any of the service's VIPs.
+fn is_gateway(service: &Service, backend: &Backend, view: &View, me: &NodeName) -> bool {
+    let vips = service.vips.iter().map(|vip| vip.address).filter(|vip| vip.is_ipv4() == backend.address.is_ipv4());
+    service.traffic_policy == TrafficPolicy::Cluster
+        && vips.filter_map(|vip| gateway(backend, vip, view)).any(|gateway| gateway.node == me)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{CheckKind, Protocol, Service, ServiceName, ServicePort, TrafficPolicy};
+    use crate::model::{CheckKind, Protocol, ServiceName, ServicePort};
 
     fn check(port: Option<u16>) -> Check {
         Check {
@@ -93,7 +105,7 @@ mod tests {
     #[test]
     fn only_this_nodes_own_pods_are_probed() {
         let pods = vec![backend(1, Some("n1")), backend(2, Some("n2")), backend(3, None)];
-        let plan = plan(&desired(vec![("web", Some(check(None)), pods)]), &"n1".parse().unwrap());
+        let plan = plan(&desired(vec![("web", Some(check(None)), pods)]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(addresses(&plan), ["10.1.0.1:8080"]);
     }
 
@@ -103,27 +115,34 @@ mod tests {
         unready.ready = false;
         let mut terminating = backend(2, Some("n1"));
         (terminating.terminating, terminating.serving) = (true, false);
-        let plan = plan(&desired(vec![("web", Some(check(None)), vec![unready, terminating])]), &"n1".parse().unwrap());
+        let plan = plan(
+            &desired(vec![("web", Some(check(None)), vec![unready, terminating])]),
+            &View::default(),
+            &"n1".parse().unwrap(),
+        );
         assert_eq!(plan, Plan::default());
     }
 
     #[test]
     fn a_terminating_pod_that_answers_is_probed_on_since_it_may_be_the_last() {
         let leaving = Backend { ready: false, terminating: true, ..backend(1, Some("n1")) };
-        let plan = plan(&desired(vec![("web", Some(check(None)), vec![leaving])]), &"n1".parse().unwrap());
+        let plan =
+            plan(&desired(vec![("web", Some(check(None)), vec![leaving])]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(addresses(&plan), ["10.1.0.1:8080"]);
     }
 
     #[test]
     fn a_port_without_a_check_is_not_probed() {
-        let plan = plan(&desired(vec![("web", None, vec![backend(1, Some("n1"))])]), &"n1".parse().unwrap());
+        let plan =
+            plan(&desired(vec![("web", None, vec![backend(1, Some("n1"))])]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(plan, Plan::default());
     }
 
     #[test]
     fn the_checks_own_port_wins_over_the_backends() {
         let pods = vec![backend(1, Some("n1"))];
-        let plan = plan(&desired(vec![("web", Some(check(Some(9000))), pods)]), &"n1".parse().unwrap());
+        let plan =
+            plan(&desired(vec![("web", Some(check(Some(9000))), pods)]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(addresses(&plan), ["10.1.0.1:9000"]);
     }
 
@@ -137,6 +156,6 @@ mod tests {
             ("b", Some(check(None)), pods()),
             ("c", Some(slower), pods()),
         ]);
-        assert_eq!(plan(&all, &"n1".parse().unwrap()).targets.len(), 2);
+        assert_eq!(plan(&all, &View::default(), &"n1".parse().unwrap()).targets.len(), 2);
     }
 }

@@ -140,6 +140,13 @@ impl Lan {
         lan
     }
 
+    /// Another host on the segment, without any of Crier's programs.
+    pub(crate) fn neighbour(&self, number: u8) -> Host {
+        let host = Host::new(format!("cr{}x{}h", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        plug(&self.switch, &host, &format!("h{number}"), number);
+        host
+    }
+
     /// Makes the client send a VIP's packets to a node, as an announcement would.
     pub(crate) fn announce(&self, vip: IpAddr, node: usize) {
         self.client.announce(vip, self.nodes[node].mac("eth0"));

@@ -8,6 +8,7 @@ mod icmp;
 mod lan;
 mod leaving;
 mod moves;
+mod nat;
 mod refuse;
 mod reuse;
 mod rig;
@@ -392,7 +393,8 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
     agent.apply(&lan.nodes[0], &nodes(&lan, 0));
     assert!(!agent.forwarder.inherited());
 
-    let options = Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS };
+    let options =
+        Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS, nat_ports: None };
     let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
     assert!(!off.inherited());
     eventually("the kernel has let go of the links", || attached(&lan.nodes[0]) == [0, 0]);
@@ -400,7 +402,8 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
 
 #[test]
 fn the_mode_off_needs_no_kernel() {
-    let options = || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS };
+    let options =
+        || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS, nat_ports: None };
     let lan = Lan::new(1);
     let mut off = lan.nodes[0].run(|| Forwarder::start(options()).unwrap());
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
@@ -409,7 +412,7 @@ fn the_mode_off_needs_no_kernel() {
 
 #[test]
 fn a_pin_directory_that_cannot_be_made_is_named_with_the_way_out() {
-    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into(), flows: limits::FLOWS };
+    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into(), flows: limits::FLOWS, nat_ports: None };
     let error = Forwarder::start(options).unwrap_err().to_string();
     assert!(error.contains("/proc/crier") && error.contains("mount -t bpf"), "{error}");
 }

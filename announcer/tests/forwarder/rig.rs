@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::RangeInclusive,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -63,7 +64,15 @@ impl Agent {
     }
 
     fn open(host: &Host, pin_dir: PathBuf, mode: Mode, flows: u32) -> Forwarder {
-        host.run(|| Forwarder::start(Options { mode, pin_dir, flows }).unwrap())
+        host.run(|| Forwarder::start(Options { mode, pin_dir, flows, nat_ports: None }).unwrap())
+    }
+
+    /// With these ports alone for connections to translated backends.
+    pub(crate) fn start_with_ports(host: &Host, ports: RangeInclusive<u16>) -> Self {
+        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
+        let pin_dir = pins.path().to_owned();
+        let options = Options { mode: Mode::Auto, pin_dir, flows: MIN_FLOWS, nat_ports: Some(ports) };
+        Self { forwarder: host.run(|| Forwarder::start(options).unwrap()), pins }
     }
 
     /// As if the agent was killed and started again.
@@ -83,7 +92,7 @@ impl Agent {
 
     /// As if the agent was killed: its programs go on.
     pub(crate) fn kill(&mut self) {
-        let off = Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS };
+        let off = Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS, nat_ports: None };
         self.forwarder = Forwarder::start(off).unwrap();
     }
 
@@ -250,6 +259,7 @@ pub(crate) fn serve_at(
             nodes: serving.iter().map(|n| (name(*n), 1)).collect(),
             standby: Default::default(),
             local: local.iter().map(|socket| ((socket.ip(), socket.port()), 1)).collect(),
+            translated: Default::default(),
             affinity: 0,
             sources: Default::default(),
         },

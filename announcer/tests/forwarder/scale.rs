@@ -66,6 +66,7 @@ fn add(wanted: &mut Wanted, number: u32, nodes: impl Iterator<Item = usize>) {
             nodes: nodes.into_iter().map(|n| (name(n), 1)).collect(),
             standby: BTreeMap::new(),
             local: local.into_iter().map(|pod| (pod, 1)).collect(),
+            translated: Default::default(),
             affinity: 0,
             sources: Default::default(),
         },

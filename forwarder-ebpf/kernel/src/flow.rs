@@ -9,7 +9,7 @@
 //! late replies are its own even then.
 //!
 //! A flow lies where the client's end says, and serves both ways. Only one whose client is known to the pod by another
-//! port ([`ports`]) needs a second entry for the way back, since the pod names another end.
+//! port ([`ports`]), or by this node's address ([`crate::translate`]), needs a second entry for the way back, since the pod names another end.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use forwarder_ebpf::{
@@ -43,10 +43,11 @@ pub struct Known {
 pub fn known(packet: &Packet) -> Option<Known> {
     let tuple = &packet.tuple;
     let home = table::home(tuple);
+    // While memory is waited for, the clock is asked.
     table::fetch(&home);
+    let now = seconds();
     let place = table::find(&home, tuple)?;
     let flow = place.flow();
-    let now = seconds();
     let silent = silence(now, flow.seen);
     if is_over(packet, &place, silent) {
         return None;
@@ -96,15 +97,19 @@ fn refresh(place: &Place, pod: *mut Pod, tuple: &Tuple, now: u32) {
     let Some(scratch) = scratch::get() else { return };
     // SAFETY: points into the map, which outlives the program's run.
     let pod = unsafe { &*pod };
+    let translated = pod.way == Pod::TRANSLATED;
     let mut reply = reversed(&pod.address, pod.port, tuple);
     reply.destination_port = place.grant.client_port;
+    if translated {
+        reply.destination = pod.own;
+    }
     scratch::note(scratch, PACKET, tuple);
     scratch::note(scratch, REPLY, &reply);
     let back = table::crier_find(REPLY, State::REVERSE);
     if ports::crier_renew(back, now) != 0 || ports::is_taken(now) {
         return;
     }
-    if place.grant.client_port == tuple.source_port {
+    if place.grant.client_port == tuple.source_port && !translated {
         place.change(State::REVERSE, 0, None);
     } else {
         scratch::copy(scratch, place.flow());
@@ -189,20 +194,25 @@ pub fn remember(
     let scratch = scratch::get().ok_or(full)?;
     let (tuple, now) = (&packet.tuple, seconds());
     scratch::note(scratch, PACKET, tuple);
-    scratch::note(scratch, REPLY, &reversed(&backend.address, backend.port, tuple));
-    let pod = pods::crier_number(now);
+    let translated = backend.flags & BackendEntry::TRANSLATED != 0;
+    let mut reply = reversed(&backend.address, backend.port, tuple);
+    if translated {
+        reply.destination = backend.own;
+    }
+    scratch::note(scratch, REPLY, &reply);
+    let pod = pods::crier_number(now, translated as u32);
     if pod == pods::NONE {
         return Err(full);
     }
-    if !ports::choose(scratch, hash, now) {
-        return Err(DropReason::ClientPort);
+    if !ports::choose(scratch, hash, now, translated) {
+        return Err(if translated { DropReason::NatPort } else { DropReason::ClientPort });
     }
     let client_port = scratch::noted(scratch, REPLY).destination_port;
     let granted = Grant { pod: pod as u16, client_port, guard: 0 };
     scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag: backend.tag, counted, seen: now });
     let begun = State::HALF_OPEN | protocol(tuple) | if packet.ends() { State::BY_CLIENT } else { 0 };
     let mut roles = State::FORWARD | State::REVERSE;
-    if client_port != tuple.source_port {
+    if translated || client_port != tuple.source_port {
         roles = State::FORWARD;
         if !table::put(REPLY, State::REVERSE, State::REVERSE | begun, now) {
             return Err(full);
@@ -214,7 +224,22 @@ pub fn remember(
 /// What a packet from a pod must look as if it came from.
 #[inline(always)]
 pub fn reply(packet: &Packet) -> Option<&'static Flow> {
-    let place = table::find_reply(&table::reply_home(&packet.tuple), &packet.tuple)?;
+    replied(packet, table::find_reply(&table::reply_home(&packet.tuple), &packet.tuple)?)
+}
+
+/// The flow of a translated backend's packet, which has come in by an uplink; or of one that an error is about, in its shape.
+#[inline(always)]
+pub fn returned(tuple: &Tuple) -> Option<Place> {
+    if !ports::is_translated(tuple.destination_port) {
+        return None;
+    }
+    let place = table::find_reply(&table::reply_home(tuple), tuple)?;
+    (maps::pod(place.grant.pod)?.way == Pod::TRANSLATED).then_some(place)
+}
+
+/// Notes a pod's packet in its flow, unless that is over.
+#[inline(always)]
+pub fn replied(packet: &Packet, place: Place) -> Option<&'static Flow> {
     let flow = place.flow();
     if !packet.is_tcp() {
         if is_stale(flow, seconds()) {

@@ -12,7 +12,10 @@ use crate::{
     bytes::GROUP,
     flow::Known,
     parse::{self, ETHERNET, Frame, Packet},
-    rewrite::{self, Refused, TCP_CHECKSUM, UDP_CHECKSUM, V4_CHECKSUM, V4_DESTINATION, V6_DESTINATION, difference, v4},
+    rewrite::{
+        self, Ends, Refused, TCP_CHECKSUM, UDP_CHECKSUM, V4_CHECKSUM, V4_DESTINATION, V4_SOURCE, V6_DESTINATION, V6_SOURCE,
+        difference, v4,
+    },
 };
 
 /// Hops that an answer begins with.
@@ -90,23 +93,64 @@ fn quoted_v6(ctx: &TcContext, at: usize, hops: u8) -> Option<Packet> {
 }
 
 /// Makes an error about a packet of the VIP's one about the packet that the pod has sent, and sends it to the pod.
+#[inline(always)]
+pub fn tell(ctx: &TcContext, error: &Packet, about: &Packet, end: &Known) -> Result<(), Refused> {
+    tell_sender(ctx, error, about, &end.pod.address, [end.pod.port, end.client_port])
+}
+
+/// Makes an error about a translated packet one about the packet that `ends` has for its sender (their destination) and for whom that
+/// has sent it to; from there it seems to come, since who is behind is nothing to the sender.
+#[inline(always)]
+pub fn tell_both(ctx: &TcContext, error: &Packet, about: &Packet, ends: &Ends) -> Result<(), Refused> {
+    let sum = (error.transport + CHECKSUM) as usize;
+    let quoted = (error.transport + HEADER) as usize;
+    quoted_checksum(ctx, about, sum, difference(&about.tuple.source, ends.source))?;
+    if error.v6 {
+        let from = &error.tuple.source;
+        ctx.l4_csum_replace(sum, 0, difference(from, ends.source), BPF_F_PSEUDO_HDR as u64)?;
+        ctx.store(V6_SOURCE as usize, ends.source, BPF_F_RECOMPUTE_CSUM as u64)?;
+        ctx.l4_csum_replace(sum, 0, difference(&about.tuple.source, ends.source), 0)?;
+        ctx.store(quoted + 24, ends.source, 0)?;
+    } else {
+        let to = v4(ends.source);
+        let new = u32::from_ne_bytes(to) as u64;
+        ctx.l3_csum_replace(V4_CHECKSUM as usize, u32::from_ne_bytes(v4(&error.tuple.source)) as u64, new, 4)?;
+        ctx.store(V4_SOURCE as usize, &to, 0)?;
+        ctx.l3_csum_replace(quoted + 10, u32::from_ne_bytes(v4(&about.tuple.source)) as u64, new, 4)?;
+        ctx.store(quoted + 16, &to, 0)?;
+    }
+    tell_sender(ctx, error, about, ends.destination, [ends.destination_port, ends.source_port])?;
+    rewrite::set_hops(ctx, error, error.hops.saturating_sub(1))
+}
+
+/// Gives the sender of the quoted packet, to whom the error goes, another address, and the packet other ports: its source's, and its
+/// destination's.
 ///
 /// What changes of the quoted packet changes the ICMP checksum, by as much as it does not cancel out in there.
 #[inline(always)]
-pub fn tell(ctx: &TcContext, error: &Packet, about: &Packet, end: &Known) -> Result<(), Refused> {
+fn tell_sender(
+    ctx: &TcContext,
+    error: &Packet,
+    about: &Packet,
+    sender: &Address,
+    [from_port, to_port]: [[u8; 2]; 2],
+) -> Result<(), Refused> {
     let sum = (error.transport + CHECKSUM) as usize;
     let quoted = (error.transport + HEADER) as usize;
-    tell_checksum(ctx, about, end, sum)?;
+    let Tuple { source_port, destination_port, .. } = about.tuple;
+    let ports = port_difference(destination_port, from_port) + port_difference(source_port, to_port);
+    let change = difference(&about.tuple.destination, sender) + ports;
+    quoted_checksum(ctx, about, sum, (change & 0xffff_ffff) + (change >> 32))?;
     let vip = &error.tuple.destination;
     if error.v6 {
-        let diff = difference(vip, &end.pod.address);
+        let diff = difference(vip, sender);
         // Once for the pseudo header, once for the quoted packet.
         ctx.l4_csum_replace(sum, 0, diff, BPF_F_PSEUDO_HDR as u64)?;
-        ctx.store(V6_DESTINATION as usize, &end.pod.address, BPF_F_RECOMPUTE_CSUM as u64)?;
+        ctx.store(V6_DESTINATION as usize, sender, BPF_F_RECOMPUTE_CSUM as u64)?;
         ctx.l4_csum_replace(sum, 0, diff, 0)?;
-        ctx.store(quoted + 8, &end.pod.address, 0)?;
+        ctx.store(quoted + 8, sender, 0)?;
     } else {
-        let (from, to) = (v4(vip), v4(&end.pod.address));
+        let (from, to) = (v4(vip), v4(sender));
         let (old, new) = (u32::from_ne_bytes(from) as u64, u32::from_ne_bytes(to) as u64);
         ctx.l3_csum_replace(V4_CHECKSUM as usize, old, new, 4)?;
         ctx.store(V4_DESTINATION as usize, &to, 0)?;
@@ -114,29 +158,31 @@ pub fn tell(ctx: &TcContext, error: &Packet, about: &Packet, end: &Known) -> Res
         ctx.l3_csum_replace(quoted + 10, old, new, 4)?;
         ctx.store(quoted + 12, &to, 0)?;
     }
-    let Tuple { source_port, destination_port, .. } = about.tuple;
     let ports = about.transport as usize;
-    ctx.l4_csum_replace(sum, word(destination_port), word(end.pod.port), 2)?;
-    ctx.store(ports, &end.pod.port, 0)?;
-    ctx.l4_csum_replace(sum, word(source_port), word(end.client_port), 2)?;
-    ctx.store(ports + 2, &end.client_port, 0)
+    ctx.l4_csum_replace(sum, word(destination_port), word(from_port), 2)?;
+    ctx.store(ports, &from_port, 0)?;
+    ctx.l4_csum_replace(sum, word(source_port), word(to_port), 2)?;
+    ctx.store(ports + 2, &to_port, 0)
 }
 
-/// The quoted packet's own checksum over addresses and ports, if it is quoted as far and has one. The helper for the IP
-/// header's checksum changes it, since that does so whatever is known of the frame's.
+/// Changes the quoted packet's own checksum over addresses and ports, if it is quoted as far and has one. The helper for the IP
+/// header's checksum does it, since that does so whatever is known of the frame's.
 #[inline(always)]
-fn tell_checksum(ctx: &TcContext, about: &Packet, end: &Known, sum: usize) -> Result<(), Refused> {
+fn quoted_checksum(ctx: &TcContext, about: &Packet, sum: usize, change: u64) -> Result<(), Refused> {
     let at = (about.transport + if about.is_tcp() { TCP_CHECKSUM } else { UDP_CHECKSUM }) as usize;
     let Ok(before) = ctx.load::<[u8; 2]>(at) else { return Ok(()) };
     if !about.is_tcp() && before == [0, 0] {
         return Ok(());
     }
-    let tuple = &about.tuple;
-    ctx.l3_csum_replace(at, 0, difference(&tuple.destination, &end.pod.address), 0)?;
-    ctx.l3_csum_replace(at, word(tuple.destination_port), word(end.pod.port), 2)?;
-    ctx.l3_csum_replace(at, word(tuple.source_port), word(end.client_port), 2)?;
+    ctx.l3_csum_replace(at, 0, change, 0)?;
     let after: [u8; 2] = ctx.load(at)?;
     ctx.l4_csum_replace(sum, word(before), word(after), 2)
+}
+
+/// What another port does to a sum of 16-bit words.
+#[inline(always)]
+fn port_difference(from: [u8; 2], to: [u8; 2]) -> u64 {
+    word(to) + (u16::MAX as u64 - word(from))
 }
 
 /// Two bytes as they lie in a packet, as the helpers take them.

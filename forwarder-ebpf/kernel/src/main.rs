@@ -2,7 +2,7 @@
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision and carries it out by [`rewrite`].
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
-//! [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
+//! [`translate`] the ways to backends that cannot answer the client themselves, [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
 //! [`answer`] what is said to who asks for a VIP while no agent does.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
@@ -31,6 +31,7 @@ mod shadow;
 mod stage;
 mod steer;
 mod table;
+mod translate;
 mod verdict;
 mod words;
 
@@ -39,9 +40,10 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{DropReason, Message, Predecessor, Stage};
+use forwarder_ebpf::{Direction, DropReason, Message, Pod, Predecessor, Stage};
 
 use crate::{
+    maps::Size,
     parse::{Frame, Packet, Transport},
     steer::Whose,
     verdict::Action,
@@ -106,6 +108,27 @@ pub fn crier_refuse(ctx: TcContext) -> i32 {
     refuse(&ctx).code(&ctx)
 }
 
+/// From [`crier_ingress`] or [`crier_connect`]: a packet to a translated backend, whose flow is known.
+#[classifier]
+#[inline(always)]
+pub fn crier_translate(ctx: TcContext) -> i32 {
+    translate(&ctx).code(&ctx)
+}
+
+/// From [`crier_ingress`]: a packet to this node itself, perhaps a translated backend's.
+#[classifier]
+#[inline(always)]
+pub fn crier_return(ctx: TcContext) -> i32 {
+    returned(&ctx).code(&ctx)
+}
+
+/// From [`crier_icmp`] or [`crier_return`]: an ICMP error, about a translated connection.
+#[classifier]
+#[inline(always)]
+pub fn crier_nat_error(ctx: TcContext) -> i32 {
+    translated_error(&ctx).code(&ctx)
+}
+
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
@@ -123,30 +146,46 @@ fn from_wire(ctx: &TcContext) -> Action {
         shadow::heard(ctx, &frame);
         return Action::Next;
     };
-    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
-        shadow::heard(ctx, &frame);
-        if parse::opens_directly(ctx, &mut packet) {
-            flow::forget_reply_to(&packet.tuple);
-            stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
-        }
-        return Action::Next;
+    if standing.is_none() && !maps::may_be_to_vip(&packet.tuple) {
+        return no_vips(ctx, &frame, &mut packet);
     }
-    match (parse::transport(ctx, &mut packet), standing) {
-        (Transport::Whole, standing) => {
-            if standing.is_some_and(|standing| !shadow::takes(ctx, &standing, &packet)) {
-                return Action::Next;
-            }
-            match steer::known(&packet) {
-                Some(deliver) => deliver.perform(ctx, &packet),
-                None => stage::enter(ctx, Stage::Connect),
-            }
+    let transport = parse::transport(ctx, &mut packet);
+    if let Transport::Whole = transport {
+        if standing.as_ref().is_some_and(|standing| !shadow::takes(ctx, standing, &packet)) {
+            return Action::Next;
         }
+        // Whose flow is known is a VIP's.
+        if let Some(deliver) = steer::known(&packet) {
+            if deliver.translated {
+                return stage::enter(ctx, Stage::Translate);
+            }
+            return deliver.perform(ctx, &packet);
+        }
+    }
+    if standing.is_none() && !maps::is_vip(&packet.tuple.destination) {
+        return no_vips(ctx, &frame, &mut packet);
+    }
+    match (transport, standing) {
+        (Transport::Whole, _) => stage::enter(ctx, Stage::Connect),
         // ARP, neighbour discovery and pings are not answered in another's stead.
         (_, Some(_)) => Action::Next,
         (Transport::Unfit(reason), None) => Action::count_drop(reason),
         (Transport::Discovery, None) => stage::enter(ctx, Stage::Answer),
         (Transport::Echo | Transport::Error, None) => stage::enter(ctx, Stage::Icmp),
     }
+}
+
+/// A packet to this node, but to no VIP.
+#[inline(always)]
+fn no_vips(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action {
+    shadow::heard(ctx, frame);
+    if parse::opens_directly(ctx, packet) {
+        flow::forget_reply_to(&packet.tuple);
+        stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
+    } else if frame.uplink.returns != 0 {
+        return stage::enter_if_there(ctx, Stage::Return);
+    }
+    Action::Next
 }
 
 #[inline(always)]
@@ -170,6 +209,10 @@ fn connect(ctx: &TcContext) -> Action {
             forward.perform(ctx, &packet, frame.uplink)
         }
         Whose::Mine(hash, index) => match steer::to_pod(&packet, service, hash, index) {
+            Ok(deliver) if deliver.translated => {
+                maps::count_size(deliver.counted, Direction::Inbound, Size::NONE, deliver.new);
+                stage::enter(ctx, Stage::Translate)
+            }
             Ok(deliver) => deliver.perform(ctx, &packet),
             Err(reason) => {
                 elsewhere(&packet);
@@ -222,6 +265,7 @@ fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
         stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
     }
     match found {
+        Ok(end) if end.pod.way == Pod::TRANSLATED => stage::enter(ctx, Stage::TranslatedError),
         Ok(end) => {
             if icmp::tell(ctx, packet, &about, &end).is_err() {
                 return Action::count_drop(DropReason::Rewrite);
@@ -252,6 +296,38 @@ fn refuse(ctx: &TcContext) -> Action {
     }
     maps::count_event(message as u32);
     Action::Redirect(maps::interface(ctx))
+}
+
+#[inline(always)]
+fn translate(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
+    packet.blur(ctx);
+    translate::to_backend(ctx, &frame, &packet)
+}
+
+#[inline(always)]
+fn returned(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    match parse::transport(ctx, &mut packet) {
+        Transport::Whole => {
+            packet.blur(ctx);
+            translate::to_client(ctx, &frame, &packet)
+        }
+        Transport::Error => stage::enter_if_there(ctx, Stage::TranslatedError),
+        _ => Action::Next,
+    }
+}
+
+#[inline(always)]
+fn translated_error(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    let Transport::Error = parse::transport(ctx, &mut packet) else { return Action::Next };
+    packet.blur(ctx);
+    translate::error(ctx, &frame, &packet)
 }
 
 #[inline(always)]

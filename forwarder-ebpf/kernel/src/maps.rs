@@ -16,14 +16,17 @@ use forwarder_ebpf::{
     directory::{self, Route},
     limits, node_entry_index, node_mac_key, steer,
     table::WAYS,
+    vips,
 };
 
-use crate::scratch::Scratch;
+use crate::{scratch::Scratch, words};
 
 #[map]
 static UPLINKS: Array<Uplinks> = Array::with_max_entries(1, 0);
 #[map]
 static VIPS: HashMap<Address, u32> = HashMap::with_max_entries(limits::VIPS, 0);
+#[map]
+static VIP_BITS: Array<u64> = Array::with_max_entries(vips::WORDS, 0);
 #[map]
 static DIRECTORY: Array<Bucket> = Array::with_max_entries(directory::BUCKETS, 0);
 #[map]
@@ -95,6 +98,13 @@ pub fn uplink(interface: u32) -> Option<&'static Uplink> {
     } else {
         None
     }
+}
+
+/// Whether a packet may be to a VIP.
+#[inline(always)]
+pub fn may_be_to_vip(tuple: &Tuple) -> bool {
+    let (word, bit) = vips::bit(words::destination(tuple));
+    VIP_BITS.get(word).is_some_and(|bits| *bits & bit != 0)
 }
 
 /// Whether an address is a VIP.
@@ -235,6 +245,11 @@ pub struct Size {
     pub packets: u64,
     /// Bytes with link-layer headers.
     pub bytes: u64,
+}
+
+impl Size {
+    /// No packet.
+    pub const NONE: Self = Self { packets: 0, bytes: 0 };
 }
 
 /// How much a packet is.

@@ -26,14 +26,15 @@ const IDLE: i32 = TCP_IDLE + 60;
 /// No number.
 pub const NONE: u32 = u32::MAX;
 
-/// The number of the pod from which the scratch's [`REPLY`] comes, a new one if it has none; [`NONE`] if there is no room.
+/// The number of the pod from which the scratch's [`REPLY`] comes, a new one if it has none; [`NONE`] if there is no room. A pod that is
+/// translated (not 0) to another of this node's addresses is another.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn crier_number(now: u32) -> u32 {
+pub extern "C" fn crier_number(now: u32, translated: u32) -> u32 {
     let Some(scratch) = scratch::get() else { return NONE };
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        let number = find_or_enter(scratch::noted(scratch, REPLY), now);
+        let number = find_or_enter(scratch::noted(scratch, REPLY), now, translated != 0);
         if number != NONE {
             return number;
         }
@@ -44,8 +45,9 @@ pub extern "C" fn crier_number(now: u32) -> u32 {
 
 /// Two CPUs that enter a pod at the same moment may give it two numbers, of which either will do.
 #[inline(always)]
-fn find_or_enter(reply: &Tuple, now: u32) -> u32 {
+fn find_or_enter(reply: &Tuple, now: u32, translated: bool) -> u32 {
     let (wanted, port) = (words::source(reply), reply.source_port);
+    let (own, way) = if translated { (words::destination(reply), Pod::TRANSLATED) } else { ([0; 2], Pod::DIRECT) };
     let home = pod_home(wanted, port, limits::PODS);
     let mut room = None;
     let mut probe = 0;
@@ -57,7 +59,7 @@ fn find_or_enter(reply: &Tuple, now: u32) -> u32 {
             unsafe { ((&raw const (*pod).state).read_volatile(), (&raw const (*pod).seen).read_volatile()) };
         if state == Pod::THERE {
             // SAFETY: as above.
-            if unsafe { (*pod).port == port && same(words::pod(&*pod), wanted) } {
+            if unsafe { (*pod).port == port && same(words::pod(&*pod), wanted) && same(words::own(&*pod), own) } {
                 touch(pod, now);
                 return index;
             }
@@ -82,6 +84,8 @@ fn find_or_enter(reply: &Tuple, now: u32) -> u32 {
         }
         (&raw mut (*pod).address).cast::<Words>().write(wanted);
         (&raw mut (*pod).port).write(port);
+        (&raw mut (*pod).way).write(way);
+        (&raw mut (*pod).own).cast::<Words>().write(own);
         (&raw mut (*pod).seen).write_volatile(now);
         assembly::publish(word, Pod::THERE);
     }

@@ -4,8 +4,11 @@
 //! different VIPs or ports of theirs; and if they end up at the same socket of the same pod, they would be one to it:
 //! the later would break the earlier. So the later is given another port, as any other translator of addresses would
 //! do. The pod sees the client's address in any case.
+//!
+//! A translated backend ([`crate::translate`]) sees this node's address instead, and knows a client by a port alone: by one of a
+//! range that nobody else on this node uses.
 
-use forwarder_ebpf::{TCP, steer, table::State};
+use forwarder_ebpf::{TCP, limits, steer, table::State};
 
 use crate::{
     assembly, flow,
@@ -15,6 +18,14 @@ use crate::{
 
 /// Other ports that are tried.
 const ATTEMPTS: u32 = 8;
+/// Ports that are tried for a translated backend: with nine of ten taken, one connection of thirty finds none.
+const NAT_ATTEMPTS: u32 = 32;
+
+/// The ports by which translated backends know clients: the first, and how many. The agent sets them before it loads the program.
+#[unsafe(no_mangle)]
+static NAT_FIRST: u32 = limits::NAT_FIRST as u32;
+#[unsafe(no_mangle)]
+static NAT_PORTS: u32 = limits::NAT_PORTS as u32;
 
 /// Whose a port is: nobody's that matters; the same connection's; one's of which both ends have closed, so that the pod
 /// may still know it, and as a rule takes a new one in its place; one's that lives; or that follows from another flow,
@@ -27,14 +38,15 @@ const ASK: u32 = 4;
 
 /// Puts into the scratch's [`REPLY`], the ends of the replies to its [`PACKET`], a port by which the pod knows no other
 /// connection of the client's; at the worst one that is closed. Who has had the replies there has them no more. Whether
-/// there is such a port.
+/// there is such a port. For a `translated` backend it is one of the range.
 #[inline(always)]
-pub fn choose(scratch: *mut Scratch, hash: u64, now: u32) -> bool {
+pub fn choose(scratch: *mut Scratch, hash: u64, now: u32, translated: bool) -> bool {
     let own = scratch::noted(scratch, PACKET).source_port;
-    let mut closed = ATTEMPTS + 1;
+    let attempts = if translated { NAT_ATTEMPTS } else { ATTEMPTS + 1 };
+    let mut closed = NAT_ATTEMPTS;
     let mut attempt = 0;
-    while attempt < ATTEMPTS + 1 {
-        set_port(scratch, candidate(own, hash, attempt));
+    while attempt < attempts {
+        set_port(scratch, candidate(own, hash, attempt, translated));
         let found = table::crier_find(REPLY, State::REVERSE);
         match judge(found, now) {
             OURS => return true,
@@ -47,17 +59,37 @@ pub fn choose(scratch: *mut Scratch, hash: u64, now: u32) -> bool {
         }
         attempt = assembly::once_more(attempt);
     }
-    if closed > ATTEMPTS {
+    if closed >= attempts {
         return false;
     }
-    set_port(scratch, candidate(own, hash, closed));
+    set_port(scratch, candidate(own, hash, closed, translated));
     table::crier_change(table::crier_find(REPLY, State::REVERSE), 0, State::REVERSE);
     true
 }
 
 #[inline(always)]
-fn candidate(own: [u8; 2], hash: u64, attempt: u32) -> [u8; 2] {
-    if attempt == 0 { own } else { steer::substitute_port(hash, attempt) }
+fn candidate(own: [u8; 2], hash: u64, attempt: u32, translated: bool) -> [u8; 2] {
+    if translated {
+        let (first, ports) = range();
+        steer::translated_port(hash, attempt, first, ports)
+    } else if attempt == 0 {
+        own
+    } else {
+        steer::substitute_port(hash, attempt)
+    }
+}
+
+/// Whether a translated backend may know a client by this port.
+#[inline(always)]
+pub fn is_translated(port: [u8; 2]) -> bool {
+    let (first, ports) = range();
+    (u16::from_be_bytes(port) as u32).wrapping_sub(first) < ports
+}
+
+#[inline(always)]
+fn range() -> (u32, u32) {
+    // SAFETY: constants; volatile, since they are set after the program was built.
+    unsafe { ((&raw const NAT_FIRST).read_volatile(), (&raw const NAT_PORTS).read_volatile()) }
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@ use forwarder_ebpf::{Address, Tuple, Uplink};
 use crate::{
     bytes::{self, mac_bytes},
     parse::{ETHERNET, Frame, Packet},
+    words,
 };
 
 /// An error code of the kernel's helpers.
@@ -21,21 +22,23 @@ const NO_HEADER: Refused = -1;
 pub const V4_CHECKSUM: u32 = ETHERNET + 10;
 const V4_TTL: u32 = ETHERNET + 8;
 const V6_HOPS: u32 = ETHERNET + 7;
-const V4_SOURCE: u32 = ETHERNET + 12;
+pub const V4_SOURCE: u32 = ETHERNET + 12;
 pub const V4_DESTINATION: u32 = ETHERNET + 16;
-const V6_SOURCE: u32 = ETHERNET + 8;
+pub const V6_SOURCE: u32 = ETHERNET + 8;
 pub const V6_DESTINATION: u32 = ETHERNET + 24;
 pub const TCP_CHECKSUM: u32 = 16;
 pub const UDP_CHECKSUM: u32 = 6;
 
-/// Which end of a packet is changed.
-#[derive(Clone, Copy)]
-enum End {
-    Source,
-    Destination,
+/// Both ends that a packet is given. References are into maps: the stack holds 512 bytes.
+pub struct Ends {
+    pub source: &'static Address,
+    pub destination: &'static Address,
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
 }
 
-/// Gives the packet another destination, and the client another port.
+/// Gives the packet another destination, and the client another port. On the way in packets are written where they lie, which
+/// costs less than a call; those that somebody else holds too the kernel copies before the program runs.
 #[inline(always)]
 pub fn destination(
     ctx: &TcContext,
@@ -44,13 +47,26 @@ pub fn destination(
     port: [u8; 2],
     client_port: [u8; 2],
 ) -> Result<(), Refused> {
-    let tuple = &packet.tuple;
-    end_address(ctx, packet, End::Destination, &tuple.destination, address)?;
-    end_port(ctx, packet, End::Destination, tuple.destination_port, port)?;
-    end_port(ctx, packet, End::Source, tuple.source_port, client_port)
+    let Tuple { source, destination, .. } = &packet.tuple;
+    let ports = ports(client_port, port);
+    change_checksum(ctx, packet, destination, address, ports)?;
+    if packet.v6 {
+        // IPv6 has no header checksum to take up the difference: a checksum over the whole frame must be told.
+        ctx.store(V6_DESTINATION as usize, address, BPF_F_RECOMPUTE_CSUM as u64)?;
+    } else {
+        let ends = v4_ends(ctx, destination, address, source, address).ok_or(NO_HEADER)?;
+        let header = bytes::at(ctx, V4_CHECKSUM, size_of_val(&ends) as u32).ok_or(NO_HEADER)?;
+        // SAFETY: these bytes are the packet's.
+        unsafe { header.cast_mut().cast::<[u8; 10]>().write(ends) };
+    }
+    let header = bytes::at(ctx, packet.transport, size_of::<u32>() as u32).ok_or(NO_HEADER)?;
+    // SAFETY: as above; see [`bytes`] for the boundary.
+    unsafe { header.cast_mut().cast::<u32>().write(ports) };
+    Ok(())
 }
 
-/// Gives the packet another source, and the client another port.
+/// Gives the packet another source, and the client another port. By the kernel's helpers: what a host sends is as a rule held
+/// by its socket as well, and a program that writes it where it lies has all of it copied, also what is no VIP's.
 #[inline(always)]
 pub fn source(
     ctx: &TcContext,
@@ -59,10 +75,46 @@ pub fn source(
     port: [u8; 2],
     client_port: [u8; 2],
 ) -> Result<(), Refused> {
-    let tuple = &packet.tuple;
-    end_address(ctx, packet, End::Source, &tuple.source, address)?;
-    end_port(ctx, packet, End::Source, tuple.source_port, port)?;
-    end_port(ctx, packet, End::Destination, tuple.destination_port, client_port)
+    let Tuple { source, destination, .. } = &packet.tuple;
+    let ports = ports(port, client_port);
+    change_checksum(ctx, packet, source, address, ports)?;
+    if packet.v6 {
+        ctx.store(V6_SOURCE as usize, address, BPF_F_RECOMPUTE_CSUM as u64)?;
+    } else {
+        let ends = v4_ends(ctx, source, address, address, destination).ok_or(NO_HEADER)?;
+        ctx.store(V4_CHECKSUM as usize, &ends, 0)?;
+    }
+    if ports == words::ports(&packet.tuple) {
+        return Ok(());
+    }
+    ctx.store(packet.transport as usize, &ports, 0)
+}
+
+/// Both ports, as they lie in a packet.
+#[inline(always)]
+fn ports(source: [u8; 2], destination: [u8; 2]) -> u32 {
+    u16::from_ne_bytes(source) as u32 | (u16::from_ne_bytes(destination) as u32) << 16
+}
+
+/// Gives the packet both ends anew, and one hop less.
+#[inline(always)]
+pub fn both(ctx: &TcContext, packet: &Packet, ends: &Ends) -> Result<(), Refused> {
+    let Tuple { source, destination, .. } = &packet.tuple;
+    let ports = ports(ends.source_port, ends.destination_port);
+    set_hops(ctx, packet, packet.hops.saturating_sub(1))?;
+    change_checksum(ctx, packet, destination, ends.destination, words::ports(&packet.tuple))?;
+    change_checksum(ctx, packet, source, ends.source, ports)?;
+    if packet.v6 {
+        ctx.store(V6_SOURCE as usize, ends.source, BPF_F_RECOMPUTE_CSUM as u64)?;
+        ctx.store(V6_DESTINATION as usize, ends.destination, BPF_F_RECOMPUTE_CSUM as u64)?;
+    } else {
+        for (from, to) in [(source, ends.source), (destination, ends.destination)] {
+            ctx.l3_csum_replace(V4_CHECKSUM as usize, v4_word(from) as u64, v4_word(to) as u64, 4)?;
+        }
+        ctx.store(V4_SOURCE as usize, &v4(ends.source), 0)?;
+        ctx.store(V4_DESTINATION as usize, &v4(ends.destination), 0)?;
+    }
+    ctx.store(packet.transport as usize, &ports, 0)
 }
 
 /// Addresses the frame to a node on the same segment, with so many hops left.
@@ -74,7 +126,7 @@ pub fn hand_on(ctx: &TcContext, packet: &Packet, uplink: &Uplink, mac: &[u8; 6],
 
 /// Gives the packet so many hops.
 #[inline(always)]
-fn set_hops(ctx: &TcContext, packet: &Packet, hops: u8) -> Result<(), Refused> {
+pub fn set_hops(ctx: &TcContext, packet: &Packet, hops: u8) -> Result<(), Refused> {
     if packet.v6 {
         ctx.store(V6_HOPS as usize, &hops, BPF_F_RECOMPUTE_CSUM as u64)
     } else {
@@ -120,35 +172,41 @@ fn checksum(packet: &Packet) -> (usize, u64) {
     }
 }
 
+/// Has the checksum say that one address is another, and the ports are these.
 #[inline(always)]
-fn end_address(
+fn change_checksum(
     ctx: &TcContext,
     packet: &Packet,
-    end: End,
-    old_address: &Address,
-    address: &Address,
+    from: &Address,
+    to: &Address,
+    ports: u32,
 ) -> Result<(), Refused> {
     let (checksum, flags) = checksum(packet);
     let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
     if packet.v6 {
-        ctx.l4_csum_replace(checksum, 0, difference(old_address, address), pseudo)?;
-        let offset = match end {
-            End::Source => V6_SOURCE,
-            End::Destination => V6_DESTINATION,
-        };
-        // IPv6 has no header checksum to take up the difference: a checksum over the whole frame must be told.
-        return ctx.store(offset as usize, address, BPF_F_RECOMPUTE_CSUM as u64);
+        ctx.l4_csum_replace(checksum, 0, difference(from, to), pseudo)?;
+    } else {
+        ctx.l4_csum_replace(checksum, v4_word(from) as u64, v4_word(to) as u64, pseudo | 4)?;
     }
-    let tuple = &packet.tuple;
-    let ([a, b, c, d], [e, f, g, h]) = match end {
-        End::Source => (v4(address), v4(&tuple.destination)),
-        End::Destination => (v4(&tuple.source), v4(address)),
-    };
-    let (from, to) = (u32::from_ne_bytes(v4(old_address)), u32::from_ne_bytes(v4(address)));
-    let [s, t] = header_checksum(ctx, from, to).ok_or(NO_HEADER)?.to_ne_bytes();
-    ctx.l4_csum_replace(checksum, from as u64, to as u64, pseudo | 4)?;
-    // What is behind the checksum are the addresses: one call instead of two.
-    ctx.store(V4_CHECKSUM as usize, &[s, t, a, b, c, d, e, f, g, h], 0)
+    let before = words::ports(&packet.tuple);
+    if ports == before {
+        return Ok(());
+    }
+    ctx.l4_csum_replace(checksum, before as u64, ports as u64, flags | 4)
+}
+
+/// The end of an IPv4 header, from its checksum on, when one of its addresses changes from one to another.
+#[inline(always)]
+fn v4_ends(
+    ctx: &TcContext,
+    from: &Address,
+    to: &Address,
+    source: &Address,
+    destination: &Address,
+) -> Option<[u8; 10]> {
+    let [s, t] = header_checksum(ctx, v4_word(from), v4_word(to))?.to_ne_bytes();
+    let ([a, b, c, d], [e, f, g, h]) = (v4(source), v4(destination));
+    Some([s, t, a, b, c, d, e, f, g, h])
 }
 
 /// What the IP header's checksum is when one of its words changes (RFC 1624, equation 3).
@@ -161,21 +219,6 @@ fn header_checksum(ctx: &TcContext, from: u32, to: u32) -> Option<u16> {
     let sum = !before as u32 + halves(!from) + halves(to);
     let sum = (sum & 0xffff) + (sum >> 16);
     Some(!((sum & 0xffff) + (sum >> 16)) as u16)
-}
-
-#[inline(always)]
-fn end_port(ctx: &TcContext, packet: &Packet, end: End, old_port: [u8; 2], port: [u8; 2]) -> Result<(), Refused> {
-    if port == old_port {
-        return Ok(());
-    }
-    let (checksum, flags) = checksum(packet);
-    let (old, new) = (u16::from_ne_bytes(old_port) as u64, u16::from_ne_bytes(port) as u64);
-    ctx.l4_csum_replace(checksum, old, new, flags | 2)?;
-    let offset = match end {
-        End::Source => packet.transport,
-        End::Destination => packet.transport + 2,
-    };
-    ctx.store(offset as usize, &port, 0)
 }
 
 /// What a change of addresses does to a sum of 16-bit words, as the helpers take it: a sum of 32-bit words says the same. Both lie on
@@ -199,6 +242,12 @@ fn sum(address: &Address) -> u64 {
             + bytes::word(at.add(8)) as u64
             + bytes::word(at.add(12)) as u64
     }
+}
+
+/// An IPv4 address as it lies in a packet.
+#[inline(always)]
+fn v4_word(address: &Address) -> u32 {
+    u32::from_ne_bytes(v4(address))
 }
 
 /// The four bytes of an IPv4 address.

@@ -1,5 +1,6 @@
 //! Where the slower ways keep what they work on, since the stack holds 512 bytes for all functions together.
 
+use aya_ebpf::bindings::bpf_fib_lookup;
 use forwarder_ebpf::{Flow, Grant, Tuple, table::Words};
 
 use crate::{maps::SCRATCH, table::home, words};
@@ -11,6 +12,14 @@ pub struct Scratch {
     pub ends: [Tuple; ENDS as usize],
     /// A flow to be put into the table.
     pub flow: Flow,
+    /// A question to the kernel's routing.
+    pub lookup: bpf_fib_lookup,
+}
+
+impl Scratch {
+    /// An empty question.
+    // SAFETY: plain integers, of which zero is a value.
+    pub const NO_LOOKUP: bpf_fib_lookup = unsafe { core::mem::zeroed() };
 }
 
 const ENDS: u32 = 4;

@@ -1,6 +1,6 @@
 //! Decides what becomes of a packet. Reads maps, remembers flows, touches no packet.
 
-use forwarder_ebpf::{DropReason, NodeEntry, NodeSlot, ServiceEntry, steer};
+use forwarder_ebpf::{BackendEntry, DropReason, NodeEntry, NodeSlot, Pod, ServiceEntry, steer};
 
 use crate::{
     affinity,
@@ -20,7 +20,8 @@ const SEARCH_OVER: u8 = 6;
 #[inline(always)]
 pub fn known(packet: &Packet) -> Option<Deliver> {
     let flow::Known { pod, client_port, counted } = flow::known(packet)?;
-    Some(Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false })
+    let translated = pod.way == Pod::TRANSLATED;
+    Some(Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false, translated })
 }
 
 /// Whose a packet to a service is.
@@ -186,12 +187,16 @@ pub fn to_pod(packet: &Packet, service: &ServiceEntry, hash: u64, index: u32) ->
     let backend = maps::backend(index).ok_or(DropReason::NoBackend)?;
     affinity::remember(packet, service, index, backend);
     let counted = service.counted;
+    let translated = backend.flags & BackendEntry::TRANSLATED != 0;
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {
         client_port = flow::remember(packet, hash, index, backend, counted)?;
+    } else if translated {
+        return Err(DropReason::NatStray);
     }
-    Ok(Deliver { address: &backend.address, port: backend.port, client_port, counted, new: !packet.continues() })
+    let (address, port, new) = (&backend.address, backend.port, !packet.continues());
+    Ok(Deliver { address, port, client_port, counted, new, translated })
 }
 
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?

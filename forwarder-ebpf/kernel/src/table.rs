@@ -8,7 +8,7 @@
 //! Of a reply, a packet may carry the address of the wrong VIP, and is lost.
 
 use forwarder_ebpf::{
-    Eviction, Flow, FlowStates, Grant, Tuple, limits,
+    Eviction, Flow, FlowStates, Grant, Pod, Tuple, limits,
     table::{Home, Room, State, WAYS, Words, rank, same},
 };
 
@@ -107,9 +107,13 @@ fn buckets() -> u32 {
     unsafe { (&raw const FLOW_BUCKETS).read_volatile() }
 }
 
-/// Begins to fetch the flow that is in its home place, which is waited for only when it turns out to be there.
+/// Begins to fetch a bucket's states, and the flow that is in its home place, which is waited for only when it turns out to be there.
 #[inline(always)]
 pub fn fetch(home: &Home) {
+    if let Some(states) = FLOW_STATES.get_ptr(home.bucket) {
+        // SAFETY: points into the map, which outlives the program's run.
+        unsafe { (&raw const (*states).states).cast::<u32>().read_volatile() };
+    }
     if let Some(flow) = FLOWS.get_ptr(home.bucket * WAYS + home.way) {
         // SAFETY: points into the map, which outlives the program's run.
         unsafe { (&raw const (*flow).grant).read_volatile() };
@@ -141,7 +145,7 @@ impl Ends for Client<'_> {
     }
 }
 
-/// A pod's packet, which goes to the port by which the pod knows the client.
+/// A pod's packet, which goes to the port (and, if translated, to the address) by which the pod knows the client.
 pub struct Reply<'a>(pub &'a Tuple);
 
 impl Ends for Reply<'_> {
@@ -150,16 +154,14 @@ impl Ends for Reply<'_> {
     #[inline(always)]
     fn are_of(&self, flow: &Flow, grant: Grant) -> bool {
         let reply = self.0;
-        if grant.client_port != reply.destination_port
-            || flow.protocol != reply.protocol
-            || !same(words::client(flow), words::destination(reply))
-        {
+        if grant.client_port != reply.destination_port || flow.protocol != reply.protocol {
             return false;
         }
-        match maps::pod(grant.pod) {
-            Some(pod) => pod.port == reply.source_port && same(words::pod(pod), words::source(reply)),
-            None => false,
-        }
+        let Some(pod) = maps::pod(grant.pod) else { return false };
+        let client = if pod.way == Pod::TRANSLATED { words::own(pod) } else { words::client(flow) };
+        same(client, words::destination(reply))
+            && pod.port == reply.source_port
+            && same(words::pod(pod), words::source(reply))
     }
 }
 

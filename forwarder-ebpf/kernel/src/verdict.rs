@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::bpf_redirect,
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh},
     programs::TcContext,
 };
 use forwarder_ebpf::{Address, Direction, DropReason, SECOND_HOPS, Uplink};
@@ -32,6 +32,8 @@ pub struct Deliver {
     pub counted: u32,
     /// The packet begins a connection.
     pub new: bool,
+    /// It is for [`crate::translate`] to carry it out.
+    pub translated: bool,
 }
 
 /// From a pod of this node, to look as if from the VIP, to the client's own port.
@@ -92,6 +94,8 @@ pub enum Action {
     Drop,
     /// Send it out of the interface it came in by.
     Redirect(u32),
+    /// Send it out of this interface, to its next hop there.
+    Route(u32),
 }
 
 impl Action {
@@ -116,6 +120,11 @@ impl Action {
                     bpf_redirect(interface, 0) as i32
                 }
             }
+            // SAFETY: as above; without a next hop the helper looks for it itself.
+            Self::Route(interface) => unsafe {
+                (*ctx.skb.skb).tc_index = HANDED_ON;
+                bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32
+            },
         }
     }
 }

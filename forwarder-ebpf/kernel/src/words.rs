@@ -7,7 +7,7 @@ use forwarder_ebpf::{Address, Flow, Pod, Tuple, table::Words};
 
 const _: () = assert!(offset_of!(Tuple, source) % 8 == 0 && offset_of!(Tuple, destination) % 8 == 0);
 const _: () = assert!(offset_of!(Flow, client) % 8 == 0 && offset_of!(Flow, vip) % 8 == 0);
-const _: () = assert!(offset_of!(Pod, address) % 8 == 0);
+const _: () = assert!(offset_of!(Pod, address) % 8 == 0 && offset_of!(Pod, own) % 8 == 0);
 const _: () = assert!(offset_of!(Tuple, source_port) % 4 == 0 && offset_of!(Flow, client_port) % 4 == 0);
 const _: () = assert!(offset_of!(Tuple, destination_port) == offset_of!(Tuple, source_port) + 2);
 const _: () = assert!(offset_of!(Flow, port) == offset_of!(Flow, client_port) + 2);
@@ -45,6 +45,13 @@ pub fn vip(flow: &Flow) -> Words {
 pub fn pod(pod: &Pod) -> Words {
     // SAFETY: see `source`.
     unsafe { read(&raw const pod.address) }
+}
+
+/// The address that a translated pod knows in the clients' place.
+#[inline(always)]
+pub fn own(pod: &Pod) -> Words {
+    // SAFETY: see `source`.
+    unsafe { read(&raw const pod.own) }
 }
 
 /// A packet's ports, as a word.

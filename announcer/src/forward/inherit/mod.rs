@@ -15,7 +15,7 @@ mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forwarder_ebpf::{Flow, Grant, table::State};
+use forwarder_ebpf::{Flow, Grant, Pod, table::State};
 
 use self::{
     layout::{FLOW, FLOW_STATES, POD},
@@ -136,6 +136,19 @@ pub fn check(layout: &Layout) -> Result<(), Unreadable> {
     Reader::new(layout).map(drop)
 }
 
+/// Whether there is a pod whose connections are translated.
+///
+/// # Errors
+/// As [`check`].
+pub fn translates(layout: &Layout, pods: &[AtomicU64]) -> Result<bool, Unreadable> {
+    let (reader, pods) = (Reader::new(layout)?, Records::new(pods, layout.record(POD)?.bytes));
+    let mut bytes = Vec::new();
+    Ok((0..pods.len()).any(|number| {
+        pods.read(number, &mut bytes);
+        reader.pod(&bytes).is_some_and(|pod| pod.way == Pod::TRANSLATED)
+    }))
+}
+
 impl<'a> Heir<'a> {
     /// Of maps with this description, for that table.
     ///
@@ -176,23 +189,25 @@ impl<'a> Heir<'a> {
 
     fn take(&mut self, mut flow: Flow, flags: u32, now: u32, tally: &mut Tally) {
         let grant = Grant::from_word(flow.grant);
-        let home = self.table.home(&flow, flags);
-        if State::new(&home, flags, flow.seen).is_over(now) {
+        self.maps.pods.read(usize::from(grant.pod), &mut self.bytes);
+        let Some(mut pod) = self.reader.pod(&self.bytes) else {
+            tally.over += 1;
+            return;
+        };
+        if State::new(&self.table.home(&flow, &pod, flags), flags, flow.seen).is_over(now) {
             tally.over += 1;
             return;
         }
-        self.maps.pods.read(usize::from(grant.pod), &mut self.bytes);
-        let Some((address, port, seen)) = self.reader.pod(&self.bytes) else {
-            tally.over += 1;
-            return;
-        };
-        let seen = if seen.wrapping_sub(flow.seen).cast_signed() > 0 { seen } else { flow.seen };
-        let Some(pod) = self.table.pod(&address, port, seen, now) else {
+        // It is heard no less than its flows.
+        if flow.seen.wrapping_sub(pod.seen).cast_signed() > 0 {
+            pod.seen = flow.seen;
+        }
+        let Some(number) = self.table.number(&pod, now) else {
             tally.left_out += 1;
             return;
         };
-        flow.grant = Grant { pod, ..grant }.word();
-        match self.table.enter(flow, flags, now) {
+        flow.grant = Grant { pod: number, ..grant }.word();
+        match self.table.enter(flow, &pod, flags, now) {
             Entered::Taken => tally.taken += 1,
             Entered::Instead => {
                 tally.taken += 1;

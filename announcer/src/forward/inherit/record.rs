@@ -1,7 +1,7 @@
 //! Copies records of one layout into those of another, field by field.
 
 use forwarder_ebpf::{
-    Address, Flow, Grant, Pod,
+    Flow, Grant, Pod,
     describe::{self, RECORDS},
     table::State,
 };
@@ -150,18 +150,14 @@ impl Reader {
         Some(Flow { grant: Grant { guard, ..granted }.word(), ..flow })
     }
 
-    /// A pod's address, its port, and when a flow to it was last heard, if there is one.
-    pub(super) fn pod(&self, bytes: &[u8]) -> Option<(Address, [u8; 2], u32)> {
-        const ADDRESS: usize = core::mem::offset_of!(Pod, address);
-        const PORT: usize = core::mem::offset_of!(Pod, port);
-        let pod = if bytes.is_empty() { return None } else { self.pod.apply(bytes) };
-        let word = |at: usize| Some(u32::from_le_bytes(pod.get(at..at + 4)?.try_into().ok()?));
-        if word(core::mem::offset_of!(Pod, state))? != Pod::THERE {
-            return None;
+    /// A pod, if there is one.
+    pub(super) fn pod(&self, bytes: &[u8]) -> Option<Pod> {
+        let mut words = [0; size_of::<Pod>() / 8];
+        for (word, bytes) in words.iter_mut().zip(self.pod.apply(bytes).chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().ok()?);
         }
-        let address = pod.get(ADDRESS..ADDRESS + 16)?.try_into().ok()?;
-        let port = pod.get(PORT..PORT + 2)?.try_into().ok()?;
-        Some((address, port, word(core::mem::offset_of!(Pod, seen))?))
+        let pod = Pod::from_words(words);
+        (!bytes.is_empty() && pod.state == Pod::THERE).then_some(pod)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use forwarder_ebpf::{
-    Address, Flow, Grant, Pod,
+    Flow, Grant, Pod,
     table::{Home, Room, State, TCP_IDLE, WAYS, pod_home, rank, words},
 };
 
@@ -15,14 +15,12 @@ use forwarder_ebpf::{
 const FLOW_WORDS: usize = size_of::<Flow>() / 8;
 /// Half words of a pod.
 const POD_WORDS: usize = size_of::<Pod>() / 4;
-/// Where in them its grant is, its state, its address, its port, its time.
+/// Where in them the grant is, the state, the time.
 const GRANT: usize = offset_of!(Flow, grant) / 8;
 const STATE: usize = offset_of!(Pod, state) / 4;
-const ADDRESS: usize = offset_of!(Pod, address) / 4;
-const PORT: usize = offset_of!(Pod, port) / 4;
 const SEEN: usize = offset_of!(Pod, seen) / 4;
-const _: () = assert!(offset_of!(Flow, grant) % 8 == 0 && offset_of!(Pod, address) % 4 == 0);
-const _: () = assert!(offset_of!(Pod, port) % 4 == 0 && offset_of!(Pod, seen) % 4 == 0);
+const _: () = assert!(offset_of!(Flow, grant) % 8 == 0 && offset_of!(Pod, state) % 4 == 0);
+const _: () = assert!(offset_of!(Pod, seen) % 4 == 0);
 
 /// How often another place is looked for when a CPU was faster.
 const ATTEMPTS: u32 = 8;
@@ -60,21 +58,25 @@ impl Table<'_> {
         u32::try_from(self.states.len()).unwrap_or(u32::MAX) / WAYS
     }
 
-    /// Where a flow lies by its roles: by the client's own port, or if it is for the way back alone by that which the pod knows.
-    pub(super) fn home(&self, flow: &Flow, flags: u32) -> Home {
+    /// Where a flow lies by its roles: by the client's end, or if it is for the way back alone by that which the pod knows.
+    pub(super) fn home(&self, flow: &Flow, pod: &Pod, flags: u32) -> Home {
         let known_by = Grant::from_word(flow.grant).client_port;
-        let port = if flags & State::FORWARD != 0 { flow.client_port } else { known_by };
-        Home::of(words(&flow.client), port, flow.protocol, self.buckets())
+        let (address, port) = match (flags & State::FORWARD != 0, pod.way == Pod::TRANSLATED) {
+            (true, _) => (&flow.client, flow.client_port),
+            (false, true) => (&pod.own, known_by),
+            (false, false) => (&flow.client, known_by),
+        };
+        Home::of(words(address), port, flow.protocol, self.buckets())
     }
 
     /// Enters a flow whose grant names a pod by its number here.
-    pub fn enter(&self, flow: Flow, mut flags: u32, now: u32) -> Entered {
-        let home = self.home(&flow, flags);
+    pub fn enter(&self, flow: Flow, pod: &Pod, mut flags: u32, now: u32) -> Entered {
+        let home = self.home(&flow, pod, flags);
         if flags & State::FORWARD != 0 && self.find(&home, State::FORWARD, |other| has_ends_of(other, &flow)) {
             return Entered::Known;
         }
         // Who has the replies here has begun after this flow was last heard there.
-        if flags & State::REVERSE != 0 && self.find(&home, State::REVERSE, |other| has_replies_of(other, &flow)) {
+        if flags & State::REVERSE != 0 && self.find(&home, State::REVERSE, |other| has_replies_of(other, &flow, pod)) {
             flags &= !State::REVERSE;
             if flags & State::FORWARD == 0 {
                 return Entered::Known;
@@ -142,40 +144,38 @@ impl Table<'_> {
         store(GRANT, flow.grant);
     }
 
-    /// The number of a pod's socket, a new one if it has none; `None` if there is no room.
-    pub fn pod(&self, address: &Address, port: [u8; 2], seen: u32, now: u32) -> Option<u16> {
+    /// The number of a pod, a new one if it has none; `None` if there is no room.
+    pub fn number(&self, pod: &Pod, now: u32) -> Option<u16> {
         let pods = u32::try_from(self.pods.len() / POD_WORDS).ok().filter(|pods| pods.is_power_of_two())?;
-        let home = pod_home(words(address), port, pods);
+        let home = pod_home(words(&pod.address), pod.port, pods);
         for _ in 0..ATTEMPTS {
             let mut room = None;
             for number in (0..PROBES).map(|probe| (home + probe) % pods) {
-                let pod = self.pod_words(number)?;
-                let state = pod[STATE].load(Ordering::Acquire);
-                if state == Pod::THERE && is_pod(pod, address, port) {
-                    let known = pod[SEEN].load(Ordering::Relaxed);
-                    if seen.wrapping_sub(known).cast_signed() > 0 {
-                        pod[SEEN].store(seen, Ordering::Relaxed);
+                let there = self.pod_words(number)?;
+                let state = there[STATE].load(Ordering::Acquire);
+                let seen = there[SEEN].load(Ordering::Relaxed);
+                if state == Pod::THERE && is_pod(there, pod) {
+                    if pod.seen.wrapping_sub(seen).cast_signed() > 0 {
+                        there[SEEN].store(pod.seen, Ordering::Relaxed);
                     }
                     return u16::try_from(number).ok();
                 }
-                let silent = now.wrapping_sub(pod[SEEN].load(Ordering::Relaxed)).cast_signed();
-                if room.is_none() && (state == Pod::FREE || state == Pod::THERE && silent > POD_IDLE) {
-                    room = Some((number, pod, state));
+                let spare = state == Pod::THERE && now.wrapping_sub(seen).cast_signed() > POD_IDLE;
+                if room.is_none() && (state == Pod::FREE || spare) {
+                    room = Some((number, there, state));
                 }
                 if state == Pod::FREE {
                     break;
                 }
             }
-            let (number, pod, state) = room?;
-            if pod[STATE].compare_exchange(state, Pod::BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            let (number, there, state) = room?;
+            if there[STATE].compare_exchange(state, Pod::BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
-            for (to, word) in pod[ADDRESS..].iter().zip(address.chunks_exact(4)) {
-                to.store(u32::from_le_bytes([word[0], word[1], word[2], word[3]]), Ordering::Relaxed);
+            for (at, word) in half_words(pod).enumerate().filter(|(at, _)| *at != STATE) {
+                there[at].store(word, Ordering::Relaxed);
             }
-            pod[PORT].store(u32::from(u16::from_le_bytes(port)), Ordering::Relaxed);
-            pod[SEEN].store(seen, Ordering::Relaxed);
-            pod[STATE].store(Pod::THERE, Ordering::Release);
+            there[STATE].store(Pod::THERE, Ordering::Release);
             return u16::try_from(number).ok();
         }
         None
@@ -187,9 +187,20 @@ impl Table<'_> {
     }
 }
 
-fn is_pod(pod: &[AtomicU32; POD_WORDS], address: &Address, port: [u8; 2]) -> bool {
-    let load = |word: &AtomicU32| word.load(Ordering::Relaxed).to_le_bytes();
-    load(&pod[PORT])[..2] == port && pod[ADDRESS..ADDRESS + 4].iter().flat_map(load).eq(*address)
+/// A pod as it lies in memory.
+fn half_words(pod: &Pod) -> impl Iterator<Item = u32> {
+    pod.words().into_iter().flat_map(|word| [word as u32, (word >> 32) as u32])
+}
+
+/// Whether that is the same socket, translated to the same address if it is.
+fn is_pod(there: &[AtomicU32; POD_WORDS], pod: &Pod) -> bool {
+    let mut words = [0; POD_WORDS / 2];
+    for (word, halves) in words.iter_mut().zip(there.chunks_exact(2)) {
+        let [low, high] = [0, 1].map(|half: usize| u64::from(halves[half].load(Ordering::Relaxed)));
+        *word = low | high << 32;
+    }
+    let there = Pod::from_words(words);
+    (there.address, there.port, there.own) == (pod.address, pod.port, pod.own)
 }
 
 /// The guard of a flow's grant.
@@ -203,11 +214,12 @@ fn has_ends_of(one: &Flow, other: &Flow) -> bool {
     ends(one) == ends(other)
 }
 
-/// Whether the same pod's same packets are replies of both.
-fn has_replies_of(one: &Flow, other: &Flow) -> bool {
+/// Whether the same packets of this pod are replies of both.
+fn has_replies_of(one: &Flow, other: &Flow, pod: &Pod) -> bool {
     let back = |flow: &Flow| {
-        let Grant { pod, client_port, .. } = Grant::from_word(flow.grant);
-        (flow.client, flow.protocol, pod, client_port)
+        let Grant { pod: number, client_port, .. } = Grant::from_word(flow.grant);
+        let client = if pod.way == Pod::TRANSLATED { pod.own } else { flow.client };
+        (client, flow.protocol, number, client_port)
     };
     back(one) == back(other)
 }

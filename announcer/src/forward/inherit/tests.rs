@@ -7,7 +7,7 @@ use std::{
 
 use forwarder_ebpf::{
     Address, Flow, Grant, Pod, TCP, UDP, mapped,
-    table::{State, WAYS, words},
+    table::{State, WAYS},
 };
 use proptest::prelude::*;
 
@@ -15,6 +15,7 @@ use super::{layout::tests_support::permuted, *};
 
 const NOW: u32 = 1_000_000;
 const PODS: usize = 64;
+const POD_WORDS: usize = size_of::<Pod>() / 4;
 const ESTABLISHED: u32 = State::FORWARD | State::REVERSE | State::TCP;
 
 /// This agent's table in this process's memory.
@@ -29,7 +30,7 @@ impl Own {
         let places = (buckets * WAYS) as usize;
         let words = |count: usize| std::iter::repeat_with(AtomicU32::default).take(count).collect();
         let flows = std::iter::repeat_with(AtomicU64::default).take(places * 8).collect();
-        Self { flows, states: words(places), pods: words(PODS * 8) }
+        Self { flows, states: words(places), pods: words(PODS * POD_WORDS) }
     }
 
     fn table(&self) -> Table<'_> {
@@ -56,14 +57,15 @@ impl Own {
 
     fn pod(&self, number: usize) -> Address {
         const ADDRESS: usize = core::mem::offset_of!(Pod, address) / 4;
-        let bytes: Vec<u8> =
-            (0..4).flat_map(|at| self.pods[number * 8 + ADDRESS + at].load(Ordering::Relaxed).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..4)
+            .flat_map(|at| self.pods[number * POD_WORDS + ADDRESS + at].load(Ordering::Relaxed).to_le_bytes())
+            .collect();
         bytes.try_into().unwrap()
     }
 
     fn enter(&self, wanted: &[Wanted]) -> Vec<Entered> {
         let table = self.table();
-        wanted.iter().map(|wanted| table.enter(wanted.flow(table), wanted.flags, NOW)).collect()
+        wanted.iter().map(|wanted| wanted.enter(table)).collect()
     }
 
     /// The same maps as another layout has them.
@@ -91,7 +93,7 @@ impl Own {
             states.resize(end, 0);
         }
         let mut pods: Vec<u8> = Vec::new();
-        for pod in self.pods.chunks_exact(8) {
+        for pod in self.pods.chunks_exact(POD_WORDS) {
             let own: Vec<u8> = pod.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
             pods.extend(record(POD, &own));
             pods.resize(pods.len().next_multiple_of(8), 0);
@@ -132,11 +134,18 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn flow(&self, table: Table<'_>) -> Flow {
+    /// Every fourth pod is one whose connections are translated.
+    fn pod(&self) -> Pod {
+        let (way, own) =
+            if self.pod % 4 == 3 { (Pod::TRANSLATED, mapped([10, 77, 0, 1])) } else { (Pod::DIRECT, [0; 16]) };
+        let address = mapped([10, 88, 0, self.pod]);
         let seen = NOW - self.silent;
-        let pod = table.pod(&mapped([10, 88, 0, self.pod]), [31, 144], seen, NOW).unwrap();
+        Pod { address, port: [31, 144], way, own, seen, state: Pod::THERE, ..Pod::from_words([0; _]) }
+    }
+
+    fn enter(&self, table: Table<'_>) -> Entered {
+        let pod = self.pod();
         let flow = Flow {
-            grant: 0,
             client: self.client,
             vip: mapped([10, 77, 0, self.vip]),
             client_port: self.port.to_be_bytes(),
@@ -145,11 +154,13 @@ impl Wanted {
             backend: u16::from(self.pod) + 1,
             tag: 0x0102_0304,
             counted: 7,
-            seen,
-            ..Flow::from_words([0; 8])
+            seen: pod.seen,
+            ..Flow::from_words([0; _])
         };
+        let number = table.number(&pod, NOW).unwrap();
         let client_port = self.known_by.to_be_bytes();
-        Flow { grant: Grant { pod, client_port, guard: table::guard(&flow) }.word(), ..flow }
+        let grant = Grant { pod: number, client_port, guard: table::guard(&flow) }.word();
+        table.enter(Flow { grant, ..flow }, &pod, self.flags, NOW)
     }
 
     fn tcp(port: u16) -> Self {
@@ -168,7 +179,7 @@ fn wanted() -> impl Strategy<Value = Vec<Wanted>> {
         let flags = closed | if tcp { State::TCP } else { 0 };
         let known_by = known_by.unwrap_or(port);
         let entry = Wanted { client, port, vip, protocol, pod, known_by, flags: flags | State::FORWARD, silent };
-        if known_by == port {
+        if known_by == port && pod % 4 != 3 {
             vec![Wanted { flags: flags | State::FORWARD | State::REVERSE, ..entry }]
         } else {
             vec![entry.clone(), Wanted { flags: flags | State::REVERSE, ..entry }]
@@ -291,11 +302,14 @@ fn a_description_without_what_flows_need_is_refused() {
 }
 
 #[test]
-fn the_words_of_an_address_are_those_that_the_table_hashes() {
+fn a_pod_has_one_number_for_each_address_it_is_translated_to() {
     let own = Own::new(1);
-    let address = mapped([10, 88, 0, 1]);
-    let number = own.table().pod(&address, [0, 80], NOW, NOW).unwrap();
-    assert_eq!(own.pod(usize::from(number)), address);
-    assert_eq!(own.table().pod(&address, [0, 80], NOW, NOW), Some(number), "each has one number");
-    assert_eq!(words(&own.pod(usize::from(number))), words(&address));
+    let number = |pod: &Pod| own.table().number(pod, NOW).unwrap();
+    let direct = Wanted { pod: 1, ..Wanted::tcp(1) }.pod();
+    let translated = Pod { way: Pod::TRANSLATED, own: mapped([10, 77, 0, 1]), ..direct };
+    let other = Pod { own: mapped([10, 77, 0, 2]), ..translated };
+    let numbers = [&direct, &translated, &other].map(number);
+    assert_eq!([&direct, &translated, &other].map(number), numbers);
+    assert!((1..3).all(|at| !numbers[..at].contains(&numbers[at])), "{numbers:?}");
+    assert_eq!(own.pod(usize::from(numbers[0])), direct.address);
 }

@@ -22,6 +22,7 @@ use super::{StartError, flow_pins, memory::Memory};
 use crate::forward::inherit::{
     Heir, Layout, Maps, Recipe, Table, Tally, Unreadable, check,
     layout::{AFFINITY, AFFINITY_KEY, FLOW, FLOW_STATES, POD},
+    translates,
 };
 
 type Key = [u8; size_of::<AffinityKey>()];
@@ -145,6 +146,11 @@ impl Inheritance {
         }
         let own = Own::open(pin_dir, own).map_err(|reason| lost(reason, own)).ok()?;
         Some(Self { legacies, own })
+    }
+
+    /// Whether there may be flows to translated backends among them.
+    pub(super) fn translates(&self) -> bool {
+        self.legacies.iter().any(|legacy| translates(&legacy.layout, legacy.pods.words()).unwrap_or(false))
     }
 
     /// Before this agent's programs are attached: has them leave what they do not know to the predecessor's, from the wire

@@ -17,8 +17,9 @@ use aya::{
 use forwarder_ebpf::{OBJECT, constant, limits, map, program, table::WAYS};
 
 use super::{
-    ApplyError, Info, Maps, Mode, StartError, bpffs, flow_pins,
+    ApplyError, Info, Maps, Options, StartError, bpffs, flow_pins,
     inherit::{self, Inheritance},
+    nat,
     stages::{self, Stages},
     xdp::Accelerator,
 };
@@ -58,14 +59,17 @@ pub(super) struct Kernel {
     pub(super) left_out: u32,
     /// Flows are here that a predecessor's left, or will be.
     pub(super) inherits_flows: bool,
+    /// There may be some to translated backends among them.
+    pub(super) translates: bool,
 }
 
 impl Kernel {
     /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many. Those of others
     /// are taken over when its programs are replaced.
-    pub(super) fn load(pin_dir: &Path, flows: u32, mode: Mode) -> Result<(Self, Maps), StartError> {
+    pub(super) fn load(options: &Options) -> Result<(Self, Maps), StartError> {
+        let pin_dir = &options.pin_dir;
         bpffs::prepare(pin_dir)?;
-        let buckets = flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
+        let buckets = options.flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
         let flow_pins = flow_pins::own(buckets * WAYS);
         let adopted = flow_pins::are_whole(pin_dir, &flow_pins);
         let mut loader = EbpfLoader::new();
@@ -75,13 +79,17 @@ impl Kernel {
             }
             loader.map_pin_path(map, pin_dir.join(pin));
         }
+        let ports = options.nat_ports.clone().unwrap_or_else(nat::ports);
+        let (first, count) = (u32::from(*ports.start()), ports.len().max(1) as u32);
         loader.override_global(constant::FLOW_BUCKETS, &buckets, true);
+        loader.override_global(constant::NAT_FIRST, &first, true).override_global(constant::NAT_PORTS, &count, true);
         loader.map_max_entries(map::FLOWS, buckets * WAYS).map_max_entries(map::FLOW_STATES, buckets);
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
             program.load().map_err(|source| program_error(name, source))?;
         }
+        let translates = adopted && nat::is_inherited(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         inherit::describe(&mut ebpf)?;
         let inheritance = Inheritance::open(pin_dir, &flow_pins, &flow_pins::others(&pins(pin_dir), &flow_pins));
@@ -94,10 +102,11 @@ impl Kernel {
             attached: BTreeMap::new(),
             clsact,
             inherited,
-            accelerator: Accelerator::new(mode),
+            accelerator: Accelerator::new(options.mode),
             stages,
             flow_pins,
             inherits_flows: adopted || inheritance.is_some(),
+            translates: translates || inheritance.as_ref().is_some_and(Inheritance::translates),
             inheritance,
             left_out: 0,
         };

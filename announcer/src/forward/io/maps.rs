@@ -25,6 +25,7 @@ use crate::{
 pub(super) struct Maps {
     uplinks: Array<MapData, Uplinks>,
     vips: HashMap<MapData, Address, u32>,
+    vip_bits: Array<MapData, u64>,
     directory: Array<MapData, Bucket>,
     services: Array<MapData, ServiceEntry>,
     sources: LpmTrie<MapData, Source, u32>,
@@ -48,6 +49,7 @@ impl Maps {
         Ok(Self {
             uplinks: take(ebpf, map::UPLINKS)?,
             vips: take(ebpf, map::VIPS)?,
+            vip_bits: take(ebpf, map::VIP_BITS)?,
             directory: take(ebpf, map::DIRECTORY)?,
             services: take(ebpf, map::SERVICES)?,
             sources: take(ebpf, map::SOURCES)?,
@@ -81,6 +83,7 @@ impl Maps {
             Write::Bucket(place, bucket) => (map::DIRECTORY, self.directory.set(*place, **bucket, 0)),
             Write::Vip(address) => (map::VIPS, self.vips.insert(address, 1, 0)),
             Write::RemoveVip(address) => (map::VIPS, self.vips.remove(address)),
+            Write::VipBits(word, bits) => (map::VIP_BITS, self.vip_bits.set(*word, *bits, 0)),
             Write::Uplinks(uplinks) => (map::UPLINKS, self.uplinks.set(0, *uplinks, 0)),
         };
         done.map_err(|source| ApplyError::Write { map, source: Box::new(source) })

@@ -13,10 +13,11 @@ mod inherit;
 mod load;
 mod maps;
 mod memory;
+mod nat;
 mod stages;
 mod xdp;
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fmt, io, ops::RangeInclusive, path::PathBuf, time::Instant};
 
 use forwarder_ebpf::{Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
 
@@ -57,6 +58,8 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// How many connections to this node's pods are remembered; see [`forwarder_ebpf::limits::FLOWS`].
     pub flows: u32,
+    /// The ports from which connections to translated backends come; `None`: those that this machine's own do not get.
+    pub nat_ports: Option<RangeInclusive<u16>>,
 }
 
 /// Why the forwarder did not start. Nothing was attached; a predecessor's program, if any, goes on.
@@ -205,8 +208,9 @@ impl fmt::Debug for Forwarder {
 
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(&options.pin_dir, options.flows, options.mode)?;
-        let tables = if kernel.inherits_flows { Tables::inheriting() } else { Tables::default() };
+        let (kernel, maps) = Kernel::load(options)?;
+        let inherits = kernel.inherits_flows;
+        let tables = if inherits { Tables::inheriting(kernel.translates) } else { Tables::default() };
         Ok(Self { kernel, maps, tables, broken: false })
     }
 }

@@ -169,15 +169,17 @@ impl Tables {
     /// The local table that is there, if it has exactly the wanted pods. A node's death changes none, and a hundred services
     /// wait for each other's rows.
     fn kept_locals(&self, socket: &Socket, targets: &Targets) -> Option<(Run, u32)> {
-        let same = |old: &&Installed| old.targets.local == targets.local && !old.partial;
+        let same = |old: &&Installed| {
+            old.targets.local == targets.local && old.targets.translated == targets.translated && !old.partial
+        };
         self.services.get(socket).filter(same).map(|old| (old.local_run, old.local_slots))
     }
 
     /// Whether a pod or a node has no number, so that it is in no table.
     fn is_partial(&self, socket: &Socket, targets: &Targets) -> bool {
-        let mut pods = targets.local.keys();
+        let mut pods = backends(socket, targets);
         let mut nodes = targets.nodes.keys();
-        pods.any(|(ip, port)| self.backends.get(&(*socket, *ip, *port)).is_none())
+        pods.any(|(backend, _)| self.backends.get(&backend).is_none())
             || nodes.any(|node| self.nodes.get(node).is_none())
     }
 
@@ -215,8 +217,7 @@ impl Tables {
     /// The local table; pods that were not there yet are written.
     fn local_table(&mut self, socket: &Socket, targets: &Targets, plan: &mut Plan) -> Vec<u64> {
         let (mut numbers, mut entries) = (Vec::new(), Vec::new());
-        for (&(ip, port), share) in &targets.local {
-            let backend = (*socket, ip, port);
+        for (backend, share) in backends(socket, targets) {
             let known = self.backends.get(&backend).is_some();
             let Some(index) = self.backends.assign(&backend) else {
                 plan.limit(Limit::Backends);
@@ -227,7 +228,7 @@ impl Tables {
                 plan.writes.push(Write::Backend(index, entry));
             }
             numbers.push(u64::from(index));
-            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), *share));
+            entries.push(maglev::Entry::new(&[&entry.address[..], &entry.port[..]].concat(), share));
         }
         let table = maglev::build(&entries, maglev::size(entries.len()));
         table.iter().filter_map(|at| numbers.get(*at as usize)).copied().collect()
@@ -254,9 +255,19 @@ fn length<T>(table: &[T]) -> u32 {
     u32::try_from(table.len()).unwrap_or(u32::MAX)
 }
 
-fn backend_entry((socket, ip, port): &BackendKey) -> BackendEntry {
+/// A service's backends on this node with their shares.
+fn backends(socket: &Socket, targets: &Targets) -> impl Iterator<Item = (BackendKey, u32)> {
+    targets
+        .local
+        .iter()
+        .map(|((ip, port), share)| ((*socket, *ip, *port, targets.translated.get(&(*ip, *port)).copied()), *share))
+}
+
+fn backend_entry((socket, ip, port, own): &BackendKey) -> BackendEntry {
+    let own_address = own.map_or([0; 16], address);
     let (key, address, port) = (key(socket), address(*ip), port.to_be_bytes());
     let hash = xxh3_64(&[&key.vip[..], &key.port[..], &[key.protocol], &address[..], &port[..]].concat());
     let [a, b, c, d, ..] = hash.to_le_bytes();
-    BackendEntry { address, port, pad: [0; 2], tag: u32::from_le_bytes([a, b, c, d]), flags: BackendEntry::USABLE }
+    let flags = BackendEntry::USABLE | if own.is_some() { BackendEntry::TRANSLATED } else { 0 };
+    BackendEntry { address, port, pad: [0; 2], tag: u32::from_le_bytes([a, b, c, d]), flags, own: own_address }
 }

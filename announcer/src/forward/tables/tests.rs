@@ -49,6 +49,7 @@ impl Kernel {
             Write::Bucket(place, bucket) => drop(self.directory.insert(place, *bucket)),
             Write::Vip(address) => drop(self.vips.insert(address)),
             Write::RemoveVip(address) => assert!(self.vips.remove(&address)),
+            Write::VipBits(..) => {}
             Write::Uplinks(uplinks) => self.uplinks = uplinks,
         }
     }
@@ -122,7 +123,15 @@ fn wanted(nodes: &[u8], services: &[(u16, Vec<u8>, Vec<u8>)]) -> Wanted {
         let local = pods.iter().map(|pod| ((IpAddr::from([10, 1, 1, *pod]), *port), 1)).collect();
         (
             socket(*port),
-            Targets { labels, nodes, standby: BTreeMap::new(), local, affinity: 0, sources: BTreeSet::new() },
+            Targets {
+                labels,
+                nodes,
+                standby: BTreeMap::new(),
+                local,
+                translated: BTreeMap::new(),
+                affinity: 0,
+                sources: BTreeSet::new(),
+            },
         )
     };
     Wanted {
@@ -199,7 +208,7 @@ fn a_nodes_own_pods_get_what_they_weigh_and_a_change_of_that_is_written() {
         kernel.carry_out(&tables.plan(&wanted, now));
         let service = kernel.services()[&key(&socket(80))];
         for ((ip, port), share) in wanted.services[&socket(80)].local.keys().zip(shares) {
-            let pod = tables.backends.get(&(socket(80), *ip, *port)).unwrap();
+            let pod = tables.backends.get(&(socket(80), *ip, *port, None)).unwrap();
             let slots = kernel.slots(service.local_row, service.local_slots).filter(|slot| *slot == u64::from(pod));
             let fair = f64::from(service.local_slots) * f64::from(share) / f64::from(shares.iter().sum::<u32>());
             assert!((slots.count() as f64 - fair).abs() <= 2.0, "{ip} of {shares:?}");

@@ -127,6 +127,7 @@ fn targets(vip: IpAddr, port: u16, protocol: Protocol, service: &Service) -> Tar
         nodes: here.into_iter().chain(elsewhere).map(|n| (name(n), 1)).collect(),
         standby: BTreeMap::new(),
         local: pods.into_iter().filter(|_| service.is_here()).collect(),
+        translated: Default::default(),
         affinity: if service.affinity { 600 } else { 0 },
         sources: service.sources.into_iter().collect(),
     }

@@ -172,7 +172,7 @@ impl Bed {
 const FLOWS: u32 = 1 << 22;
 
 fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
-    let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS })?;
+    let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS, nat_ports: None })?;
     let applied = forwarder.apply(wanted, Instant::now())?;
     ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
     let mut programs = BTreeMap::new();
@@ -236,6 +236,7 @@ pub(crate) fn targets(service: ServiceName, nodes: BTreeMap<NodeName, u32>, loca
         nodes,
         standby: BTreeMap::new(),
         local: local.into_iter().map(|pod| (pod, 1)).collect(),
+        translated: Default::default(),
         affinity: 0,
         sources: BTreeSet::new(),
     }
