@@ -77,14 +77,6 @@ pub fn find(tuple: &Tuple) -> Option<Known> {
     Some(Known { pod, client_port: place.grant.client_port, counted: flow.counted })
 }
 
-/// Whether there is a flow of these ends, be it over.
-#[inline(always)]
-pub fn has_entry(tuple: &Tuple) -> bool {
-    let Some(scratch) = scratch::get() else { return true };
-    scratch::note(scratch, PACKET, tuple);
-    table::crier_find(PACKET, State::FORWARD) != table::NOWHERE
-}
-
 /// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. They may have
 /// been given to a connection past the VIP, or to another flow, which keeps them while it lives.
 #[inline(always)]

@@ -69,6 +69,12 @@ pub struct Packet {
     pub transport: u32,
 }
 
+/// Whether a packet with these marks belongs to a connection that has begun.
+#[inline(always)]
+pub fn continues(protocol: u8, flags: u8, quic: bool) -> bool {
+    if protocol == TCP { flags & (TCP_SYN | TCP_ACK) != TCP_SYN } else { quic }
+}
+
 impl Packet {
     /// Opens a connection (UDP has no such packet: a datagram of an unknown flow does).
     #[inline(always)]
@@ -79,7 +85,7 @@ impl Packet {
     /// Belongs to a connection that has begun, which lives on some node or nowhere.
     #[inline(always)]
     pub fn continues(&self) -> bool {
-        if self.is_tcp() { !self.opens() } else { self.quic }
+        continues(self.tuple.protocol, self.flags, self.quic)
     }
 
     /// Makes it one that belongs to a connection that has begun: TCP mid-flow, or to be searched for like QUIC.

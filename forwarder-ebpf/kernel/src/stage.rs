@@ -2,9 +2,14 @@
 //! its flows are taken over ([`forwarder_ebpf::Predecessor`]): it has other maps, and goes on until all that it knows is known here.
 
 use aya_ebpf::{macros::map, maps::ProgramArray, programs::TcContext};
-use forwarder_ebpf::{DropReason, Predecessor, Stage};
+use forwarder_ebpf::{DropReason, Predecessor, Stage, table::State};
 
-use crate::{flow, parse::Packet, verdict::Action};
+use crate::{
+    parse::{self, Packet},
+    scratch::{self, PACKET},
+    table,
+    verdict::Action,
+};
 
 /// The agent fills it, and pins it: the kernel empties an array of programs that no user holds any more.
 #[map]
@@ -35,13 +40,31 @@ pub fn leave_to_predecessor(ctx: &TcContext, which: Predecessor) {
     unsafe { STAGES.tail_call(ctx, which as u32) };
 }
 
-/// The same of a packet to a VIP without a flow here. One that begins a connection whose ends are known here, of an earlier one,
-/// is not the predecessor's: it would know the earlier one still.
+/// The same of a packet to a VIP without a flow here.
 #[inline(always)]
 pub fn leave_unknown_to_predecessor(ctx: &TcContext, packet: &Packet) {
-    if packet.continues() {
-        leave_to_predecessor(ctx, Predecessor::Ongoing);
-    } else if !flow::has_entry(&packet.tuple) {
-        leave_to_predecessor(ctx, Predecessor::Beginning);
+    let Some(scratch) = scratch::get() else { return };
+    scratch::note(scratch, PACKET, &packet.tuple);
+    let slot = crier_predecessor(packet.flags as u32, packet.quic as u32);
+    // SAFETY: as above.
+    unsafe { STAGES.tail_call(ctx, slot) };
+}
+
+/// Where the packet that is noted as the scratch's [`PACKET`] is asked about. One that begins a connection whose ends are known
+/// here, of an earlier one, is not the predecessor's, which would know the earlier one still. A function of its own, so that the
+/// verifier sees a number, and not each way to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_predecessor(flags: u32, quic: u32) -> u32 {
+    let Some(scratch) = scratch::get() else { return NOBODY };
+    if parse::continues(scratch::noted(scratch, PACKET).protocol, flags as u8, quic != 0) {
+        Predecessor::Ongoing as u32
+    } else if table::crier_find(PACKET, State::FORWARD) == table::NOWHERE {
+        Predecessor::Beginning as u32
+    } else {
+        NOBODY
     }
 }
+
+/// Nothing is there.
+const NOBODY: u32 = u32::MAX;
