@@ -80,10 +80,10 @@ bench-rest: ## Nothing fails for a minute: requests lost, requests that reach po
 	@$(AS_ROOT) target/release/bench_failover soak --minutes 1 --stress 0 --out target/bench/rest.jsonl
 
 .PHONY: bench-forward
-bench-forward: ## What carrying packets costs: each program alone, real frames, side by side with iptables and nftables, a change: ROUNDS=7
+bench-forward: ## What carrying packets costs: each program alone, real frames, side by side with iptables and nftables, a flood, a change: ROUNDS=7
 	@hack/setup bench
 	@cargo build --release -p crier -p crierctl -p crier-e2e --bins
-	@for part in packets live wire update; do $(AS_ROOT) target/release/bench_forward $$part --rounds $${ROUNDS:-7}; done
+	@for part in packets live wire flood update; do $(AS_ROOT) target/release/bench_forward $$part --rounds $${ROUNDS:-7}; done
 
 .PHONY: bench-connections
 bench-connections: ## Established connections while the owner is cut off, pods are added and a node is drained: CONNECTIONS=10000

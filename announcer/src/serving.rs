@@ -227,6 +227,25 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_on_a_node_that_is_no_member_is_used_once_its_gateway_has_found_it_healthy() {
+        let mut view = view(&["n1", "n2"]);
+        for (member, prefix) in view.members.values_mut().zip(["10.77.0.1/24", "10.77.0.2/24"]) {
+            let prefixes = vec![prefix.parse().unwrap()];
+            member.document.facts.interfaces = vec![Interface { name: "eth0".into(), mac: [2; 6], prefixes }];
+        }
+        let port = port(vec![backend(1, Some("n1")), backend(2, Some("n9"))]);
+        assert_eq!(used(&port, &view), [1]);
+        let gateway = gateway::gateway(&port.backends[1], VIP, &view).unwrap().node.as_str().to_owned();
+        judge(&mut view, &gateway, target(2, 8080), Verdict::Unhealthy);
+        assert_eq!(used(&port, &view), [1]);
+        judge(&mut view, &gateway, target(2, 8080), Verdict::Healthy);
+        assert_eq!(used(&port, &view), [1, 2]);
+        assert!(carrier(&port, &port.backends[1], VIP, &view).is_some_and(|carrier| carrier.translated));
+        assert_eq!(serving_here(&port, VIP, &view, &gateway.parse().unwrap()).len(), usize::from(gateway == "n1"));
+        assert_eq!(local_nodes(&port, VIP, &view), ["n1".parse().unwrap()].into());
+    }
+
+    #[test]
     fn only_pods_that_are_ready_stay_and_are_on_a_node_that_can_carry_are_usable() {
         let mut view = view(&["n1", "n2", "n3", "n4"]);
         let state = |view: &mut View, node: &str, state| {

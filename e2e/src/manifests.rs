@@ -81,6 +81,8 @@ pub struct ServiceSpec {
     pub endpoints: Vec<Endpoint>,
     tcp: Option<u16>,
     udp: Option<u16>,
+    /// The pods' ports, where they are not their servers'.
+    target: Option<u16>,
     dual_stack: bool,
     local: bool,
     check: Option<CheckSpec>,
@@ -102,6 +104,7 @@ pub fn service(name: &str) -> ServiceSpec {
         endpoints: Vec::new(),
         tcp: None,
         udp: None,
+        target: None,
         dual_stack: false,
         local: false,
         check: None,
@@ -121,6 +124,13 @@ impl ServiceSpec {
     #[must_use]
     pub fn udp(mut self, port: u16) -> Self {
         self.udp = Some(port);
+        self
+    }
+
+    /// To this port of the pods, of TCP and UDP, and not to their servers.
+    #[must_use]
+    pub fn target(mut self, port: u16) -> Self {
+        self.target = Some(port);
         self
     }
 
@@ -212,8 +222,9 @@ impl ServiceSpec {
     }
 
     fn ports(&self) -> impl Iterator<Item = (&'static str, &'static str, u16, u16)> {
-        let tcp = self.tcp.map(|port| ("tcp", "TCP", port, TCP_PORT));
-        tcp.into_iter().chain(self.udp.map(|port| ("udp", "UDP", port, UDP_PORT)))
+        let target = |server: u16| self.target.unwrap_or(server);
+        let tcp = self.tcp.map(|port| ("tcp", "TCP", port, target(TCP_PORT)));
+        tcp.into_iter().chain(self.udp.map(move |port| ("udp", "UDP", port, target(UDP_PORT))))
     }
 
     fn service_yaml(&self) -> String {

@@ -23,7 +23,10 @@ fn gateway(cluster: &Cluster, nodes: &[&str], healthy: bool) -> Result<String> {
     for node in nodes {
         for backend in cluster.agent(node)?.status()?.backends.into_iter().filter(|backend| backend.address.is_ipv4()) {
             ensure!(backend.healthy == Some(healthy), "{node} says {backend:?}");
-            ensure!(backend.reason.contains("full NAT"), "{node} says {backend:?}");
+            ensure!(
+                backend.reason.as_str().is_some_and(|reason| reason.contains("full NAT")),
+                "{node} says {backend:?}"
+            );
             carriers.push(backend.node.with_context(|| format!("{node} names no gateway"))?);
         }
     }

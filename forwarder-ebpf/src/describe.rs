@@ -86,7 +86,7 @@ pub const RECORDS: [Record; 7] = [
     },
     record!(Pod { address, port, way, state, seen, rest, own, spare }),
     record!(AffinityKey { client, counted }),
-    record!(Affinity { backend, tag, seen }),
+    record!(Affinity { backend, tag, seen, patience }),
 ];
 
 /// What a word has in the bits that are set.

@@ -7,8 +7,10 @@ pub const SECOND_HOPS: u32 = DropReason::COUNT;
 const SHADOW: u32 = SECOND_HOPS + 1;
 const MESSAGES: u32 = SHADOW + ShadowEvent::COUNT;
 const EVICTIONS: u32 = MESSAGES + Message::COUNT;
+/// Where clients are counted that were not remembered for their service's affinity before, after the evictions.
+pub const AFFINITIES_ADDED: u32 = EVICTIONS + Eviction::COUNT;
 /// Entries of the map `EVENTS`.
-pub const EVENTS: u32 = EVICTIONS + Eviction::COUNT;
+pub const EVENTS: u32 = AFFINITIES_ADDED + 1;
 
 /// What became of a frame that a switch flooded to this node though it is addressed to a MAC that this node shadows.
 #[repr(u32)]
@@ -53,14 +55,16 @@ pub enum Message {
     Unreachable = MESSAGES + 3,
     /// A question for a VIP by ARP or neighbour discovery, answered while no agent did.
     Neighbour = MESSAGES + 4,
+    /// An SCTP packet to a port that the VIP does not have, answered by an abort.
+    Abort = MESSAGES + 5,
 }
 
 impl Message {
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] =
-        [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable, Self::Neighbour];
+        [Self::EchoReply, Self::Error, Self::Reset, Self::Unreachable, Self::Neighbour, Self::Abort];
 
     /// Its name in metrics.
     #[must_use]
@@ -71,6 +75,7 @@ impl Message {
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
             Self::Neighbour => "neighbour",
+            Self::Abort => "abort",
         }
     }
 }
@@ -129,6 +134,6 @@ mod tests {
         let shadow = ShadowEvent::ALL.map(|event| event as u32);
         let (messages, evictions) = (Message::ALL.map(|message| message as u32), Eviction::ALL.map(|gone| gone as u32));
         let all = shadow.into_iter().chain(messages).chain(evictions);
-        assert!(all.eq(SECOND_HOPS + 1..EVENTS));
+        assert!(all.chain([AFFINITIES_ADDED]).eq(SECOND_HOPS + 1..EVENTS));
     }
 }

@@ -28,7 +28,7 @@ pub struct Flow {
     pub client_port: [u8; 2],
     /// The service's port, network order.
     pub port: [u8; 2],
-    /// [`crate::TCP`] or [`crate::UDP`].
+    /// [`crate::TCP`], [`crate::UDP`] or [`crate::SCTP`].
     pub protocol: u8,
     /// Zero.
     pub pad: u8,

@@ -10,6 +10,8 @@ pub type Address = [u8; 16];
 pub const TCP: u8 = 6;
 /// The protocol number of UDP.
 pub const UDP: u8 = 17;
+/// The protocol number of SCTP.
+pub const SCTP: u8 = 132;
 
 /// Slots in a [`Row`].
 pub const ROW_SLOTS: u32 = 64;
@@ -53,7 +55,7 @@ pub struct ServiceKey {
     pub vip: Address,
     /// The port, network order.
     pub port: [u8; 2],
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`], [`UDP`] or [`SCTP`].
     pub protocol: u8,
     /// Zero.
     pub pad: u8,
@@ -150,6 +152,8 @@ pub struct Affinity {
     /// Seconds of the kernel's monotonic clock when the client last began a connection.
     #[cfg(not(feature = "other-layout"))]
     pub seen: u32,
+    /// For how many seconds from then on it stays with its pod.
+    pub patience: u32,
 }
 
 /// A node on one uplink's segment.
@@ -212,7 +216,7 @@ pub struct Tuple {
     pub source_port: [u8; 2],
     /// Its destination port, network order.
     pub destination_port: [u8; 2],
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`], [`UDP`] or [`SCTP`].
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],
@@ -302,7 +306,7 @@ const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<ServiceEntry>() == 28);
 const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 20);
-const _: () = assert!(size_of::<Affinity>() == 12);
+const _: () = assert!(size_of::<Affinity>() == 16);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
 const _: () = assert!(size_of::<BackendEntry>() == 44);
 const _: () = assert!(size_of::<Tuple>() == 40);

@@ -30,7 +30,7 @@ pub mod vips;
 #[cfg(feature = "user")]
 mod user;
 
-pub use event::{EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
+pub use event::{AFFINITIES_ADDED, EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
 pub use flow::*;
 pub use layout::*;
 pub use lease::{Lease, OwnedVip};
@@ -88,10 +88,10 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Array of [`crate::FlowStates`].
     pub const FLOW_STATES: &str = "FLOW_STATES";
+    /// Hash that pushes out the least recently used: [`crate::AffinityKey`] to [`crate::Affinity`].
+    pub const AFFINITIES: &str = "AFFINITIES";
     /// Array of [`crate::Pod`].
     pub const PODS: &str = "PODS";
-    /// Hash: [`crate::AffinityKey`] to [`crate::Affinity`].
-    pub const AFFINITIES: &str = "AFFINITIES";
     /// Array of one [`crate::describe::Text`]: what the maps that outlive an agent look like.
     pub const LAYOUT: &str = "LAYOUT";
     /// Per-CPU array of [`crate::Counter`], by [`crate::counter_index`].
@@ -109,6 +109,6 @@ pub mod map {
     /// Ring buffer: the slot (`u32`) of each shadowed MAC to which a flood begins.
     pub const FLOODS: &str = "FLOODS";
     /// Per-CPU array of `u64`: drops by [`crate::DropReason`], then second hops, then [`crate::ShadowEvent`]s, then
-    /// [`crate::Message`]s, then [`crate::Eviction`]s.
+    /// [`crate::Message`]s, then [`crate::Eviction`]s, then [`crate::AFFINITIES_ADDED`].
     pub const EVENTS: &str = "EVENTS";
 }

@@ -12,8 +12,12 @@ pub const SERVICES: u32 = 16_384;
 pub const SERVICE_ENTRIES: u32 = 2 * SERVICES;
 /// Pod sockets of this node, counted once for each VIP they serve; index 0 means none.
 pub const BACKENDS: u32 = 65_536;
-/// Rows of tables: room for 4,194,304 slots.
+/// Rows of tables, unless the agent is told otherwise: room for 4,194,304 slots. Each costs 512 bytes, in use or not: 32 MiB in all.
 pub const ROWS: u32 = 65_536;
+/// The least the agent may be told.
+pub const MIN_ROWS: u32 = 1_024;
+/// The most the agent may be told.
+pub const MAX_ROWS: u32 = 1_048_576;
 /// Connections a node remembers for its own pods, unless the agent is told otherwise. Each costs 68 bytes, in use or
 /// not: 34 MiB in all.
 pub const FLOWS: u32 = 524_288;
@@ -30,8 +34,11 @@ pub const NAT_FIRST: u16 = 10_000;
 pub const NAT_PORTS: u16 = 22_768;
 /// Source ranges: of all services' ports and addresses together, and of changing ones twice.
 pub const SOURCES: u32 = 65_536;
-/// Clients that a node remembers for services with affinity, once for each service; the least recently used go first.
+/// Clients that a node remembers for services with affinity, once for each service; the least recently used go first,
+/// and the agent counts them.
 pub const AFFINITIES: u32 = 65_536;
+/// Datagrams in fragments whose later ones follow the first; the least recently used go first. 2 MiB.
+pub const FRAGMENTED: u32 = 16_384;
 /// Packets to ports without a service that are answered, each second on each CPU.
 pub const REFUSALS_PER_SECOND: u64 = 1_000;
 /// So many of them at once.

@@ -6,13 +6,13 @@
 pub enum DropReason {
     /// Headers shorter than they say.
     Malformed = 0,
-    /// A part of a packet; only whole packets are forwarded.
+    /// A part of a packet whose first part was not carried here before it, or longer ago than hosts put packets together.
     Fragment = 1,
     /// More IPv6 extension headers than are walked, or one that cannot be.
     Extension = 2,
-    /// Neither TCP nor UDP, nor ICMP that has a meaning for a VIP.
+    /// Neither TCP, UDP nor SCTP, nor ICMP that has a meaning for a VIP.
     Protocol = 3,
-    /// The VIP has no such port, and the sender is not told ([`crate::Message::Reset`], [`crate::Message::Unreachable`]).
+    /// The VIP has no such port, and the sender is not told ([`crate::Message::Reset`] and the like).
     NoService = 4,
     /// No usable pod, or no node to reach one.
     NoBackend = 5,
@@ -22,7 +22,7 @@ pub enum DropReason {
     Rewrite = 7,
     /// The flow could not be remembered: where it may lie, there are established connections in use.
     FlowTable = 8,
-    /// The pod knows other live connections of the client's by each of the ports that were tried.
+    /// The pod knows other live connections of the client's by each of the ports that were tried; with SCTP only its own is.
     ClientPort = 9,
     /// The client is outside the service's source ranges.
     SourceRange = 10,

@@ -1,6 +1,6 @@
-//! The parts of the ingress program that few packets need.
+//! The parts of the programs that few packets need.
 
-/// A part of the ingress program that is a program of its own, reached by a tail call: it has a stack of its own, and the
+/// A part of the ingress or egress program that is a program of its own, reached by a tail call: it has a stack of its own, and the
 /// kernel's verifier looks at it by itself. It reads the packet anew, so that nothing has to be handed over.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +19,12 @@ pub enum Stage {
     Return = 5,
     /// An ICMP error about a translated connection, from either side.
     TranslatedError = 6,
+    /// A part of a packet to a VIP.
+    Fragment = 7,
+    /// The first part of a packet without a flow here, as [`Stage::Connect`].
+    FragmentConnect = 8,
+    /// A part of a packet on its way out.
+    FragmentOut = 9,
 }
 
 /// Where the same array leads to a predecessor's programs, while its flows are taken over: with what it may know, and this
@@ -43,10 +49,20 @@ impl Predecessor {
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 10;
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] =
-        [Self::Connect, Self::Icmp, Self::Refuse, Self::Answer, Self::Translate, Self::Return, Self::TranslatedError];
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::Connect,
+        Self::Icmp,
+        Self::Refuse,
+        Self::Answer,
+        Self::Translate,
+        Self::Return,
+        Self::TranslatedError,
+        Self::Fragment,
+        Self::FragmentConnect,
+        Self::FragmentOut,
+    ];
 
     /// The program's name in the object.
     #[must_use]
@@ -59,6 +75,9 @@ impl Stage {
             Self::Translate => "crier_translate",
             Self::Return => "crier_return",
             Self::TranslatedError => "crier_nat_error",
+            Self::Fragment => "crier_fragment",
+            Self::FragmentConnect => "crier_frag_new",
+            Self::FragmentOut => "crier_frag_out",
         }
     }
 }

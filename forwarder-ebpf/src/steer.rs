@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn translated_ports_are_all_tried_and_stay_in_their_range() {
         for hash in [0, 0xd3ef_b1e6, u64::MAX] {
-            let mut ports: Vec<_> = (0..8).map(|n| u16::from_be_bytes(translated_port(hash, n, 60_000, 8))).collect();
+            let mut ports: std::vec::Vec<_> =
+                (0..8).map(|n| u16::from_be_bytes(translated_port(hash, n, 60_000, 8))).collect();
             ports.sort_unstable();
             assert!(ports.iter().copied().eq(60_000..60_008), "{ports:?}");
         }

@@ -50,7 +50,7 @@ impl State {
     pub const FORWARD: u32 = 1 << 1;
     /// The pod's replies go by it.
     pub const REVERSE: u32 = 1 << 2;
-    /// TCP, else UDP.
+    /// TCP or SCTP, whose connections begin and end; else UDP.
     pub const TCP: u32 = if cfg!(feature = "other-layout") { 1 << 6 } else { 1 << 3 };
     /// Closed by the client.
     pub const BY_CLIENT: u32 = 1 << 4;

@@ -119,6 +119,7 @@ async fn run(
         {
             let _ = hooks.send(Order::Maps(Box::new(maps))).await;
         }
+        note_lost_clients(&mut forwarder, &limits);
         let info = forwarder.info();
         let attached = !info.interfaces.is_empty();
         carries.send_if_modified(|current| {
@@ -138,5 +139,20 @@ async fn run(
             }
         }
         reports.send_replace(Arc::new(Report { info, counters, trouble: trouble.clone() }));
+    }
+}
+
+/// Clients with affinity that had no room are told, as what does not fit into tables.
+fn note_lost_clients(forwarder: &mut Forwarder, limits: &Limits) {
+    match tokio::task::block_in_place(|| forwarder.forget_clients(Instant::now())) {
+        Ok(0) => {}
+        Ok(lost) => {
+            limits.add("affinities", lost);
+            warn!(
+                what = "affinities",
+                lost, "more clients of services with sessionAffinity than are remembered: their pods may change"
+            );
+        }
+        Err(problem) => debug!(%problem, "the clients of services with sessionAffinity cannot be counted"),
     }
 }

@@ -362,7 +362,8 @@ fn forward_options(settings: &Settings) -> forward::Options {
         ForwarderMode::Tc => forward::Mode::Tc,
         ForwarderMode::Off => forward::Mode::Off,
     };
-    forward::Options { mode, pin_dir: settings.pin_dir.clone(), flows: settings.flows, nat_ports: None }
+    let (pin_dir, flows, rows) = (settings.pin_dir.clone(), settings.flows, settings.rows);
+    forward::Options { mode, pin_dir, flows, rows, nat_ports: None }
 }
 
 /// A number of this node's own, so that nodes do not probe in step.

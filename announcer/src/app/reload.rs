@@ -113,6 +113,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("restartGrace", old.restart_grace != new.restart_grace),
         ("forwarder.mode", old.forwarder != new.forwarder),
         ("forwarder.flows", old.flows != new.flows),
+        ("forwarder.rows", old.rows != new.rows),
         ("http.bind", old.http != new.http),
         ("stateDir", old.state_dir != new.state_dir),
         ("socket", old.socket != new.socket),

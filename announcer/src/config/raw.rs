@@ -117,6 +117,8 @@ pub struct RawForwarder {
     pub mode: Option<String>,
     /// Connections to this node's pods that are remembered, 1,024 to 16,777,216. Default: 524,288.
     pub flows: Option<u32>,
+    /// Rows of 64 slots for services' tables, 1,024 to 1,048,576. Default: 65,536.
+    pub rows: Option<u32>,
 }
 
 /// `http`.

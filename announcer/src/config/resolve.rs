@@ -46,6 +46,7 @@ pub fn resolve(raw: &Raw, overrides: &Overrides, hostname: &str) -> Result<Setti
             ("off", ForwarderMode::Off),
         ])?,
         flows: flows(raw)?,
+        rows: rows(raw)?,
         http: http(raw, overrides)?,
         state_dir: path(
             "stateDir",
@@ -182,6 +183,16 @@ fn flows(raw: &Raw) -> Result<u32, Fault> {
         return Err(given.fault(None, format_args!("must be {least} to {most}; each costs 68 bytes of kernel memory")));
     }
     Ok(flows)
+}
+
+fn rows(raw: &Raw) -> Result<u32, Fault> {
+    let given = Given::new("forwarder.rows", "", raw.forwarder.rows.as_ref(), None);
+    let rows = given.value.copied().unwrap_or(limits::ROWS);
+    if !(limits::MIN_ROWS..=limits::MAX_ROWS).contains(&rows) {
+        let (least, most) = (limits::MIN_ROWS, limits::MAX_ROWS);
+        return Err(given.fault(None, format_args!("must be {least} to {most}; each costs 512 bytes of kernel memory")));
+    }
+    Ok(rows)
 }
 
 fn http(raw: &Raw, overrides: &Overrides) -> Result<Option<SocketAddr>, Fault> {

@@ -29,6 +29,8 @@ pub struct Settings {
     pub forwarder: ForwarderMode,
     /// How many connections to this node's pods are remembered.
     pub flows: u32,
+    /// How many rows of tables the kernel has room for.
+    pub rows: u32,
     /// Where the read-only HTTP server listens; `None`: there is none.
     pub http: Option<SocketAddr>,
     /// Where state is kept.

@@ -21,7 +21,7 @@ fn every_key_has_a_default() {
         assert_eq!(settings.source, SourceSettings::Manifests("/etc/crier/manifests".into()));
         assert!(settings.rebalance && settings.restart_grace.is_zero());
         assert_eq!(settings.forwarder, ForwarderMode::Auto);
-        assert_eq!(settings.flows, 524_288);
+        assert_eq!((settings.flows, settings.rows), (524_288, 65_536));
         assert_eq!(settings.log, LogSettings { level: LogLevel::Info, format: LogFormat::Text });
     }
 }
@@ -39,7 +39,7 @@ gossip:
   watch: {interval: 20ms, misses: 5}
 source: {manifests: /tmp/manifests}
 rebalance: off
-forwarder: {mode: tc, flows: 1048576}
+forwarder: {mode: tc, flows: 1048576, rows: 262144}
 http: {bind: off}
 stateDir: /tmp/state
 socket: /tmp/sock
@@ -54,7 +54,7 @@ log: {level: debug, format: json}
     assert!(!settings.rebalance);
     assert_eq!(settings.http, None);
     assert_eq!(settings.forwarder, ForwarderMode::Tc);
-    assert_eq!(settings.flows, 1 << 20);
+    assert_eq!((settings.flows, settings.rows), (1 << 20, 1 << 18));
     assert_eq!(settings.pin_dir, Path::new("/sys/fs/bpf/n1"));
 }
 
@@ -108,6 +108,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("forwarder: {mode: xpd}\n", "crier.yaml:1: forwarder.mode: \"xpd\" is none of auto, xdp, tc, off"),
     ("restartGrace: soon\n", "crier.yaml:1: restartGrace: \"soon\" is not a duration like 10s"),
     ("restartGrace: 2m\n", "crier.yaml:1: restartGrace: must be 0s to 60s"),
+    ("forwarder:\n  rows: 1000\n", "crier.yaml:2: forwarder.rows: must be 1024 to 1048576; each costs 512 bytes"),
     ("forwarder:\n  flows: 1000\n", "crier.yaml:2: forwarder.flows: must be 1024 to 16777216; each costs 68 bytes"),
     ("source: {kubernetes: {}}\n", "crier.yaml:1: source.kubernetes: is not built yet; use source.manifests"),
     ("source: {kubernetes: {}, manifests: /x}\n", "crier.yaml:1: source.manifests: there is source.kubernetes too"),

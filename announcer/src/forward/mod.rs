@@ -5,6 +5,7 @@
 //! [`maglev`] builds the tables in it. [`io`] holds the maps and programs: it loads, pins, attaches, and carries
 //! out the writes. The eBPF program itself is in `forwarder-ebpf/kernel/`.
 
+mod clients;
 pub mod counters;
 mod directory;
 mod index;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forwarder_ebpf::{Address, BackendEntry, NodeEntry, ServiceKey, TCP, UDP, Uplinks, limits, mapped};
+use forwarder_ebpf::{Address, BackendEntry, NodeEntry, SCTP, ServiceKey, TCP, UDP, Uplinks, limits, mapped};
 use membership::NodeName;
 
 use crate::{
@@ -95,6 +95,12 @@ impl Tables {
     #[must_use]
     pub fn inheriting(translates: bool) -> Self {
         Self { inherits: true, translates, ..Self::default() }
+    }
+
+    /// Tables that are empty so far, for maps with another number of rows.
+    #[must_use]
+    pub fn with_rows(self, rows: u32) -> Self {
+        Self { rows: Rows::new(rows.clamp(limits::MIN_ROWS, limits::MAX_ROWS), REST), ..self }
     }
 
     /// What must be written so that the maps hold what is wanted. The plan counts as carried out: if a write of it
@@ -253,6 +259,7 @@ fn key(socket: &Socket) -> ServiceKey {
     let protocol = match socket.protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
+        Protocol::Sctp => SCTP,
     };
     ServiceKey { vip: address(socket.vip), port: socket.port.to_be_bytes(), protocol, pad: 0 }
 }

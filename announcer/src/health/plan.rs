@@ -55,8 +55,10 @@ fn is_gateway(service: &Service, backend: &Backend, view: &View, me: &NodeName) 
 mod tests {
     use std::time::Duration;
 
+    use membership::{Facts, Interface, Member, MemberState, NodeDocument};
+
     use super::*;
-    use crate::model::{CheckKind, Protocol, ServiceName, ServicePort};
+    use crate::model::{CheckKind, Protocol, ServiceName, ServicePort, Vip};
 
     fn check(port: Option<u16>) -> Check {
         Check {
@@ -107,6 +109,33 @@ mod tests {
         let pods = vec![backend(1, Some("n1")), backend(2, Some("n2")), backend(3, None)];
         let plan = plan(&desired(vec![("web", Some(check(None)), pods)]), &View::default(), &"n1".parse().unwrap());
         assert_eq!(addresses(&plan), ["10.1.0.1:8080"]);
+    }
+
+    #[test]
+    fn a_backend_without_a_node_is_probed_by_its_gateway_alone() {
+        let member = |last: u8| {
+            let prefixes = vec![format!("10.77.0.{last}/24").parse().unwrap()];
+            let interfaces = vec![Interface { name: "eth0".into(), mac: [2; 6], prefixes }];
+            let facts = Facts { interfaces, forwarding: true, ..Facts::default() };
+            Member {
+                address: "127.0.0.1:1".parse().unwrap(),
+                generation: 1,
+                state: MemberState::Alive,
+                document: NodeDocument { facts, ..NodeDocument::default() },
+            }
+        };
+        let members = [1, 2].map(|last| (format!("n{last}").parse().unwrap(), member(last)));
+        let view = View { members: members.into(), caught_up: true };
+        let mut desired = desired(vec![("web", Some(check(None)), vec![backend(3, None)])]);
+        let vip = Vip { address: "10.77.0.100".parse().unwrap(), advertise: vec![] };
+        desired.services.values_mut().for_each(|service| service.vips = vec![vip.clone()]);
+        let probed = |desired: &Desired| {
+            let plans = ["n1", "n2"].map(|node| plan(desired, &view, &node.parse().unwrap()).targets.len());
+            plans.into_iter().sum::<usize>()
+        };
+        assert_eq!(probed(&desired), 1);
+        desired.services.values_mut().for_each(|service| service.traffic_policy = TrafficPolicy::Local);
+        assert_eq!(probed(&desired), 0);
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub(super) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("TCP" | "") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),
+        Some("SCTP") => Some(Protocol::Sctp),
         Some(_) => None,
     }
 }

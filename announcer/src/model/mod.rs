@@ -107,6 +107,8 @@ pub enum Protocol {
     Tcp,
     /// RFC 768.
     Udp,
+    /// RFC 9260.
+    Sctp,
 }
 
 /// A port of a service.

@@ -8,12 +8,15 @@ mod addresses;
 mod incumbents;
 mod world;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
-    Backend, Check, Desired, Service, ServiceName, ServicePort, Vip, endpoints,
+    Backend, Check, Desired, Protocol, Service, ServiceName, ServicePort, Vip, endpoints,
     health::{self, CheckWish},
     index::Loaded,
     objects::{Labels, ObjectKey},
@@ -64,7 +67,7 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
             }
         }
         let slices = world.slices.get(name).map(Vec::as_slice).unwrap_or_default();
-        let ports: Vec<_> = wish
+        let mut ports: Vec<_> = wish
             .ports
             .iter()
             .map(|port| ServicePort {
@@ -76,6 +79,9 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
             })
             .collect();
         problems.extend(unserved(source, name, wish, slices, &ports));
+        problems.extend(
+            ports.iter_mut().enumerate().filter_map(|(index, port)| leave_out_other_ports(source, index, port)),
+        );
         services.insert(
             name.clone(),
             Service {
@@ -180,6 +186,19 @@ fn unserved(
         Problem::error(&source.origin, &source.key, &format!("spec.ports[{index}]"), message).as_warning()
     };
     empty.map(warn).collect()
+}
+
+/// An SCTP packet's checksum is none that could be changed with its ports: pods that listen on another are not used, with a warning.
+fn leave_out_other_ports(source: &Source, index: usize, port: &mut ServicePort) -> Option<Problem> {
+    let number = port.port;
+    let other = port.backends.iter().find(|pod| pod.port != number).filter(|_| port.protocol == Protocol::Sctp)?;
+    let message = format!(
+        "SCTP is served with the port unchanged only: pods on another port, as {}, are not used; let them listen on {number}",
+        SocketAddr::new(other.address, other.port)
+    );
+    port.backends.retain(|pod| pod.port == number);
+    let field = format!("spec.ports[{index}].targetPort");
+    Some(Problem::error(&source.origin, &source.key, &field, message).as_warning())
 }
 
 /// A warning about VIPs of a pool that nobody announces.

@@ -198,9 +198,7 @@ fn read_ports(spec: &ServiceSpec, wish: &mut Wish, complaints: &mut Vec<Complain
         let at = format!("spec.ports[{index}]");
         match read_port(port, ports.len() > 1) {
             Err((field, message)) => complaints.push(Complaint::error(format!("{at}.{field}"), message)),
-            Ok(None) => complaints
-                .push(Complaint::warning(format!("{at}.protocol"), "SCTP is not served yet: this port is left out")),
-            Ok(Some(port)) => {
+            Ok(port) => {
                 if !numbers.insert((port.protocol, port.port)) {
                     complaints
                         .push(Complaint::error(format!("{at}.port"), "the same port and protocol is there twice"));
@@ -214,8 +212,7 @@ fn read_ports(spec: &ServiceSpec, wish: &mut Wish, complaints: &mut Vec<Complain
     }
 }
 
-/// The port; `None` if its protocol is known and not served.
-fn read_port(port: &ServicePort, must_be_named: bool) -> Result<Option<PortWish>, (&'static str, String)> {
+fn read_port(port: &ServicePort, must_be_named: bool) -> Result<PortWish, (&'static str, String)> {
     let number = |number: i32| u16::try_from(number).ok().filter(|number| *number > 0);
     let name = port.name.clone().unwrap_or_default();
     if name.is_empty() && must_be_named {
@@ -230,10 +227,10 @@ fn read_port(port: &ServicePort, must_be_named: bool) -> Result<Option<PortWish>
         }
         Some(IntOrString::String(_)) => None,
     };
-    match (endpoints::protocol(port.protocol.as_deref()), port.protocol.as_deref()) {
-        (Some(protocol), _) => Ok(Some(PortWish { name, protocol, port: wanted, target })),
-        (None, Some("SCTP")) => Ok(None),
-        (None, other) => Err(("protocol", format!("{:?} is not TCP or UDP", other.unwrap_or_default()))),
+    let protocol = port.protocol.as_deref();
+    match endpoints::protocol(protocol) {
+        Some(protocol) => Ok(PortWish { name, protocol, port: wanted, target }),
+        None => Err(("protocol", format!("{:?} is not TCP, UDP or SCTP", protocol.unwrap_or_default()))),
     }
 }
 

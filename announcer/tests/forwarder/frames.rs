@@ -116,6 +116,41 @@ pub(crate) fn udp_datagram(from: SocketAddr, to: SocketAddr, payload: &[u8], che
     [header, udp].concat()
 }
 
+/// An ARP packet: request 1 or reply 2, the sender's MAC and address, the target's.
+pub(crate) fn arp(to: [u8; 6], operation: u8, sender: ([u8; 6], IpAddr), target: ([u8; 6], IpAddr)) -> Vec<u8> {
+    let [sender, target] = [sender, target].map(|(mac, ip)| [&mac[..], &octets(ip)].concat());
+    ethernet(to, [0x08, 0x06], &[&[0, 1, 8, 0, 6, 4, 0, operation], &sender[..], &target].concat())
+}
+
+/// A neighbour solicitation (135) or advertisement (136) about a target, with its flags and an option.
+pub(crate) fn neighbour(
+    mac: [u8; 6],
+    [from, to]: [IpAddr; 2],
+    [kind, flags]: [u8; 2],
+    target: IpAddr,
+    option: &[u8],
+) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0, flags, 0, 0, 0], &octets(target)[..], option].concat();
+    let sum = checksum(&[pseudo_header(from, to, 58, message.len()), message.clone()].concat());
+    message[2..4].copy_from_slice(&sum);
+    let length = (message.len() as u16).to_be_bytes();
+    let header = [&[0x60, 0, 0, 0][..], &length, &[58, 255], &octets(from), &octets(to)].concat();
+    ethernet(mac, [0x86, 0xdd], &[header, message].concat())
+}
+
+/// The group in which a host listens for solicitations for an address, and its MAC.
+pub(crate) fn solicited_node(address: IpAddr) -> (IpAddr, [u8; 6]) {
+    let [.., a, b, c] = as_v6(address).octets();
+    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+    (group.into(), [0x33, 0x33, 0xff, a, b, c])
+}
+
+/// The frame as if from another machine.
+pub(crate) fn from_mac(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&mac);
+    frame
+}
+
 /// A frame to the VIP with an ICMP message.
 pub(crate) fn packet(to: [u8; 6], vip: IpAddr, message: &[u8]) -> Vec<u8> {
     match vip {
@@ -127,6 +162,33 @@ pub(crate) fn packet(to: [u8; 6], vip: IpAddr, message: &[u8]) -> Vec<u8> {
 /// A TCP header with nothing but ports and flags.
 pub(crate) fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
     [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0; 8], &[0x50, flags], &[0; 6]].concat()
+}
+
+/// A packet of any protocol in a frame.
+pub(crate) fn ip(to: [u8; 6], from: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let ends = [octets(from), octets(destination)].concat();
+    if from.is_ipv6() {
+        let length = (payload.len() as u16).to_be_bytes();
+        let header = [&[0x60, 0, 0, 0][..], &length, &[protocol, 64], &ends].concat();
+        return ethernet(to, [0x86, 0xdd], &[&header, payload].concat());
+    }
+    let total = (20 + payload.len() as u16).to_be_bytes();
+    let mut header = [&[0x45, 0][..], &total, &[0, 9, 0x40, 0, 64, protocol, 0, 0], &ends].concat();
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    ethernet(to, [0x08, 0x00], &[&header, payload].concat())
+}
+
+/// Whether a frame is that packet, with whatever hops and a right checksum of its header.
+pub(crate) fn carries(frame: &[u8], from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> bool {
+    let length = if from.is_ipv4() { 20 } else { 40 };
+    let Some((header, behind)) = frame[14..].split_at_checked(length) else { return false };
+    let (ends, kind, whole) = match from {
+        IpAddr::V4(_) => (&header[12..], header[9], checksum(header) == [0, 0]),
+        IpAddr::V6(_) => (&header[8..], header[6], true),
+    };
+    // The shortest frames are filled up.
+    ends == [octets(from), octets(to)].concat() && kind == protocol && whole && behind.starts_with(payload)
 }
 
 fn ethernet(to: [u8; 6], kind: [u8; 2], packet: &[u8]) -> Vec<u8> {

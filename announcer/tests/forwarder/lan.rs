@@ -61,13 +61,24 @@ impl Host {
 
     /// Makes the host fill in checksums before a frame leaves by the interface, so that its receiver verifies them.
     pub(crate) fn checksum_in_software(&self, interface: &'static str) {
+        const ETHTOOL_STXCSUM: u32 = 0x17;
+        self.switch_off(interface, ETHTOOL_STXCSUM);
+    }
+
+    /// Makes the host put VLAN tags into frames before they leave by the interface.
+    pub(crate) fn tag_in_software(&self, interface: &'static str) {
+        const ETHTOOL_SFLAGS: u32 = 0x26;
+        self.switch_off(interface, ETHTOOL_SFLAGS);
+    }
+
+    /// Switches off what an interface does for its host.
+    fn switch_off(&self, interface: &'static str, what: u32) {
         let inside = || {
             use std::os::fd::AsRawFd;
 
             const SIOCETHTOOL: u64 = 0x8946;
-            const ETHTOOL_STXCSUM: u32 = 0x17;
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-            let mut request = [ETHTOOL_STXCSUM, 0];
+            let mut request = [what, 0];
             // SAFETY: all zero is a value of this plain C structure.
             let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
             for (to, from) in ifreq.ifr_name.iter_mut().zip(interface.bytes()) {
@@ -150,6 +161,23 @@ impl Lan {
     /// Makes the client send a VIP's packets to a node, as an announcement would.
     pub(crate) fn announce(&self, vip: IpAddr, node: usize) {
         self.client.announce(vip, self.nodes[node].mac("eth0"));
+    }
+}
+
+impl Lan {
+    /// A second segment, 10.78.0.0/24 and fd78::/64, on which client and nodes are with `eth1` and the same numbers.
+    pub(crate) fn second_segment(&self) {
+        self.switch.ip("link add br1 type bridge");
+        self.switch.ip("link set br1 up");
+        let numbers = (0..self.nodes.len()).map(|n| 11 + n);
+        for (host, number) in [(&self.client, 9)].into_iter().chain(self.nodes.iter().zip(numbers)) {
+            self.switch.ip(&format!("link add s{number} type veth peer name eth1 netns {}", host.name));
+            self.switch.ip(&format!("link set s{number} master br1 up"));
+            host.ip(&format!("addr add 10.78.0.{number}/24 dev eth1"));
+            host.ip(&format!("addr add fd78::{number}/64 dev eth1 nodad"));
+            host.ip("link set eth1 up");
+            host.sysctl("net/ipv4/conf/all/rp_filter=0");
+        }
     }
 }
 

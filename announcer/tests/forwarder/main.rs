@@ -1,11 +1,16 @@
 //! The forwarder with the real eBPF program in network namespaces. Needs root; makes and removes its own namespaces.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "edge: a test of the real thing, in real time")]
 
+mod answer;
 mod away;
+mod clients;
+mod flood;
+mod fragments;
 mod frames;
 mod fuzz;
 mod icmp;
 mod lan;
+mod lease;
 mod leaving;
 mod moves;
 mod nat;
@@ -13,7 +18,11 @@ mod refuse;
 mod reuse;
 mod rig;
 mod scale;
+mod sctp;
+mod segments;
+mod tap;
 mod upgrade;
+mod uplinks;
 mod xdp;
 
 use std::{
@@ -294,9 +303,9 @@ fn each_unfit_packet_is_dropped_for_its_reason() {
     let walk = [options(60), options(60), options(60), options(60), options(17)].concat();
     let cases: Vec<(DropReason, Vec<u8>)> = vec![
         (DropReason::Malformed, v4(6, 64, 0, vec![0; 8])),
-        (DropReason::Fragment, v4(17, 64, 0x2000, forwarded.clone())),
         (DropReason::Fragment, v4(17, 64, 0x0010, forwarded.clone())),
-        (DropReason::Fragment, frames::v6(to, vip6, 44, &[17, 0, 0, 1, 0, 0, 0, 1])),
+        (DropReason::Fragment, frames::v6(to, vip6, 44, &[17, 0, 0, 8, 0, 0, 0, 1])),
+        (DropReason::Malformed, frames::v6(to, vip6, 44, &[17, 0, 0, 1, 0, 0, 0, 1])),
         (DropReason::Extension, frames::v6(to, vip6, 60, &walk)),
         (DropReason::Protocol, v4(47, 64, 0, padding.clone())),
         (DropReason::Protocol, v4(1, 64, 0, frames::icmp([13, 0], &[0; 12]))),
@@ -393,8 +402,13 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
     agent.apply(&lan.nodes[0], &nodes(&lan, 0));
     assert!(!agent.forwarder.inherited());
 
-    let options =
-        Options { mode: Mode::Off, pin_dir: agent.pins.path().to_owned(), flows: limits::FLOWS, nat_ports: None };
+    let options = Options {
+        mode: Mode::Off,
+        pin_dir: agent.pins.path().to_owned(),
+        flows: limits::FLOWS,
+        rows: limits::ROWS,
+        nat_ports: None,
+    };
     let off = lan.nodes[0].run(|| Forwarder::start(options).unwrap());
     assert!(!off.inherited());
     eventually("the kernel has let go of the links", || attached(&lan.nodes[0]) == [0, 0]);
@@ -402,8 +416,13 @@ fn a_successor_says_what_it_inherits_and_off_leaves_nothing_attached() {
 
 #[test]
 fn the_mode_off_needs_no_kernel() {
-    let options =
-        || Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: limits::FLOWS, nat_ports: None };
+    let options = || Options {
+        mode: Mode::Off,
+        pin_dir: "/nonexistent/crier".into(),
+        flows: limits::FLOWS,
+        rows: limits::ROWS,
+        nat_ports: None,
+    };
     let lan = Lan::new(1);
     let mut off = lan.nodes[0].run(|| Forwarder::start(options()).unwrap());
     assert_eq!(off.apply(&Wanted::default(), Instant::now()).unwrap(), announcer::forward::Applied::default());
@@ -412,7 +431,13 @@ fn the_mode_off_needs_no_kernel() {
 
 #[test]
 fn a_pin_directory_that_cannot_be_made_is_named_with_the_way_out() {
-    let options = Options { mode: Mode::Tc, pin_dir: "/proc/crier".into(), flows: limits::FLOWS, nat_ports: None };
+    let options = Options {
+        mode: Mode::Tc,
+        pin_dir: "/proc/crier".into(),
+        flows: limits::FLOWS,
+        rows: limits::ROWS,
+        nat_ports: None,
+    };
     let error = Forwarder::start(options).unwrap_err().to_string();
     assert!(error.contains("/proc/crier") && error.contains("mount -t bpf"), "{error}");
 }

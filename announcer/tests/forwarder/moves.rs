@@ -124,6 +124,15 @@ fn a_client_with_affinity_stays_with_its_pod_through_moves_until_its_time_is_ove
     assert_ne!(who(&rig, vip4()), pods[0], "its time is over");
 }
 
+/// Who answers a datagram.
+fn ask(rig: &Rig, from: &UdpSocket, port: u16, packet: &[u8]) -> String {
+    from.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
+    rig.lan.client.run(|| from.send_to(packet, socket(vip4(), port)).unwrap());
+    let mut answer = [0; 64];
+    let read = from.recv(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..read]).split(' ').next().unwrap_or_default().to_owned()
+}
+
 /// A QUIC packet with a short header, which says nothing but that it is one of a connection.
 const SHORT: &[u8] = &[0x43, 1, 2, 3, 4, 5, 6, 7, 8];
 /// One with a long header of type Initial, which begins a connection.
@@ -132,13 +141,6 @@ const INITIAL: &[u8] = &[0xc3, 0, 0, 0, 1, 0, 0];
 #[test]
 fn a_quic_connection_stays_with_its_pod_when_its_slot_moves_and_other_udp_moves_along() {
     let mut rig = Rig::of(3);
-    let ask = |rig: &Rig, from: &UdpSocket, port: u16, packet: &[u8]| {
-        from.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
-        rig.lan.client.run(|| from.send_to(packet, socket(vip4(), port)).unwrap());
-        let mut answer = [0; 64];
-        let read = from.recv(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer[..read]).split(' ').next().unwrap_or_default().to_owned()
-    };
     let serve_both = |rig: &mut Rig, serving: usize| {
         for n in 0..3 {
             let pod = [socket(pod_v4(n as u8 + 1), 8080)];
@@ -157,6 +159,30 @@ fn a_quic_connection_stays_with_its_pod_when_its_slot_moves_and_other_udp_moves_
         let newcomer = rig.lan.client.run(client);
         assert_eq!(ask(&rig, &newcomer, 443, INITIAL), now);
     }
+}
+
+/// The pod is out, but its node still knows it: as when it terminates, or is gone from the service.
+#[test]
+fn a_quic_connection_stays_with_a_pod_that_takes_no_new_ones_and_other_udp_moves() {
+    let mut rig = Rig::of(1);
+    let other = socket(pod_v4(1), 8081);
+    crate::rig::udp_server(&rig.lan.pods[0], other, "other");
+    let serve_both = |rig: &mut Rig, pod| {
+        for port in [443, 80] {
+            crate::rig::serve_at(&mut rig.wanted[0], vip4(), port, Protocol::Udp, &[0], &[pod]);
+        }
+        rig.agents[0].apply(&rig.lan.nodes[0], &rig.wanted[0]);
+    };
+    serve_both(&mut rig, socket(pod_v4(1), 8080));
+    let client = || rig.lan.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let [quic, dns, newcomer] = [0, 1, 2].map(|_| client());
+    assert_eq!([ask(&rig, &quic, 443, INITIAL), ask(&rig, &dns, 80, b"who?")], ["one", "one"]);
+    serve_both(&mut rig, other);
+    assert_eq!(ask(&rig, &quic, 443, SHORT), "one", "it is one of a connection");
+    assert_eq!(ask(&rig, &dns, 80, b"who?"), "other");
+    assert_eq!(ask(&rig, &newcomer, 443, INITIAL), "other");
+    assert_eq!(ask(&rig, &quic, 443, INITIAL), "other", "a new connection from its port");
+    assert_eq!(ask(&rig, &quic, 443, SHORT), "other");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use aya::{
 use forwarder_ebpf::{
     Flow, FlowStates,
     describe::Text,
-    limits::MIN_FLOWS,
+    limits::{self, MIN_FLOWS},
     table::{State, WAYS},
 };
 use membership::NodeName;
@@ -63,15 +63,24 @@ impl Agent {
         Self { forwarder: Self::open(host, pins.path().to_owned(), mode, flows), pins }
     }
 
+    /// With XDP, and room for another number of tables' rows.
+    pub(crate) fn start_with_rows(host: &Host, rows: u32) -> Self {
+        let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
+        let options =
+            Options { mode: Mode::Xdp, pin_dir: pins.path().to_owned(), flows: MIN_FLOWS, rows, nat_ports: None };
+        Self { forwarder: host.run(|| Forwarder::start(options).unwrap()), pins }
+    }
+
     fn open(host: &Host, pin_dir: PathBuf, mode: Mode, flows: u32) -> Forwarder {
-        host.run(|| Forwarder::start(Options { mode, pin_dir, flows, nat_ports: None }).unwrap())
+        host.run(|| Forwarder::start(Options { mode, pin_dir, flows, rows: limits::ROWS, nat_ports: None }).unwrap())
     }
 
     /// With these ports alone for connections to translated backends.
     pub(crate) fn start_with_ports(host: &Host, ports: RangeInclusive<u16>) -> Self {
         let pins = tempfile::Builder::new().prefix("crpins").tempdir().unwrap();
         let pin_dir = pins.path().to_owned();
-        let options = Options { mode: Mode::Auto, pin_dir, flows: MIN_FLOWS, nat_ports: Some(ports) };
+        let options =
+            Options { mode: Mode::Auto, pin_dir, flows: MIN_FLOWS, rows: limits::ROWS, nat_ports: Some(ports) };
         Self { forwarder: host.run(|| Forwarder::start(options).unwrap()), pins }
     }
 
@@ -92,7 +101,13 @@ impl Agent {
 
     /// As if the agent was killed: its programs go on.
     pub(crate) fn kill(&mut self) {
-        let off = Options { mode: Mode::Off, pin_dir: "/nonexistent/crier".into(), flows: MIN_FLOWS, nat_ports: None };
+        let off = Options {
+            mode: Mode::Off,
+            pin_dir: "/nonexistent/crier".into(),
+            flows: MIN_FLOWS,
+            rows: limits::ROWS,
+            nat_ports: None,
+        };
         self.forwarder = Forwarder::start(off).unwrap();
     }
 

@@ -19,7 +19,7 @@ use forwarder_ebpf::limits;
 use crate::{
     frames,
     fuzz::kernel::{Kernel, Way},
-    lan::Lan,
+    lan::{Host, Lan},
     rig::{Agent, name},
 };
 
@@ -29,6 +29,8 @@ const NODES: usize = 1_000;
 const PODS: usize = 10;
 /// What the agent may take for all of it.
 const MEMORY: u64 = 200 << 20;
+/// And where no two services have the same nodes: a table for each, and once all writes of a plan.
+const MEMORY_APART: u64 = 256 << 20;
 /// Map writes that a change of one service may take: 64 rows of its node table, 16 of its local one, its pods, its entry, its place in
 /// the directory.
 const WRITES: usize = 64 + 16 + 4;
@@ -73,6 +75,12 @@ fn add(wanted: &mut Wanted, number: u32, nodes: impl Iterator<Item = usize>) {
     );
 }
 
+/// Adds a service on ten nodes that no other one has together: numbers beyond those of `add`, up to some ten thousand.
+fn add_apart(wanted: &mut Wanted, number: u32) {
+    let (first, step) = (number as usize % NODES, 11 + number as usize / NODES);
+    add(wanted, number, (0..PODS).map(|pod| (first + pod * step) % NODES));
+}
+
 /// Bytes of memory that this process has.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -83,6 +91,12 @@ fn resident() -> u64 {
 fn syn(number: u32) -> Vec<u8> {
     let payload = [&40_000_u16.to_be_bytes()[..], &[0, 80], &[0; 8], &[0x50, 2], &[0; 6]].concat();
     frames::V4 { to: mac(0), vip: vip(number), protocol: 6, ttl: 64, fragment: 0, payload }.bytes()
+}
+
+/// Whether a SYN to a service goes to a pod here, or on to another node; not back to its sender.
+fn is_carried(host: &Host, kernel: &Kernel, number: u32) -> bool {
+    let (came, ran) = (syn(number), host.run(|| kernel.run(Way::Ingress, &syn(number)).unwrap()));
+    ran.frame != came && ran.frame[..6] != came[6..12]
 }
 
 #[test]
@@ -119,18 +133,13 @@ fn ten_thousand_services_fit_a_change_writes_one_and_what_is_too_much_is_said_an
     // More tables than there is room for, since no two of these services have the same nodes.
     let all_before: Vec<u32> = (0..SERVICES).step_by(97).collect();
     for number in SERVICES..limits::SERVICES {
-        let (first, step) = (number as usize % NODES, 11 + number as usize / NODES);
-        add(&mut wanted, number, (0..PODS).map(|pod| (first + pod * step) % NODES));
+        add_apart(&mut wanted, number);
     }
     let applied = agent.try_apply(host, &wanted);
     let left_out = applied.limits[&Limit::Rows];
     println!("{} services, of which {left_out} found no room", wanted.services.len());
     let kernel = Kernel::of(host, agent.pins.path());
-    // To a pod here, or on to another node; not back to its sender.
-    let carried = |number: u32| {
-        let (came, ran) = (syn(number), host.run(|| kernel.run(Way::Ingress, &syn(number)).unwrap()));
-        ran.frame != came && ran.frame[..6] != came[6..12]
-    };
+    let carried = |number: u32| is_carried(host, &kernel, number);
     assert!(all_before.iter().all(|number| carried(*number)), "those that were there go on");
 
     // With fewer, the rest finds room.
@@ -141,4 +150,22 @@ fn ten_thousand_services_fit_a_change_writes_one_and_what_is_too_much_is_said_an
     }
     assert!(agent.try_apply(host, &wanted).limits.is_empty());
     assert!(all_before.iter().all(|number| carried(*number)));
+}
+
+#[test]
+fn ten_thousand_services_each_on_nodes_of_its_own_fit_where_there_are_rows_for_them() {
+    const ROWS: u32 = 176_000;
+    let lan = Lan::new(1);
+    let host = &lan.nodes[0];
+    let mut wanted = nodes(host.index("eth0"));
+    (0..SERVICES).for_each(|number| add_apart(&mut wanted, number));
+    let mut agent = Agent::start_with_rows(host, ROWS);
+    let (before, start) = (resident(), Instant::now());
+    let applied = agent.try_apply(host, &wanted);
+    let taken = resident().saturating_sub(before);
+    println!("{} writes in {:?}, {} MiB", applied.writes, start.elapsed(), taken >> 20);
+    assert!(applied.limits.is_empty(), "{:?}", applied.limits);
+    assert!(taken < MEMORY_APART, "{taken} bytes");
+    let kernel = Kernel::of(host, agent.pins.path());
+    assert!((0..SERVICES).step_by(97).all(|number| is_carried(host, &kernel, number)));
 }

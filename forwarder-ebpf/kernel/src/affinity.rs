@@ -4,12 +4,14 @@
 //! being remembered. What is remembered is for changes: when tables move, the pod's node keeps its clients until their
 //! time is over or the pod is out, and is found as a connection's is ([`crate::steer`]).
 
-use forwarder_ebpf::{Affinity, AffinityKey, BackendEntry, ServiceEntry};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use forwarder_ebpf::{AFFINITIES_ADDED, Affinity, AffinityKey, BackendEntry, ServiceEntry};
 
 use crate::{
     flow,
     maps::{self, AFFINITIES},
     parse::Packet,
+    scratch::{self, PACKET},
 };
 
 /// The pod of this node that a client who begins a connection had before, by its index, if it takes new ones; else 0.
@@ -34,12 +36,33 @@ pub fn pod(packet: &Packet, service: &ServiceEntry) -> u32 {
 /// Remembers the pod that a client got, and when.
 #[inline(always)]
 pub fn remember(packet: &Packet, service: &ServiceEntry, index: u32, backend: &BackendEntry) {
-    if service.affinity == 0 || packet.continues() {
-        return;
+    let Some(scratch) = scratch::get() else { return };
+    scratch::note(scratch, PACKET, &packet.tuple);
+    crier_stay(index, backend.tag, service.counted, service.affinity, packet.continues() as u32);
+}
+
+/// Remembers that the client whose packet is in the [`scratch::Scratch`] stays with a pod for so many seconds, if it begins a connection
+/// and the service asks for that. A function of its own, which the verifier goes through once, and which leaves no fork behind.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_stay(backend: u32, tag: u32, counted: u32, patience: u32, continues: u32) -> u32 {
+    if patience == 0 || continues != 0 {
+        return 0;
     }
-    let affinity = Affinity { backend: index, tag: backend.tag, seen: flow::seconds() };
+    let Some(scratch) = scratch::get() else { return 0 };
+    let key = AffinityKey { client: scratch::noted(scratch, PACKET).source, counted };
+    let affinity = Affinity { backend, tag, seen: flow::seconds(), patience };
+    if let Some(stored) = AFFINITIES.get_ptr_mut(&key) {
+        // In its place: the kernel's own update takes a free element first, for which it may push another client out.
+        // SAFETY: points into the map, which outlives the program's run; as above, a mixture is told by its tag.
+        unsafe { stored.write(affinity) };
+        return 1;
+    }
     // Without room the client stays with its pod as long as the tables stay as they are.
-    let _ = AFFINITIES.insert(key(packet, service), affinity, 0);
+    if AFFINITIES.insert(key, affinity, BPF_NOEXIST as u64).is_ok() {
+        maps::count_event(AFFINITIES_ADDED);
+    }
+    1
 }
 
 #[inline(always)]

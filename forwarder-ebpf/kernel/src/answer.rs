@@ -104,24 +104,27 @@ fn arp(ctx: &TcContext, frame: &Frame) -> Option<Action> {
 fn neighbour(ctx: &TcContext, frame: &Frame) -> Option<Action> {
     let [next, hops]: [u8; 2] = ctx.load((ETHERNET + 6) as usize).ok()?;
     let message = ETHERNET + V6_HEADER;
-    let kind: u8 = ctx.load(message as usize).ok()?;
-    if next != ICMPV6 || hops != HOPS {
+    let [kind, code]: [u8; 2] = ctx.load(message as usize).ok()?;
+    if next != ICMPV6 || hops != HOPS || code != 0 {
         return None;
     }
     let target: Address = ctx.load((message + 8) as usize).ok()?;
     if kind == ADVERTISEMENT {
-        heard(ctx, frame, &target, linked(ctx, frame, TARGET_LINK));
+        heard(ctx, frame, &target, linked(ctx, frame, TARGET_LINK)?);
         return None;
     }
     if kind != SOLICITATION || !is_answered(ctx, &target) {
         return None;
     }
     let from: Address = ctx.load((ETHERNET + 8) as usize).ok()?;
-    // Who looks for a duplicate has no address yet.
+    let asker = linked(ctx, frame, SOURCE_LINK)?;
+    // Who looks for a duplicate has no address yet, and asks the group.
     let answer = if from == [0; 16] {
+        if frame.destination & GROUP == 0 {
+            return None;
+        }
         advertise(ctx, frame, &target, &ALL_NODES, ALL_NODES_MAC, OVERRIDE)
     } else {
-        let asker = linked(ctx, frame, SOURCE_LINK);
         if from[0] == 0xff || asker[0] & 1 != 0 {
             return None;
         }
@@ -130,13 +133,15 @@ fn neighbour(ctx: &TcContext, frame: &Frame) -> Option<Action> {
     Some(answered(ctx, answer))
 }
 
-/// The link-layer address that a message gives, else its frame's source.
+/// The link-layer address that a message gives, else its frame's source. None of an option without a length, with which a message
+/// is invalid (RFC 4861, 7.1).
 #[inline(always)]
-fn linked(ctx: &TcContext, frame: &Frame, option: [u8; 2]) -> [u8; 6] {
+fn linked(ctx: &TcContext, frame: &Frame, option: [u8; 2]) -> Option<[u8; 6]> {
     let at = (ETHERNET + V6_HEADER + BARE) as usize;
     match ctx.load::<[u8; 8]>(at) {
-        Ok([a, b, mac @ ..]) if [a, b] == option => mac,
-        _ => mac_bytes(frame.source),
+        Ok([_, 0, ..]) => None,
+        Ok([a, b, mac @ ..]) if [a, b] == option => Some(mac),
+        _ => Some(mac_bytes(frame.source)),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The connections of this node's pods, remembered for both directions ([`table`]: where).
 //!
-//! A TCP flow stays with its pod whatever becomes of the pod's health; only a SYN, which begins a new connection,
+//! A TCP or SCTP flow stays with its pod whatever becomes of the pod's health; only a SYN, which begins a new connection,
 //! looks for another pod when the old one takes none. A UDP flow has no beginning: it is new after a pause, and
-//! moves when its pod is out.
+//! moves when its pod is out; but QUIC's packets that say that they are of a connection stay as TCP's do.
 //!
 //! A flow that is over must not catch a later connection from the same port, which may live on another node: it is
 //! known no more when both ends have closed, or after long silence, and forgotten when a SYN goes elsewhere. The pod's
@@ -13,7 +13,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use forwarder_ebpf::{
-    Address, BackendEntry, DropReason, Flow, Grant, Pod, TCP, Tuple,
+    Address, BackendEntry, DropReason, Flow, Grant, Pod, Tuple, UDP,
     table::{REPLY_IDLE, State, TCP_CLOSED, TCP_IDLE, UDP_IDLE},
 };
 
@@ -49,11 +49,11 @@ pub fn known(packet: &Packet) -> Option<Known> {
     let place = table::find(&home, tuple)?;
     let flow = place.flow();
     let silent = silence(now, flow.seen);
-    if is_over(packet, &place, silent) {
+    if is_over(packet, &place, silent) || silent > 0 && is_shut_out(tuple) {
         return None;
     }
     let pod = PODS.get_ptr_mut(place.grant.pod as u32)?;
-    let confirmed = packet.is_tcp() && !packet.opens() && place.state.has(State::HALF_OPEN);
+    let confirmed = !packet.is_datagram() && !packet.opens() && place.state.has(State::HALF_OPEN);
     let closed = if packet.ends() { closed_by(packet, State::BY_CLIENT) } else { 0 };
     place.change(closed, if confirmed { State::HALF_OPEN } else { 0 }, Some(now));
     if silent > 0 || packet.opens() || confirmed {
@@ -69,7 +69,7 @@ pub fn known(packet: &Packet) -> Option<Known> {
 pub fn find(tuple: &Tuple) -> Option<Known> {
     let place = table::find(&table::home(tuple), tuple)?;
     let flow = place.flow();
-    let patience = if tuple.protocol == TCP { patience(place.state) } else { REPLY_IDLE };
+    let patience = if tuple.protocol == UDP { REPLY_IDLE } else { patience(place.state) };
     if silence(seconds(), flow.seen) > patience {
         return None;
     }
@@ -120,13 +120,35 @@ pub fn note_seen(flow: *mut Flow, now: u32) {
 /// Whether a flow last heard so many seconds ago ended before this packet.
 #[inline(always)]
 fn is_over(packet: &Packet, place: &Place, silent: i32) -> bool {
-    if !packet.is_tcp() {
-        return silent > UDP_IDLE || !takes_new(place.flow());
+    if packet.is_datagram() {
+        return silent > UDP_IDLE || !packet.continues() && !takes_new(place.flow());
     }
     if packet.opens() {
         return place.state.0 & State::CLOSED != 0 || silent > TCP_IDLE || !takes_new(place.flow());
     }
     silent > patience(place.state)
+}
+
+/// Whether the service lets the client in no more. Looked at once a second, since its ranges seldom change: then the packet
+/// goes the way of one without a flow, on which it is dropped. The flow is left as it is, so that the connection goes on
+/// if its client is let in again in time.
+#[inline(always)]
+fn is_shut_out(tuple: &Tuple) -> bool {
+    let Some(scratch) = scratch::get() else { return false };
+    scratch::note(scratch, PACKET, tuple);
+    crier_lets_in(PACKET) == 0
+}
+
+/// Whether the service that ends in the [`Scratch`] go to lets their client in; one that is gone turns nobody out.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_lets_in(ends: u32) -> u32 {
+    let Some(scratch) = scratch::get() else { return 1 };
+    let tuple = scratch::noted(scratch, ends);
+    match maps::service(tuple) {
+        Some(service) => maps::lets_in(service, &tuple.source) as u32,
+        None => 1,
+    }
 }
 
 /// Whether a TCP flow has been silent for so long that it is known no more.
@@ -233,7 +255,7 @@ pub fn returned(tuple: &Tuple) -> Option<Place> {
 #[inline(always)]
 pub fn replied(packet: &Packet, place: Place) -> Option<&'static Flow> {
     let flow = place.flow();
-    if !packet.is_tcp() {
+    if packet.is_datagram() {
         if is_stale(flow, seconds()) {
             return None;
         }
@@ -303,7 +325,7 @@ fn reversed(pod: &Address, port: [u8; 2], tuple: &Tuple) -> Tuple {
 
 #[inline(always)]
 fn protocol(tuple: &Tuple) -> u32 {
-    if tuple.protocol == TCP { State::TCP } else { 0 }
+    if tuple.protocol == UDP { 0 } else { State::TCP }
 }
 
 /// Whether the flow's pod is still there and takes new connections.

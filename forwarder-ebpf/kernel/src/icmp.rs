@@ -6,12 +6,12 @@ use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     programs::TcContext,
 };
-use forwarder_ebpf::{Address, DropReason, TCP, Tuple, UDP};
+use forwarder_ebpf::{Address, DropReason, SCTP, TCP, Tuple, UDP};
 
 use crate::{
     bytes::GROUP,
     flow::Known,
-    parse::{self, ETHERNET, Frame, Packet},
+    parse::{self, ETHERNET, FRAGMENT, Frame, Packet},
     rewrite::{
         self, Ends, Refused, TCP_CHECKSUM, UDP_CHECKSUM, V4_CHECKSUM, V4_DESTINATION, V4_SOURCE, V6_DESTINATION, V6_SOURCE,
         difference, v4,
@@ -59,7 +59,7 @@ pub fn answer(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Result<(), Ref
 pub fn about(ctx: &TcContext, error: &Packet) -> Option<Packet> {
     let at = (error.transport + HEADER) as usize;
     let mut about = if error.v6 { quoted_v6(ctx, at, error.hops) } else { quoted_v4(ctx, at, error.hops) }?;
-    if about.tuple.destination != error.tuple.destination || !matches!(about.tuple.protocol, TCP | UDP) {
+    if about.tuple.destination != error.tuple.destination || !matches!(about.tuple.protocol, TCP | UDP | SCTP) {
         return None;
     }
     let [a, b, c, d]: [u8; 4] = ctx.load(about.transport as usize).ok()?;
@@ -83,13 +83,21 @@ fn quoted_v4(ctx: &TcContext, at: usize, hops: u8) -> Option<Packet> {
     Some(parse::packet(client, vip, header[9], hops, at as u32 + words * 4))
 }
 
-/// The same. Pods' packets with extension headers are not sent in a VIP's name.
+/// The same. Of extension headers pods' packets have, as a rule, that of a first fragment.
 #[inline(always)]
 fn quoted_v6(ctx: &TcContext, at: usize, hops: u8) -> Option<Packet> {
-    let next: u8 = ctx.load(at + 6).ok()?;
+    let mut next: u8 = ctx.load(at + 6).ok()?;
     let vip: Address = ctx.load(at + 8).ok()?;
     let client: Address = ctx.load(at + 24).ok()?;
-    Some(parse::packet(client, vip, next, hops, at as u32 + 40))
+    let mut transport = at as u32 + 40;
+    if next == FRAGMENT {
+        let [behind, _, offset, more]: [u8; 4] = ctx.load(at + 40).ok()?;
+        if offset != 0 || more & 0xf8 != 0 {
+            return None;
+        }
+        (next, transport) = (behind, transport + 8);
+    }
+    Some(parse::packet(client, vip, next, hops, transport))
 }
 
 /// Makes an error about a packet of the VIP's one about the packet that the pod has sent, and sends it to the pod.
@@ -169,6 +177,9 @@ fn tell_sender(
 /// header's checksum does it, since that does so whatever is known of the frame's.
 #[inline(always)]
 fn quoted_checksum(ctx: &TcContext, about: &Packet, sum: usize, change: u64) -> Result<(), Refused> {
+    if about.is_sctp() {
+        return Ok(());
+    }
     let at = (about.transport + if about.is_tcp() { TCP_CHECKSUM } else { UDP_CHECKSUM }) as usize;
     let Ok(before) = ctx.load::<[u8; 2]>(at) else { return Ok(()) };
     if !about.is_tcp() && before == [0, 0] {

@@ -3,7 +3,7 @@
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
 //! [`translate`] the ways to backends that cannot answer the client themselves, [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
-//! [`answer`] what is said to who asks for a VIP while no agent does.
+//! [`answer`] what is said to who asks for a VIP while no agent does, [`fragment`] what becomes of parts of packets.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
 //!
@@ -18,6 +18,7 @@ mod answer;
 mod assembly;
 mod bytes;
 mod flow;
+mod fragment;
 mod icmp;
 mod maps;
 mod parse;
@@ -27,6 +28,7 @@ mod refuse;
 mod relay;
 mod rewrite;
 mod scratch;
+mod sctp;
 mod shadow;
 mod stage;
 mod steer;
@@ -40,7 +42,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{Direction, DropReason, Message, Pod, Predecessor, Stage};
+use forwarder_ebpf::{Direction, DropReason, Message, Pod, Predecessor, SCTP, Stage, TCP};
 
 use crate::{
     maps::Size,
@@ -129,6 +131,27 @@ pub fn crier_nat_error(ctx: TcContext) -> i32 {
     translated_error(&ctx).code(&ctx)
 }
 
+/// From [`crier_ingress`]: a part of a packet to a VIP.
+#[classifier]
+#[inline(always)]
+pub fn crier_fragment(ctx: TcContext) -> i32 {
+    part(&ctx).code(&ctx)
+}
+
+/// From [`crier_fragment`]: the first part of a packet without a flow here.
+#[classifier]
+#[inline(always)]
+pub fn crier_frag_new(ctx: TcContext) -> i32 {
+    connect_part(&ctx).code(&ctx)
+}
+
+/// From [`crier_egress`]: a part of a packet.
+#[classifier]
+#[inline(always)]
+pub fn crier_frag_out(ctx: TcContext) -> i32 {
+    part_out(&ctx).code(&ctx)
+}
+
 #[inline(always)]
 fn from_wire(ctx: &TcContext) -> Action {
     let Some(frame) = parse::uplink_frame(ctx) else { return Action::Next };
@@ -150,10 +173,12 @@ fn from_wire(ctx: &TcContext) -> Action {
         return no_vips(ctx, &frame, &mut packet);
     }
     let transport = parse::transport(ctx, &mut packet);
+    if let Transport::Whole | Transport::Unfit(DropReason::Fragment) = transport
+        && standing.as_ref().is_some_and(|standing| !shadow::takes(ctx, standing, &packet))
+    {
+        return Action::Next;
+    }
     if let Transport::Whole = transport {
-        if standing.as_ref().is_some_and(|standing| !shadow::takes(ctx, standing, &packet)) {
-            return Action::Next;
-        }
         // Whose flow is known is a VIP's.
         if let Some(deliver) = steer::known(&packet) {
             if deliver.translated {
@@ -167,6 +192,7 @@ fn from_wire(ctx: &TcContext) -> Action {
     }
     match (transport, standing) {
         (Transport::Whole, _) => stage::enter(ctx, Stage::Connect),
+        (Transport::Unfit(DropReason::Fragment), _) => stage::enter(ctx, Stage::Fragment),
         // ARP, neighbour discovery and pings are not answered in another's stead.
         (_, Some(_)) => Action::Next,
         (Transport::Unfit(reason), None) => Action::count_drop(reason),
@@ -194,7 +220,7 @@ fn connect(ctx: &TcContext) -> Action {
     let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
     packet.blur(ctx);
-    stage::leave_unknown_to_predecessor(ctx, &packet);
+    let Some(()) = stage::leave_unknown_to_predecessor(ctx, &packet) else { return Action::Drop };
     let Some(service) = maps::service(&packet.tuple) else {
         elsewhere(&packet);
         return stage::enter(ctx, Stage::Refuse);
@@ -286,10 +312,10 @@ fn refuse(ctx: &TcContext) -> Action {
     if !refuse::is_due(&frame, &packet) {
         return Action::count_drop(DropReason::NoService);
     }
-    let (said, message) = if packet.is_tcp() {
-        (refuse::reset(ctx, &frame, &packet), Message::Reset)
-    } else {
-        (refuse::unreachable(ctx, &frame, &packet), Message::Unreachable)
+    let (said, message) = match packet.tuple.protocol {
+        TCP => (refuse::reset(ctx, &frame, &packet), Message::Reset),
+        SCTP => (sctp::abort(ctx, &frame, &packet), Message::Abort),
+        _ => (refuse::unreachable(ctx, &frame, &packet), Message::Unreachable),
     };
     if said.is_err() {
         return Action::count_drop(DropReason::Rewrite);
@@ -332,18 +358,111 @@ fn translated_error(ctx: &TcContext) -> Action {
 
 #[inline(always)]
 fn to_wire(ctx: &TcContext) -> Action {
-    if maps::uplink(maps::interface(ctx)).is_none() {
+    if maps::uplink(maps::interface(ctx)).is_none() || parse::is_tagged(ctx) {
         return Action::Next;
     }
     let Some(mut packet) = parse::network(ctx) else { return Action::Next };
-    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Next };
-    match steer::outbound(&packet) {
-        Some(reply) => reply.perform(ctx, &packet),
-        None => {
-            stage::leave_to_predecessor(ctx, Predecessor::Leaving);
-            Action::Next
-        }
+    match parse::transport(ctx, &mut packet) {
+        Transport::Whole => match steer::outbound(&packet) {
+            Some(reply) => reply.perform(ctx, &packet),
+            None => {
+                stage::leave_to_predecessor(ctx, Predecessor::Leaving);
+                Action::Next
+            }
+        },
+        Transport::Unfit(DropReason::Fragment) => stage::enter_if_there(ctx, Stage::FragmentOut),
+        _ => Action::Next,
     }
+}
+
+#[inline(always)]
+fn part(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    match fragment::read(ctx, &mut packet, maps::interface(ctx)) {
+        Ok(true) => {}
+        Ok(false) => return fragment::follow(ctx, &frame, &packet),
+        Err(reason) => return Action::count_drop(reason),
+    }
+    match parse::transport(ctx, &mut packet) {
+        Transport::Whole => {}
+        Transport::Unfit(reason) => return lost(reason),
+        _ => return lost(DropReason::Fragment),
+    }
+    packet.blur(ctx);
+    match steer::known(&packet) {
+        // Full NAT is of whole packets: of a part that follows it would not know which are its replies.
+        Some(deliver) if deliver.translated => lost(DropReason::Fragment),
+        Some(deliver) => {
+            fragment::delivered(&deliver);
+            deliver.perform(ctx, &packet)
+        }
+        None => stage::enter(ctx, Stage::FragmentConnect),
+    }
+}
+
+/// A first part as [`connect`] has it of whole packets; what becomes of it is remembered for the others.
+#[inline(always)]
+fn connect_part(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    let Ok(true) = fragment::read(ctx, &mut packet, maps::interface(ctx)) else { return Action::Drop };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
+    packet.blur(ctx);
+    let Some(()) = stage::leave_unknown_to_predecessor(ctx, &packet) else { return Action::Drop };
+    let Some(service) = maps::service(&packet.tuple) else {
+        elsewhere(&packet);
+        return lost(DropReason::NoService);
+    };
+    match steer::whose(&frame, &packet, service) {
+        Whose::Nobodys(reason) => {
+            elsewhere(&packet);
+            lost(reason)
+        }
+        Whose::Others(forward) => {
+            elsewhere(&packet);
+            fragment::handed_on(&forward);
+            forward.perform(ctx, &packet, frame.uplink)
+        }
+        Whose::Mine(hash, index) => match steer::to_pod(&packet, service, hash, index) {
+            Ok(deliver) if deliver.translated => lost(DropReason::Fragment),
+            Ok(deliver) => {
+                fragment::delivered(&deliver);
+                deliver.perform(ctx, &packet)
+            }
+            Err(reason) => {
+                elsewhere(&packet);
+                lost(reason)
+            }
+        },
+    }
+}
+
+/// A first part that is not carried; nor are the others.
+#[inline(always)]
+fn lost(reason: DropReason) -> Action {
+    fragment::forget();
+    Action::count_drop(reason)
+}
+
+#[inline(always)]
+fn part_out(ctx: &TcContext) -> Action {
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    match fragment::read(ctx, &mut packet, 0) {
+        Ok(true) => {}
+        Ok(false) => return fragment::follow_out(ctx, &packet),
+        Err(_) => return Action::Next,
+    }
+    if let Transport::Whole = parse::transport(ctx, &mut packet) {
+        packet.blur(ctx);
+        if let Some(reply) = steer::outbound(&packet) {
+            fragment::replied(&reply);
+            return reply.perform(ctx, &packet);
+        }
+        stage::leave_to_predecessor(ctx, Predecessor::Leaving);
+    }
+    fragment::forget();
+    Action::Next
 }
 
 #[cfg(not(test))]

@@ -19,7 +19,11 @@ use forwarder_ebpf::{
     vips,
 };
 
-use crate::{scratch::Scratch, words};
+use crate::{
+    fragment::{Course, Datagram},
+    scratch::Scratch,
+    words,
+};
 
 #[map]
 static UPLINKS: Array<Uplinks> = Array::with_max_entries(1, 0);
@@ -59,6 +63,8 @@ pub static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_
 /// For a successor of the agent alone.
 #[map]
 static LAYOUT: Array<Text> = Array::with_max_entries(1, 0);
+#[map]
+pub static FRAGMENTED: LruHashMap<Datagram, Course> = LruHashMap::with_max_entries(limits::FRAGMENTED, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
 #[map]

@@ -1,7 +1,7 @@
 //! Reads headers. Nothing is trusted: every read is checked against the packet's end.
 
 use aya_ebpf::programs::TcContext;
-use forwarder_ebpf::{Address, DropReason, TCP, Tuple, UDP, Uplink, mapped};
+use forwarder_ebpf::{Address, DropReason, SCTP, TCP, Tuple, UDP, Uplink, mapped};
 
 use crate::{
     bytes::{self, Mac, half, mac_of, word},
@@ -21,7 +21,7 @@ const FRAGMENT_V4: u16 = 0x3fff_u16.to_be();
 const ICMP: u8 = 1;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub const FRAGMENT: u8 = 44;
 /// The protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
@@ -37,6 +37,14 @@ const TCP_ACK: u8 = 0x10;
 const TCP_HEADER: u32 = 20;
 const UDP_HEADER: u32 = 8;
 const ICMP_HEADER: u32 = 8;
+/// With the first chunk's header.
+const SCTP_HEADER: u32 = 12 + 4;
+
+/// Types of SCTP chunks (RFC 9260, 3.2).
+pub const SCTP_INIT: u8 = 1;
+const SCTP_INIT_ACK: u8 = 2;
+pub const SCTP_ABORT: u8 = 6;
+const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
 
 /// The port of HTTP/3, on which UDP is taken for QUIC.
 const QUIC_PORT: [u8; 2] = 443_u16.to_be_bytes();
@@ -61,18 +69,18 @@ pub struct Packet {
     pub unfit: Option<DropReason>,
     /// TTL or hop limit.
     pub hops: u8,
-    /// The TCP flags; 0 for UDP.
+    /// The TCP flags, or what an SCTP packet says in their terms; 0 for UDP.
     pub flags: u8,
     /// A QUIC packet of a connection that has begun.
     pub quic: bool,
-    /// Offset of what follows the IP header; once [`transport`] is through, of the TCP or UDP header.
+    /// Offset of what follows the IP header; once [`transport`] is through, of the TCP, UDP or SCTP header.
     pub transport: u32,
 }
 
 /// Whether a packet with these marks belongs to a connection that has begun.
 #[inline(always)]
 pub fn continues(protocol: u8, flags: u8, quic: bool) -> bool {
-    if protocol == TCP { flags & (TCP_SYN | TCP_ACK) != TCP_SYN } else { quic }
+    if protocol == UDP { quic } else { flags & (TCP_SYN | TCP_ACK) != TCP_SYN }
 }
 
 impl Packet {
@@ -88,10 +96,10 @@ impl Packet {
         continues(self.tuple.protocol, self.flags, self.quic)
     }
 
-    /// Makes it one that belongs to a connection that has begun: TCP mid-flow, or to be searched for like QUIC.
+    /// Makes it one that belongs to a connection that has begun: mid-flow, or to be searched for like QUIC.
     #[inline(always)]
     pub fn continue_flow(&mut self) {
-        (self.flags, self.quic) = if self.is_tcp() { (TCP_ACK, false) } else { (0, true) };
+        (self.flags, self.quic) = if self.is_datagram() { (0, true) } else { (TCP_ACK, false) };
     }
 
     /// Makes what was read of it [`bytes::unforeseen`], where the way to here had many forks.
@@ -115,16 +123,28 @@ impl Packet {
         self.flags & TCP_RST != 0
     }
 
-    /// TCP, else UDP.
+    /// TCP.
     #[inline(always)]
     pub fn is_tcp(&self) -> bool {
         self.tuple.protocol == TCP
+    }
+
+    /// UDP, else TCP or SCTP, whose connections begin and end.
+    #[inline(always)]
+    pub fn is_datagram(&self) -> bool {
+        self.tuple.protocol == UDP
+    }
+
+    /// SCTP: its checksum (RFC 9260, 6.8) covers no addresses, but the ports, and is none that could be changed by difference.
+    #[inline(always)]
+    pub fn is_sctp(&self) -> bool {
+        self.tuple.protocol == SCTP
     }
 }
 
 /// What follows the IP header.
 pub enum Transport {
-    /// A whole TCP segment or UDP datagram.
+    /// A whole TCP segment, UDP datagram or SCTP packet.
     Whole,
     /// Something that cannot be carried.
     Unfit(DropReason),
@@ -140,13 +160,19 @@ pub enum Transport {
 #[inline(always)]
 pub fn uplink_frame(ctx: &TcContext) -> Option<Frame> {
     let uplink = maps::uplink(maps::interface(ctx))?;
-    // SAFETY: the context is valid for the program's run.
-    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+    if is_tagged(ctx) {
         return None;
     }
     let header = bytes::at(ctx, 0, ETHERNET)?;
     // SAFETY: these bytes are the packet's.
     Some(unsafe { Frame { uplink, destination: bytes::mac(header), source: bytes::mac(header.add(6)) } })
+}
+
+/// Whether the frame is tagged for a VLAN: another segment's, whose own interface has hooks if it is an uplink.
+#[inline(always)]
+pub fn is_tagged(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid for the program's run.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
 }
 
 impl Frame {
@@ -215,7 +241,7 @@ pub fn packet(source: Address, destination: Address, protocol: u8, hops: u8, tra
     Packet { tuple, v6: false, unfit: None, hops, flags: 0, quic: false, transport }
 }
 
-/// The TCP or UDP header behind an IP header.
+/// The TCP, UDP or SCTP header behind an IP header.
 #[inline(always)]
 pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
     if let Some(reason) = packet.unfit {
@@ -230,6 +256,7 @@ pub fn transport(ctx: &TcContext, packet: &mut Packet) -> Transport {
     match packet.tuple.protocol {
         TCP => tcp(ctx, packet),
         UDP => udp(ctx, packet),
+        SCTP => sctp(ctx, packet),
         ICMP if !packet.v6 => match icmp(ctx, packet) {
             Some((8, 0)) => Transport::Echo,
             // Destination unreachable, time exceeded, parameter problem.
@@ -281,6 +308,24 @@ fn udp(ctx: &TcContext, packet: &mut Packet) -> Transport {
     carried
 }
 
+/// The SCTP header, and what its first chunk says of the association in terms of TCP: it opens one, or ends it for both.
+#[inline(always)]
+fn sctp(ctx: &TcContext, packet: &mut Packet) -> Transport {
+    let Some(header) = bytes::at(ctx, packet.transport, SCTP_HEADER) else {
+        return Transport::Unfit(DropReason::Malformed);
+    };
+    // SAFETY: these bytes are the packet's.
+    let (both, chunk) = unsafe { (word(header), *header.add(12)) };
+    let flags = match chunk {
+        SCTP_INIT => TCP_SYN,
+        SCTP_INIT_ACK => TCP_SYN | TCP_ACK,
+        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => TCP_RST,
+        _ => TCP_ACK,
+    };
+    packet.flags = bytes::unforeseen(ctx, flags as u32) as u8;
+    ports(packet, both)
+}
+
 /// Type and code of an ICMP message.
 #[inline(always)]
 fn icmp(ctx: &TcContext, packet: &Packet) -> Option<(u8, u8)> {
@@ -289,14 +334,19 @@ fn icmp(ctx: &TcContext, packet: &Packet) -> Option<(u8, u8)> {
     Some(unsafe { (*header, *header.add(1)) })
 }
 
-/// Whether a packet that is for no VIP opens a TCP connection. Extension headers are not walked.
+/// Whether a packet that is for no VIP opens a connection. Extension headers are not walked.
 #[inline(always)]
 pub fn opens_directly(ctx: &TcContext, packet: &mut Packet) -> bool {
-    if packet.unfit.is_some() || !packet.is_tcp() {
+    if packet.unfit.is_some() {
         return false;
     }
+    let read = match packet.tuple.protocol {
+        TCP => tcp(ctx, packet),
+        SCTP => sctp(ctx, packet),
+        _ => return false,
+    };
     // What is too short to be a segment is nobody's.
-    matches!(tcp(ctx, packet), Transport::Whole) && packet.opens()
+    matches!(read, Transport::Whole) && packet.opens()
 }
 
 /// Notes the ports, as they lie in the packet.
@@ -309,9 +359,9 @@ fn ports(packet: &mut Packet, both: u32) -> Transport {
 }
 
 /// Walks RFC 8200's extension headers, to the protocol and its offset. A fragment header that makes no fragment
-/// (RFC 6946) is walked over.
+/// (RFC 6946) is walked over; one that makes one is where the walk ends.
 #[inline(always)]
-fn skip_extensions(ctx: &TcContext, packet: &mut Packet) -> Option<DropReason> {
+pub fn skip_extensions(ctx: &TcContext, packet: &mut Packet) -> Option<DropReason> {
     for _ in 0..EXTENSIONS {
         let next = packet.tuple.protocol;
         if !is_extension(next) {

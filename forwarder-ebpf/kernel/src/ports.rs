@@ -3,12 +3,13 @@
 //! By the client's own, as a rule. But a client may use one port for several connections, as long as they go to
 //! different VIPs or ports of theirs; and if they end up at the same socket of the same pod, they would be one to it:
 //! the later would break the earlier. So the later is given another port, as any other translator of addresses would
-//! do. The pod sees the client's address in any case.
+//! do. The pod sees the client's address in any case. Not with SCTP, whose checksum would have to be made anew of the whole packet:
+//! there the later is dropped.
 //!
 //! A translated backend ([`crate::translate`]) sees this node's address instead, and knows a client by a port alone: by one of a
 //! range that nobody else on this node uses.
 
-use forwarder_ebpf::{TCP, limits, steer, table::State};
+use forwarder_ebpf::{SCTP, UDP, limits, steer, table::State};
 
 use crate::{
     assembly, flow,
@@ -41,8 +42,14 @@ const ASK: u32 = 4;
 /// there is such a port. For a `translated` backend it is one of the range.
 #[inline(always)]
 pub fn choose(scratch: *mut Scratch, hash: u64, now: u32, translated: bool) -> bool {
-    let own = scratch::noted(scratch, PACKET).source_port;
-    let attempts = if translated { NAT_ATTEMPTS } else { ATTEMPTS + 1 };
+    let packet = scratch::noted(scratch, PACKET);
+    let own = packet.source_port;
+    let attempts = match (packet.protocol == SCTP, translated) {
+        (false, false) => ATTEMPTS + 1,
+        (false, true) => NAT_ATTEMPTS,
+        (true, false) => 1,
+        (true, true) => 0,
+    };
     let mut closed = NAT_ATTEMPTS;
     let mut attempt = 0;
     while attempt < attempts {
@@ -125,7 +132,7 @@ pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
     if table::is_of(place.flow(), packet) {
         return if whole { OURS } else { FREE };
     }
-    if packet.protocol != TCP {
+    if packet.protocol == UDP {
         // Also while the pod alone speaks.
         return if flow::is_stale(place.flow(), now) { FREE } else { LIVE };
     }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Hops that an answer begins with.
-const HOPS: u8 = 64;
+pub const HOPS: u8 = 64;
 const V4_HEADER: u32 = 20;
 const V6_HEADER: u32 = 40;
 const V4_LENGTH: u32 = ETHERNET + 2;
@@ -143,7 +143,7 @@ fn is_partial(ctx: &TcContext, field: u32) -> Result<bool, Refused> {
 
 /// Bytes of the IP packet, header included, as it says.
 #[inline(always)]
-fn ip_length(ctx: &TcContext, packet: &Packet) -> Result<u32, Refused> {
+pub fn ip_length(ctx: &TcContext, packet: &Packet) -> Result<u32, Refused> {
     let (field, more) = if packet.v6 { (V6_LENGTH, V6_HEADER) } else { (V4_LENGTH, 0) };
     let length: [u8; 2] = ctx.load(field as usize)?;
     Ok(u16::from_be_bytes(length) as u32 + more)
@@ -151,7 +151,7 @@ fn ip_length(ctx: &TcContext, packet: &Packet) -> Result<u32, Refused> {
 
 /// The same, changed.
 #[inline(always)]
-fn set_length(ctx: &TcContext, packet: &Packet, from: u32, to: u32) -> Result<(), Refused> {
+pub fn set_length(ctx: &TcContext, packet: &Packet, from: u32, to: u32) -> Result<(), Refused> {
     if packet.v6 {
         let length = ((to - V6_HEADER) as u16).to_be_bytes();
         return ctx.store(V6_LENGTH as usize, &length, BPF_F_RECOMPUTE_CSUM as u64);
@@ -163,7 +163,7 @@ fn set_length(ctx: &TcContext, packet: &Packet, from: u32, to: u32) -> Result<()
 
 /// Cuts the frame to a length.
 #[inline(always)]
-fn change_tail(ctx: &TcContext, length: u32) -> Result<(), Refused> {
+pub fn change_tail(ctx: &TcContext, length: u32) -> Result<(), Refused> {
     // SAFETY: the context is valid for the program's run; the helper checks the length.
     let refused = unsafe { bpf_skb_change_tail(ctx.skb.skb, length, 0) };
     if refused == 0 { Ok(()) } else { Err(refused) }

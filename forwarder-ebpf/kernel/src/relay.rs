@@ -2,15 +2,16 @@
 //! It is most of what an owner does, so it is a shorter way beside the whole one ([`crate::steer`]), with the same answer: it
 //! reads the packet where it lies, looks at four arrays and at no hash map, and asks no clock. XDP takes this way alone.
 //!
-//! It takes what is plain: a frame for this node's own MAC, IPv4 without options or IPv6 without extensions, whole, TCP or UDP, to
+//! It takes what is plain: a frame for this node's own MAC, IPv4 without options or IPv6 without extensions, whole, TCP, UDP or SCTP, to
 //! a service, with hops left, and none of whose slot's connections may live here. All else is left as it was found.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use forwarder_ebpf::{Direction, NodeEntry, TCP, UDP, directory, steer};
+use forwarder_ebpf::{Direction, NodeEntry, SCTP, TCP, UDP, directory, steer};
 
 use crate::{
     bytes::{double, half, is_mapped, mac, mac_of, mac_of_node, word},
     maps::{self, Size},
+    parse,
 };
 
 const V4: usize = 14;
@@ -28,6 +29,8 @@ pub trait Wire {
     fn bounds(&self) -> (usize, usize);
     /// The interface it came in by.
     fn interface(&self) -> u32;
+    /// Whether a tag for a VLAN, another segment's, was taken off it.
+    fn was_tagged(&self) -> bool;
     /// How much it is on the wire.
     fn size(&self) -> Size;
     /// An IPv6 packet has one hop less: to whom that matters for a checksum of the whole frame.
@@ -43,6 +46,11 @@ impl Wire for TcContext {
     #[inline(always)]
     fn interface(&self) -> u32 {
         maps::interface(self)
+    }
+
+    #[inline(always)]
+    fn was_tagged(&self) -> bool {
+        parse::is_tagged(self)
     }
 
     #[inline(always)]
@@ -68,6 +76,12 @@ impl Wire for XdpContext {
     fn interface(&self) -> u32 {
         // SAFETY: the context is valid for the program's run.
         unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    /// It is still there.
+    #[inline(always)]
+    fn was_tagged(&self) -> bool {
+        false
     }
 
     #[inline(always)]
@@ -101,11 +115,11 @@ pub fn hand_on(wire: &impl Wire) -> bool {
     let frame = start as *mut u8;
     // SAFETY: the first 38 bytes are the packet's, checked above.
     let (to, from) = unsafe { (mac(frame), mac(frame.add(6))) };
-    if to != mac_of(uplink) {
+    if to != mac_of(uplink) || wire.was_tagged() {
         return false;
     }
     let Some(read) = read(frame, start, end) else { return false };
-    if read.hops <= 1 || (read.protocol != TCP && read.protocol != UDP) {
+    if read.hops <= 1 || !matches!(read.protocol, TCP | UDP | SCTP) {
         return false;
     }
     let [high, low] = read.destination;

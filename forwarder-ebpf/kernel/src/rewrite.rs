@@ -18,6 +18,8 @@ pub type Refused = i64;
 
 /// An IP header that was read cannot be read any more.
 const NO_HEADER: Refused = -1;
+/// A port of an SCTP packet cannot be changed.
+const NO_CHECKSUM: Refused = -2;
 
 pub const V4_CHECKSUM: u32 = ETHERNET + 10;
 const V4_TTL: u32 = ETHERNET + 8;
@@ -47,18 +49,9 @@ pub fn destination(
     port: [u8; 2],
     client_port: [u8; 2],
 ) -> Result<(), Refused> {
-    let Tuple { source, destination, .. } = &packet.tuple;
     let ports = ports(client_port, port);
-    change_checksum(ctx, packet, destination, address, ports)?;
-    if packet.v6 {
-        // IPv6 has no header checksum to take up the difference: a checksum over the whole frame must be told.
-        ctx.store(V6_DESTINATION as usize, address, BPF_F_RECOMPUTE_CSUM as u64)?;
-    } else {
-        let ends = v4_ends(ctx, destination, address, source, address).ok_or(NO_HEADER)?;
-        let header = bytes::at(ctx, V4_CHECKSUM, size_of_val(&ends) as u32).ok_or(NO_HEADER)?;
-        // SAFETY: these bytes are the packet's.
-        unsafe { header.cast_mut().cast::<[u8; 10]>().write(ends) };
-    }
+    change_checksum(ctx, packet, &packet.tuple.destination, address, ports)?;
+    destination_address(ctx, packet, address)?;
     let header = bytes::at(ctx, packet.transport, size_of::<u32>() as u32).ok_or(NO_HEADER)?;
     // SAFETY: as above; see [`bytes`] for the boundary.
     unsafe { header.cast_mut().cast::<u32>().write(ports) };
@@ -75,19 +68,39 @@ pub fn source(
     port: [u8; 2],
     client_port: [u8; 2],
 ) -> Result<(), Refused> {
-    let Tuple { source, destination, .. } = &packet.tuple;
     let ports = ports(port, client_port);
-    change_checksum(ctx, packet, source, address, ports)?;
-    if packet.v6 {
-        ctx.store(V6_SOURCE as usize, address, BPF_F_RECOMPUTE_CSUM as u64)?;
-    } else {
-        let ends = v4_ends(ctx, source, address, address, destination).ok_or(NO_HEADER)?;
-        ctx.store(V4_CHECKSUM as usize, &ends, 0)?;
-    }
+    change_checksum(ctx, packet, &packet.tuple.source, address, ports)?;
+    source_address(ctx, packet, address)?;
     if ports == words::ports(&packet.tuple) {
         return Ok(());
     }
     ctx.store(packet.transport as usize, &ports, 0)
+}
+
+/// Gives the packet another destination address, of which a checksum behind the IP header knows already, or is in another part.
+#[inline(always)]
+pub fn destination_address(ctx: &TcContext, packet: &Packet, address: &Address) -> Result<(), Refused> {
+    let Tuple { source, destination, .. } = &packet.tuple;
+    if packet.v6 {
+        // IPv6 has no header checksum to take up the difference: a checksum over the whole frame must be told.
+        return ctx.store(V6_DESTINATION as usize, address, BPF_F_RECOMPUTE_CSUM as u64);
+    }
+    let ends = v4_ends(ctx, destination, address, source, address).ok_or(NO_HEADER)?;
+    let header = bytes::at(ctx, V4_CHECKSUM, size_of_val(&ends) as u32).ok_or(NO_HEADER)?;
+    // SAFETY: these bytes are the packet's.
+    unsafe { header.cast_mut().cast::<[u8; 10]>().write(ends) };
+    Ok(())
+}
+
+/// The same of its source address.
+#[inline(always)]
+pub fn source_address(ctx: &TcContext, packet: &Packet, address: &Address) -> Result<(), Refused> {
+    let Tuple { source, destination, .. } = &packet.tuple;
+    if packet.v6 {
+        return ctx.store(V6_SOURCE as usize, address, BPF_F_RECOMPUTE_CSUM as u64);
+    }
+    let ends = v4_ends(ctx, source, address, address, destination).ok_or(NO_HEADER)?;
+    ctx.store(V4_CHECKSUM as usize, &ends, 0)
 }
 
 /// Both ports, as they lie in a packet.
@@ -161,18 +174,8 @@ pub fn turn_back(ctx: &TcContext, packet: &Packet, frame: &Frame, hops: u8) -> R
     address_frame(ctx, frame.uplink, &mac_bytes(frame.source))
 }
 
-/// Where the checksum over addresses and ports is, and how it is changed.
-#[inline(always)]
-fn checksum(packet: &Packet) -> (usize, u64) {
-    if packet.is_tcp() {
-        ((packet.transport + TCP_CHECKSUM) as usize, 0)
-    } else {
-        // A UDP checksum of zero means there is none and stays; one that becomes zero is written as 0xffff.
-        ((packet.transport + UDP_CHECKSUM) as usize, BPF_F_MARK_MANGLED_0 as u64)
-    }
-}
-
-/// Has the checksum say that one address is another, and the ports are these.
+/// Has the checksum say that one address is another, and the ports are these. SCTP's knows no addresses, and is of the whole packet: its
+/// ports stay.
 #[inline(always)]
 fn change_checksum(
     ctx: &TcContext,
@@ -181,14 +184,19 @@ fn change_checksum(
     to: &Address,
     ports: u32,
 ) -> Result<(), Refused> {
-    let (checksum, flags) = checksum(packet);
+    let before = words::ports(&packet.tuple);
+    if packet.is_sctp() {
+        return if ports == before { Ok(()) } else { Err(NO_CHECKSUM) };
+    }
+    // A UDP checksum of zero means there is none and stays; one that becomes zero is written as 0xffff.
+    let (offset, flags) = if packet.is_tcp() { (TCP_CHECKSUM, 0) } else { (UDP_CHECKSUM, BPF_F_MARK_MANGLED_0 as u64) };
+    let checksum = (packet.transport + offset) as usize;
     let pseudo = flags | BPF_F_PSEUDO_HDR as u64;
     if packet.v6 {
         ctx.l4_csum_replace(checksum, 0, difference(from, to), pseudo)?;
     } else {
         ctx.l4_csum_replace(checksum, v4_word(from) as u64, v4_word(to) as u64, pseudo | 4)?;
     }
-    let before = words::ports(&packet.tuple);
     if ports == before {
         return Ok(());
     }

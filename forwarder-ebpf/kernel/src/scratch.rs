@@ -3,7 +3,12 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use forwarder_ebpf::{Flow, Grant, Tuple, table::Words};
 
-use crate::{maps::SCRATCH, table::home, words};
+use crate::{
+    fragment::{Course, Datagram},
+    maps::SCRATCH,
+    table::home,
+    words,
+};
 
 /// This CPU's own; programs are not preempted by one another on it.
 #[repr(C)]
@@ -12,6 +17,10 @@ pub struct Scratch {
     pub ends: [Tuple; ENDS as usize],
     /// A flow to be put into the table.
     pub flow: Flow,
+    /// Which datagram a fragment belongs to.
+    pub datagram: Datagram,
+    /// What became of its first fragment.
+    pub course: Course,
     /// A question to the kernel's routing.
     pub lookup: bpf_fib_lookup,
 }

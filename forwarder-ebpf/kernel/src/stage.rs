@@ -40,14 +40,15 @@ pub fn leave_to_predecessor(ctx: &TcContext, which: Predecessor) {
     unsafe { STAGES.tail_call(ctx, which as u32) };
 }
 
-/// The same of a packet to a VIP without a flow here.
+/// The same of a packet to a VIP without a flow here. `None` where nothing can be done, so that the verifier follows one way only.
 #[inline(always)]
-pub fn leave_unknown_to_predecessor(ctx: &TcContext, packet: &Packet) {
-    let Some(scratch) = scratch::get() else { return };
+pub fn leave_unknown_to_predecessor(ctx: &TcContext, packet: &Packet) -> Option<()> {
+    let scratch = scratch::get()?;
     scratch::note(scratch, PACKET, &packet.tuple);
     let slot = crier_predecessor(packet.flags as u32, packet.quic as u32);
     // SAFETY: as above.
     unsafe { STAGES.tail_call(ctx, slot) };
+    Some(())
 }
 
 /// Where the packet that is noted as the scratch's [`PACKET`] is asked about. One that begins a connection whose ends are known

@@ -8,6 +8,8 @@
 //!
 //! An agent that ends in between leaves programs that know what they know, and ask for the rest; its successor takes over from both.
 
+#![expect(clippy::disallowed_methods, reason = "edge: says how long it took, and waits for the kernel")]
+
 use std::{io, path::Path, time::Instant};
 
 use aya::{
@@ -173,7 +175,6 @@ impl Inheritance {
 
     /// After they are attached: takes everything over. How many flows found no room.
     pub(super) fn complete(mut self, stages: &mut ProgramArray<MapData>) -> u32 {
-        #[expect(clippy::disallowed_methods, reason = "edge: says how long it took")]
         let start = Instant::now();
         let mut tally = Tally::default();
         let table = self.own.tables.table();
@@ -245,7 +246,6 @@ fn wait_for_programs() {
     let done = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
     if done != 0 {
         // Not there on kernels with processors of their own (nohz_full): far longer than a packet's way takes.
-        #[expect(clippy::disallowed_methods, reason = "edge: waits for the kernel")]
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

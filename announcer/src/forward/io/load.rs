@@ -84,6 +84,7 @@ impl Kernel {
         loader.override_global(constant::FLOW_BUCKETS, &buckets, true);
         loader.override_global(constant::NAT_FIRST, &first, true).override_global(constant::NAT_PORTS, &count, true);
         loader.map_max_entries(map::FLOWS, buckets * WAYS).map_max_entries(map::FLOW_STATES, buckets);
+        loader.map_max_entries(map::ROWS, options.rows.clamp(limits::MIN_ROWS, limits::MAX_ROWS));
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         for (_, name, _) in HOOKS {
             let program = classifier(&mut ebpf, name).ok_or(StartError::Stale(name))?;
@@ -137,6 +138,7 @@ impl Kernel {
         let mut failed = None;
         for (&index, uplink) in uplinks {
             if self.attached.contains_key(&index) {
+                self.accelerator.look_again(index, &uplink.name);
                 continue;
             }
             let hooks = HOOKS.iter().try_for_each(|hook| self.attach_hook(index, &uplink.name, *hook));

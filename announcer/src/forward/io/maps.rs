@@ -1,6 +1,6 @@
 //! The maps as the agent writes and reads them.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use aya::{
     Ebpf,
@@ -8,8 +8,8 @@ use aya::{
     util::nr_cpus,
 };
 use forwarder_ebpf::{
-    Address, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Source, Uplinks, counter_index,
-    limits, map, mapped, node_mac_key,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Source,
+    Uplinks, counter_index, limits, map, mapped, node_mac_key,
 };
 
 use ipnet::IpNet;
@@ -35,6 +35,7 @@ pub(super) struct Maps {
     backends: Array<MapData, BackendEntry>,
     counters: PerCpuArray<MapData, Counter>,
     events: PerCpuArray<MapData, u64>,
+    affinities: HashMap<MapData, AffinityKey, Affinity>,
     /// For the thread that writes them, until it takes them.
     pub(super) shadow: Option<shadow::Maps>,
     /// For the announcer's thread, as well.
@@ -59,6 +60,7 @@ impl Maps {
             backends: take(ebpf, map::BACKENDS)?,
             counters: take(ebpf, map::COUNTERS)?,
             events,
+            affinities: take(ebpf, map::AFFINITIES)?,
             shadow: Some(shadow::Maps {
                 shadows: take(ebpf, map::SHADOWS)?,
                 vips: take(ebpf, map::SHADOWED_VIPS)?,
@@ -92,6 +94,35 @@ impl Maps {
     /// An event's count over all CPUs.
     pub(super) fn event(&self, index: u32) -> Result<u64, MapError> {
         Ok(self.events.get(&index, 0)?.iter().sum())
+    }
+
+    /// Takes clients out whose time with their pods is over; how many, and how many are left. Another one that is pushed out
+    /// meanwhile may send the walk back to its beginning, so that it is bounded.
+    pub(super) fn forget_clients(&mut self, now: u32) -> Result<(u64, u64), MapError> {
+        let mut left = BTreeSet::new();
+        let mut over = Vec::new();
+        for key in self.affinities.keys().take(2 * limits::AFFINITIES as usize) {
+            let key = key?;
+            match self.affinities.get(&key, 0) {
+                Ok(known) if now.wrapping_sub(known.seen).cast_signed() > known.patience.cast_signed() => {
+                    over.push(key);
+                }
+                Ok(_) => drop(left.insert((key.client, key.counted))),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut removed = 0;
+        for key in over {
+            match self.affinities.remove(&key) {
+                Ok(()) => removed += 1,
+                Err(MapError::KeyNotFound) => {}
+                // The kernel says it in two ways.
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((removed, left.len() as u64))
     }
 
     /// A counter's sum over all CPUs.

@@ -19,12 +19,14 @@ mod xdp;
 
 use std::{collections::BTreeMap, fmt, io, ops::RangeInclusive, path::PathBuf, time::Instant};
 
-use forwarder_ebpf::{Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent};
+use forwarder_ebpf::{AFFINITIES_ADDED, Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent, limits};
+use nix::time::{ClockId, clock_gettime};
 
 use self::{load::Kernel, maps::Maps};
 use crate::{
     announce::HookMaps,
     forward::{
+        clients::Clients,
         counters::{Counters, Traffic},
         plan::Limit,
         tables::Tables,
@@ -58,6 +60,8 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// How many connections to this node's pods are remembered; see [`forwarder_ebpf::limits::FLOWS`].
     pub flows: u32,
+    /// How many rows of tables there is room for; see [`forwarder_ebpf::limits::ROWS`].
+    pub rows: u32,
     /// The ports from which connections to translated backends come; `None`: those that this machine's own do not get.
     pub nat_ports: Option<RangeInclusive<u16>>,
 }
@@ -197,6 +201,7 @@ struct Running {
     kernel: Kernel,
     maps: Maps,
     tables: Tables,
+    clients: Clients,
     broken: bool,
 }
 
@@ -211,7 +216,8 @@ impl Running {
         let (kernel, maps) = Kernel::load(options)?;
         let inherits = kernel.inherits_flows;
         let tables = if inherits { Tables::inheriting(kernel.translates) } else { Tables::default() };
-        Ok(Self { kernel, maps, tables, broken: false })
+        let tables = tables.with_rows(options.rows);
+        Ok(Self { kernel, maps, tables, clients: Clients::new(limits::AFFINITIES), broken: false })
     }
 }
 
@@ -284,6 +290,23 @@ impl Forwarder {
             }
         }
         Ok(counters)
+    }
+
+    /// Makes room for clients of services with affinity, when it is getting scarce: those whose time is over are forgotten.
+    /// How many more have been pushed out before theirs was.
+    ///
+    /// # Errors
+    /// If the kernel refuses to read or change the map.
+    pub fn forget_clients(&mut self, now: Instant) -> Result<u64, aya::maps::MapError> {
+        let Some(running) = &mut self.running else { return Ok(0) };
+        let added = running.maps.event(AFFINITIES_ADDED)?;
+        let Some(seconds) = clock_gettime(ClockId::CLOCK_MONOTONIC).ok().filter(|_| running.clients.is_due(added, now))
+        else {
+            return Ok(0);
+        };
+        // As the program counts them.
+        let (removed, left) = running.maps.forget_clients(seconds.tv_sec() as u32)?;
+        Ok(running.clients.looked(added, removed, left, now))
     }
 
     /// The maps by which the shadow standby works, once for each program that is loaded; only one that is attached

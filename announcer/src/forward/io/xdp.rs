@@ -3,7 +3,8 @@
 //! It does only what the TC hooks do as well, which are always there, so an uplink without it loses speed and nothing else. `auto`
 //! takes it where the driver is known for it. A `veth` would lose its segmentation offload, and an interface of a virtual machine
 //! its large receive offload and the checksums that its host leaves out: there TC is faster for all that is not handed on. What
-//! another program has taken is left to it.
+//! another program has taken is left to it. And where VLANs stand on the uplink it is left off: cards, and `veth`, take their tags off
+//! before XDP sees a frame, which would then look like one of the uplink's own segment.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -56,13 +57,25 @@ impl Accelerator {
     /// Attaches to an uplink, if that is wanted and the driver permits; pinned at `pin`, where a predecessor's may be, which it
     /// replaces.
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf, index: u32, interface: &str, pin: &Path) {
-        let attached = wish(self.mode, driver::name(interface).as_deref()).and_then(|()| attach(ebpf, index, pin));
+        let attached = wish(self.mode, driver::name(interface).as_deref())
+            .and_then(|()| without_vlans(interface))
+            .and_then(|()| attach(ebpf, index, pin));
         match (&attached, self.mode) {
             (Ok(()), _) => tracing::info!(interface, "XDP hands packets on"),
             (Err(reason), Mode::Xdp) => tracing::warn!(interface, reason, "no XDP; TC carries everything"),
             (Err(reason), _) => tracing::debug!(interface, reason, "no XDP; TC carries everything"),
         }
         self.state.insert(index, attached);
+    }
+
+    /// Gives up an uplink on which a VLAN stands by now: its pin is of no use any more.
+    pub(super) fn look_again(&mut self, index: u32, interface: &str) {
+        if let Some(state @ Ok(())) = self.state.get_mut(&index)
+            && let Err(reason) = without_vlans(interface)
+        {
+            tracing::warn!(interface, reason, "XDP is given up; TC carries everything");
+            *state = Err(reason);
+        }
     }
 
     /// These are the uplinks; all others are forgotten.
@@ -91,6 +104,25 @@ fn wish(mode: Mode, driver: Option<&str>) -> Result<(), String> {
         (Mode::Auto, None) => Err("tc: the interface names no driver".into()),
         (Mode::Tc | Mode::Off, _) => Err("tc: as configured".into()),
     }
+}
+
+/// Whether no VLAN stands on an interface.
+fn without_vlans(interface: &str) -> Result<(), String> {
+    // Of this thread's network namespace; not there where the kernel has no VLANs.
+    let vlans = std::fs::read_to_string("/proc/thread-self/net/vlan/config").unwrap_or_default();
+    match vlan_on(&vlans, interface) {
+        Some(vlan) => Err(format!("tc: XDP does not see which frames are tagged for {vlan}")),
+        None => Ok(()),
+    }
+}
+
+/// A VLAN on the interface, by what the kernel lists: `eth0.10 | 10 | eth0`.
+fn vlan_on<'a>(list: &'a str, interface: &str) -> Option<&'a str> {
+    list.lines().find_map(|line| {
+        let mut columns = line.split('|').map(str::trim);
+        let (name, _, below) = (columns.next()?, columns.next()?, columns.next()?);
+        (below == interface).then_some(name)
+    })
 }
 
 fn attach(ebpf: &mut Ebpf, index: u32, pin: &Path) -> Result<(), String> {
@@ -135,6 +167,14 @@ fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vlan_is_found_by_the_interface_it_stands_on() {
+        let list =
+            "VLAN Dev name    | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\neth1.7         | 7  | eth1\n";
+        assert_eq!(vlan_on(list, "eth1"), Some("eth1.7"));
+        assert_eq!([vlan_on(list, "eth1.7"), vlan_on(list, "eth0"), vlan_on("", "eth0")], [None; 3]);
+    }
 
     #[test]
     fn auto_takes_xdp_where_the_driver_is_known_for_it_and_says_why_not_elsewhere() {

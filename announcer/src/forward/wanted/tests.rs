@@ -182,3 +182,29 @@ fn weights_and_slow_starts_count_for_the_node_and_among_its_pods() {
     };
     assert_eq!([shares("n1"), shares("n2")], [vec![8], vec![10, 8]]);
 }
+
+#[test]
+fn a_backend_without_a_node_is_its_gateways_own_and_translated_there_alone() {
+    let mut desired = desired(TrafficPolicy::Cluster);
+    let service = desired.services.values_mut().next().unwrap();
+    let bare = Backend { node: None, ..backend("192.0.2.7", "n1") };
+    service.ports[0].backends = vec![bare];
+    let socket = ("192.0.2.7".parse().unwrap(), 8080);
+    let mut carriers = Vec::new();
+    for node in ["n1", "n2", "n3"] {
+        let wanted = wanted(&desired, &view(), &links(), &name(node));
+        let targets = only(&wanted);
+        assert_eq!(targets.nodes.len(), 1, "all know the gateway");
+        if targets.nodes.contains_key(&name(node)) {
+            assert_eq!(targets.local, [(socket, 8)].into());
+            assert_eq!(targets.translated, [(socket, "10.77.0.11".parse().unwrap())].into(), "the link's address");
+            carriers.push(node);
+        } else {
+            assert!(targets.local.is_empty() && targets.translated.is_empty());
+        }
+    }
+    assert_eq!(carriers.len(), 1, "{carriers:?}");
+    desired.services.values_mut().for_each(|service| service.traffic_policy = TrafficPolicy::Local);
+    let wanted = wanted(&desired, &view(), &links(), &name(carriers[0]));
+    assert!(only(&wanted).nodes.is_empty(), "under Local only pods of the node itself count");
+}

@@ -1,22 +1,27 @@
 //! Says what became of a packet, and whether that was right: from the packet before and after, the verdict and the counters, by
 //! the standards and the scene. It knows nothing of how the kernel program decides.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{
-    anatomy::{Anatomy, Body, ETHERNET, TCP, UDP, port, residue},
+    anatomy::{Anatomy, Body, ETHERNET, SCTP, TCP, UDP, port, residue, sctp_flags},
+    discovery::{Question, Said},
     kernel::{Ran, Way},
     ledger::{Ends, Ledger},
     messages,
+    parts::Parts,
     scene::{OTHERS, OWN, Scene, Service},
 };
 
 /// TC's verdicts.
-const NEXT: i32 = -1;
-const SHOT: i32 = 2;
-const REDIRECT: i32 = 7;
+pub(super) const NEXT: i32 = -1;
+pub(super) const SHOT: i32 = 2;
+pub(super) const REDIRECT: i32 = 7;
 /// XDP's.
-const PASS: i32 = 2;
+pub(super) const PASS: i32 = 2;
 const TX: i32 = 3;
 /// The hops left to a packet that is searched for: to begin with, and when it comes home.
 const SEARCHED: u8 = 8;
@@ -36,6 +41,8 @@ pub(crate) enum Fate {
     Replied,
     /// A ping, made its own answer.
     Answered,
+    /// ARP or neighbour discovery for a VIP of this node, made its own answer.
+    Resolved,
     /// To a port that the VIP does not have, and its sender is told.
     Refused,
     /// An ICMP error, told to the pod it is about.
@@ -57,15 +64,55 @@ pub(crate) struct Case<'a> {
 pub(crate) struct Judge<'a> {
     scene: &'a Scene,
     pub(crate) ledger: Ledger,
+    parts: Parts,
+    /// The VIPs that another machine may have said to have: for them this node need not answer any more.
+    heard: BTreeSet<IpAddr>,
 }
 
 impl<'a> Judge<'a> {
     pub(crate) fn new(scene: &'a Scene) -> Self {
-        Self { scene, ledger: Ledger::default() }
+        Self { scene, ledger: Ledger::default(), parts: Parts::default(), heard: BTreeSet::new() }
+    }
+
+    /// The node is told anew which VIPs it has.
+    pub(crate) fn forget_claims(&mut self) {
+        self.heard.clear();
     }
 
     /// What became of a packet; what is wrong with that.
     pub(crate) fn judge(&mut self, case: &Case<'_>) -> Result<Fate, String> {
+        if let Some(packet) = Anatomy::of(case.came).filter(|packet| packet.body == Body::Later)
+            && let Some(part) = packet.part
+            && (case.way != Way::Ingress || self.to_vip(case.came).is_some())
+        {
+            return self.parts.judge(case, &packet, part);
+        }
+        let fate = self.judge_whole(case)?;
+        self.parts.note(case, fate);
+        Ok(fate)
+    }
+
+    fn judge_whole(&mut self, case: &Case<'_>) -> Result<Fate, String> {
+        let said = if case.way == Way::Ingress { Said::of(case.came) } else { Said::default() };
+        let asked = said.asks.filter(|question| self.scene.owned.contains(&question.target));
+        let fate = match (&asked, case.ran.verdict) {
+            (Some(question), REDIRECT) => self.resolved(case, question),
+            _ => self.other(case),
+        }?;
+        let must = asked.is_some_and(|question| question.valid && !self.heard.contains(&question.target));
+        need!(!must || fate == Fate::Resolved, "a question for a VIP of this node, and it is {fate:?}");
+        self.heard.extend(said.claims);
+        Ok(fate)
+    }
+
+    fn resolved(&self, case: &Case<'_>, question: &Question) -> Result<Fate, String> {
+        need!(case.drops.is_empty(), "answered, and counted as {:?}", case.drops);
+        need!(!self.heard.contains(&question.target), "answered for a VIP that another has");
+        need!(case.ran.frame == question.answer, "the answer must be {}", super::hex(&question.answer));
+        Ok(Fate::Resolved)
+    }
+
+    fn other(&mut self, case: &Case<'_>) -> Result<Fate, String> {
         let untouched = case.ran.frame == case.came;
         let dropped = case.way != Way::Xdp && case.ran.verdict == SHOT;
         need!(dropped || case.drops.is_empty(), "it was not dropped, but counted as {:?}", case.drops);
@@ -86,8 +133,10 @@ impl<'a> Judge<'a> {
         let Some(packet) = self.to_vip(case.came) else { return false };
         match packet.body {
             Body::Echo { .. } => true,
-            Body::Segment { protocol, at } => self.service(&packet, protocol, at, case.came).is_none(),
-            Body::Cut { .. } | Body::Error { .. } | Body::Discovery | Body::Unfit(_) => false,
+            Body::Segment { protocol, at } => {
+                packet.part.is_none() && self.service(&packet, protocol, at, case.came).is_none()
+            }
+            Body::Cut { .. } | Body::Error { .. } | Body::Discovery | Body::Later | Body::Unfit(_) => false,
         }
     }
 
@@ -128,12 +177,15 @@ impl<'a> Judge<'a> {
         match packet.body {
             Body::Discovery => Vec::new(),
             Body::Unfit(reasons) => reasons.to_vec(),
+            Body::Later => vec!["fragment"],
             Body::Cut { .. } => vec!["malformed"],
             // From nobody, or with extension headers that would be sent back.
             Body::Echo { .. } => vec!["malformed", "extension"],
             // About no connection that is known; or where to it may be handed on, as the connection's own packets.
             Body::Error { .. } => vec!["stray_error", "no_backend", "ttl_expired"],
             Body::Segment { protocol, at } => match self.service(packet, protocol, at, came) {
+                // An abort repeats a tag, which is not there.
+                None if protocol == SCTP && came.len() < at + 20 => vec!["no_service", "rewrite"],
                 None => vec!["no_service"],
                 Some(service) if !lets_in(service, packet.source) => vec!["source_range"],
                 Some(service) => {
@@ -243,6 +295,11 @@ fn rewritten(
     mut expected: Vec<u8>,
 ) -> Result<(), String> {
     header_is_right(packet, came, left, &mut expected)?;
+    if protocol == SCTP {
+        need!(left[at..at + 4] == came[at..at + 4], "an SCTP packet's ports have changed");
+        need!(left == expected, "more has changed than an end's address");
+        return Ok(());
+    }
     let checksum = at + if protocol == TCP { 16 } else { 6 };
     if protocol == UDP && came[checksum..checksum + 2] == [0, 0] {
         need!(left[checksum..checksum + 2] == [0, 0], "a datagram without a checksum was given one");
@@ -281,6 +338,7 @@ fn is_error(came: &[u8]) -> bool {
 fn may_be_searched_for(service: &Service, protocol: u8, at: usize, came: &[u8]) -> bool {
     let mid_flow = match protocol {
         TCP => !opens(came, at),
+        SCTP => sctp_flags(came, at) != 0x02,
         _ => port(came, at + 2) == 443 && came.get(at + 8).is_some_and(|first| first & 0xc0 == 0x40),
     };
     mid_flow || service.affinity

@@ -6,8 +6,11 @@ use std::{
     path::Path,
 };
 
-use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
-use forwarder_ebpf::program;
+use aya::{
+    maps::{MapData, MapInfo},
+    programs::{ProgramFd, ProgramInfo, SchedClassifier, TcAttachType, loaded_programs},
+};
+use forwarder_ebpf::{Stage, program};
 
 use crate::lan::Host;
 
@@ -31,10 +34,12 @@ pub(crate) struct Ran {
 
 /// The programs on a host's `eth0`.
 pub(crate) struct Kernel {
-    interface: u32,
+    pub(crate) interface: u32,
     ingress: ProgramFd,
     egress: ProgramFd,
     xdp: ProgramFd,
+    /// Maps of the ingress program, by their numbers.
+    maps: Vec<u32>,
 }
 
 impl Kernel {
@@ -43,19 +48,30 @@ impl Kernel {
         let interface = host.index("eth0");
         let tc = |direction, name, hook| {
             let attached = host.run(|| SchedClassifier::query_tcx("eth0", direction));
-            let info = match attached {
+            match attached {
                 Ok((_, programs)) => programs.into_iter().find(|info| info.name_as_str() == Some(name)).unwrap(),
                 // A kernel without TCX.
                 Err(_) => ProgramInfo::from_pin(pins.join(format!("filter_{interface}_{hook}"))).unwrap(),
-            };
-            info.fd().unwrap()
+            }
         };
+        let ingress = tc(TcAttachType::Ingress, program::INGRESS, "ingress");
         Self {
             interface,
-            ingress: tc(TcAttachType::Ingress, program::INGRESS, "ingress"),
-            egress: tc(TcAttachType::Egress, program::EGRESS, "egress"),
+            maps: ingress.map_ids().unwrap().unwrap(),
+            ingress: ingress.fd().unwrap(),
+            egress: tc(TcAttachType::Egress, program::EGRESS, "egress").fd().unwrap(),
             xdp: xdp(host),
         }
+    }
+
+    /// A map of one of the ingress program's further parts: those of the same agent share some of its maps.
+    pub(crate) fn map_of(&self, stage: Stage, name: &str) -> MapData {
+        let shares = |ids: &Vec<u32>| ids.iter().any(|id| self.maps.contains(id));
+        let is = |info: &ProgramInfo| info.name_as_str() == Some(stage.program());
+        let parts = loaded_programs().flatten().filter(is);
+        let ids = parts.filter_map(|info| info.map_ids().ok().flatten()).find(shares).unwrap();
+        let named = |id: &u32| MapInfo::from_id(*id).unwrap().name_as_str() == Some(name);
+        MapData::from_id(ids.into_iter().find(named).unwrap()).unwrap()
     }
 
     /// Runs a program on a frame that is at `eth0`; the calling thread must be in its namespace. `None` if the kernel takes no

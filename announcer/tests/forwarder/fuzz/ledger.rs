@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
 };
 
-use super::anatomy::{Anatomy, Body, TCP, port};
+use super::anatomy::{Anatomy, Body, SCTP, TCP, UDP, port, sctp_flags};
 
 const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
@@ -27,13 +27,13 @@ pub(crate) struct Outer {
     pub(crate) vip: SocketAddr,
 }
 
-/// A TCP or UDP header and where it comes from and goes.
+/// A TCP, UDP or SCTP header and where it comes from and goes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ends {
     pub(crate) protocol: u8,
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
-    /// The TCP flags, if they are there.
+    /// The TCP flags, if they are there, or what SCTP says in their terms.
     flags: u8,
 }
 
@@ -41,7 +41,11 @@ impl Ends {
     pub(crate) fn of(frame: &[u8]) -> Option<Self> {
         let packet = Anatomy::of(frame)?;
         let (Body::Segment { protocol, at } | Body::Cut { protocol, at }) = packet.body else { return None };
-        let flags = if protocol == TCP { frame.get(at + 13).copied().unwrap_or(0) } else { 0 };
+        let flags = match protocol {
+            TCP => frame.get(at + 13).copied().unwrap_or(0),
+            SCTP => sctp_flags(frame, at),
+            _ => 0,
+        };
         let from = SocketAddr::new(packet.source, port(frame, at));
         Some(Self { protocol, from, to: SocketAddr::new(packet.destination, port(frame, at + 2)), flags })
     }
@@ -134,7 +138,7 @@ impl Ledger {
 
     /// A packet went by as it was.
     pub(crate) fn passed(&mut self, came: &Ends, from_pod: bool) {
-        if came.opens() && came.protocol == TCP {
+        if came.opens() && came.protocol != UDP {
             let inner = if from_pod { came.leaves() } else { came.arrives() };
             self.past.insert(inner);
             self.outlived.extend(self.known.get(&inner).into_iter().flatten());

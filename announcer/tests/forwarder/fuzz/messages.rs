@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    anatomy::{Anatomy, Body, ETHERNET, Quoted, TCP, UDP, port, residue},
+    anatomy::{Anatomy, Body, ETHERNET, Quoted, SCTP, TCP, UDP, port, residue, sctp_flags},
     judge::{Case, Fate, address, copy, header_is_right},
     ledger::{Inner, Ledger, Outer},
     scene::{OTHERS, OWN, Scene},
 };
+use crate::sctp::crc32c;
 
 /// The hops that an answer begins with.
 const HOPS: u8 = 64;
@@ -33,6 +34,7 @@ pub(crate) fn answered(scene: &Scene, case: &Case<'_>) -> Result<Fate, String> {
             Err(format!("the answer is between {ends:?}"))
         }
         Body::Segment { protocol: TCP, at } => reset(&packet, at, came, left),
+        Body::Segment { protocol: SCTP, at } => abort(&packet, at, came, left),
         Body::Segment { at, .. } => unreachable(&packet, at, came, left),
         _ => Err(format!("answered, though it is {:?}", packet.body)),
     }
@@ -102,6 +104,22 @@ fn reset(packet: &Anatomy, at: usize, came: &[u8], left: &[u8]) -> Result<Fate, 
     Ok(Fate::Refused)
 }
 
+/// An SCTP packet's abort (RFC 9260, 8.4).
+fn abort(packet: &Anatomy, at: usize, came: &[u8], left: &[u8]) -> Result<Fate, String> {
+    need!(sctp_flags(came, at) & RST == 0, "an abort is answered by an abort");
+    need!(left.len() == at + 16, "it has {} bytes", left.len());
+    let total = said_length(packet, left);
+    need!(total == at + 16 - ETHERNET, "its length says {total}");
+    let (before, after) = (&came[at..], &left[at..]);
+    let opens = before[12] == 1;
+    let tag = if opens { &before[16..20] } else { &before[4..8] };
+    need!(after[..2] == before[2..4] && after[2..4] == before[..2], "its ports are not those of an answer");
+    need!(after[4..8] == *tag && after[12..] == [6, u8::from(!opens), 0, 4], "it is no abort of this association");
+    need!(after[8..12] == crc32c(&[&after[..8], &[0; 4], &after[12..]].concat()), "the abort's checksum is wrong");
+    header_stays_right(packet, came, left)?;
+    Ok(Fate::Refused)
+}
+
 fn header_stays_right(packet: &Anatomy, came: &[u8], left: &[u8]) -> Result<(), String> {
     if let (Some(before), Some(after)) = (packet.header_v4(came), packet.header_v4(left)) {
         need!(residue([before]) != 0 || residue([after]) == 0, "the IPv4 header's checksum is wrong");
@@ -164,7 +182,7 @@ pub(crate) fn told(ledger: &Ledger, case: &Case<'_>) -> Result<Fate, String> {
     }
     let checksum = ports + if protocol == TCP { 16 } else { 6 };
     let none = protocol == UDP && came.get(checksum..checksum + 2) == Some(&[0, 0]);
-    if came.len() >= checksum + 2 && !none {
+    if protocol != SCTP && came.len() >= checksum + 2 && !none {
         copy(&mut expected, left, checksum..checksum + 2);
         let sum = |frame: &[u8]| {
             residue([&frame[source..source + 2 * length], &frame[ports..ports + 4], &frame[checksum..checksum + 2]])

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 
 use super::{
-    anatomy::{Anatomy, Body, ETHERNET, TCP},
+    anatomy::{Anatomy, Body, ETHERNET, SCTP, TCP},
     scene::{OTHERS, OWN, ROUTER, Scene, address},
 };
 
@@ -100,7 +100,13 @@ fn set_ports(frame: &mut [u8], rng: &mut StdRng) {
 }
 
 fn set_flags(frame: &mut [u8], rng: &mut StdRng) {
-    let Some(Anatomy { body: Body::Segment { protocol: TCP, at }, .. }) = Anatomy::of(frame) else { return };
+    let Some(Anatomy { body: Body::Segment { protocol, at }, .. }) = Anatomy::of(frame) else { return };
+    if protocol == SCTP {
+        frame[at + 12] = [0, 1, 2, 6, 10, 14].choose(rng).copied().unwrap_or(0);
+    }
+    if protocol != TCP {
+        return;
+    }
     frame[at + 13] = if rng.random_range(0..4) == 0 {
         rng.random()
     } else {

@@ -14,7 +14,7 @@ use announcer::{
 };
 use ipnet::IpNet;
 
-use super::anatomy::{TCP, UDP};
+use super::anatomy::{SCTP, TCP, UDP};
 use crate::rig::name;
 
 /// This node's MAC, the other nodes', and that of the router by which clients come.
@@ -55,17 +55,20 @@ impl Service {
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) vips: BTreeSet<IpAddr>,
+    /// Those that this node answers for while no agent does: as in this scene.
+    pub(crate) owned: BTreeSet<IpAddr>,
     /// By VIP, port and protocol number.
     pub(crate) services: BTreeMap<(IpAddr, u16, u8), Service>,
 }
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let mut scene = Self { vips: BTreeSet::new(), services: BTreeMap::new() };
+        let mut scene = Self { vips: BTreeSet::new(), owned: BTreeSet::new(), services: BTreeMap::new() };
         for v6 in [false, true] {
             for number in [100, 101, 102, 103, 104, 105, 106] {
                 scene.vips.insert(address(v6, number));
             }
+            scene.owned.extend([100, 101, 103, 106].map(|number| address(v6, number)));
             let sources = if v6 { "fd77::/124" } else { "10.77.0.0/28" };
             scene.add(v6, 100, Where::Everywhere, false, None);
             scene.add(v6, 101, Where::Away, false, None);
@@ -78,7 +81,7 @@ impl Scene {
     }
 
     fn add(&mut self, v6: bool, number: u16, place: Where, affinity: bool, sources: Option<IpNet>) {
-        for (port, protocol) in [(80, TCP), (80, UDP), (443, UDP)] {
+        for (port, protocol) in [(80, TCP), (80, UDP), (443, UDP), (8080, SCTP)] {
             let service = Service { place, affinity, sources };
             self.services.insert((address(v6, number), port, protocol), service);
         }
@@ -101,7 +104,11 @@ impl Scene {
         let macs = [OWN].into_iter().chain(OTHERS).enumerate();
         let nodes = macs.map(|(n, mac)| (name(n), Node { me: n == 0, macs: [(interface, mac)].into() })).collect();
         let services = self.services.iter().map(|((vip, port, protocol), service)| {
-            let protocol = if *protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
+            let protocol = match *protocol {
+                TCP => Protocol::Tcp,
+                UDP => Protocol::Udp,
+                _ => Protocol::Sctp,
+            };
             (Socket { vip: *vip, port: *port, protocol }, targets(*vip, *port, protocol, service))
         });
         Wanted {

@@ -18,7 +18,7 @@ use announcer::{
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, TcAttachType};
 use e2e::{cleanup::RunDir, netns::Netns};
-use forwarder_ebpf::{Direction, program};
+use forwarder_ebpf::{Direction, limits, program};
 use membership::NodeName;
 use nix::{
     mount::{MsFlags, mount},
@@ -172,7 +172,7 @@ impl Bed {
 const FLOWS: u32 = 1 << 22;
 
 fn start(mode: Mode, pin_dir: PathBuf, wanted: &Wanted) -> Result<(Forwarder, BTreeMap<Hook, ProgramFd>)> {
-    let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS, nat_ports: None })?;
+    let mut forwarder = Forwarder::start(Options { mode, pin_dir, flows: FLOWS, rows: limits::ROWS, nat_ports: None })?;
     let applied = forwarder.apply(wanted, Instant::now())?;
     ensure!(applied.limits.is_empty(), "not all fits: {:?}", applied.limits);
     let mut programs = BTreeMap::new();

@@ -41,6 +41,8 @@ enum Command {
     Update(update::Options),
     /// Packets, connections and round trips through a node, side by side with the kernel's own means.
     Wire(wire::Options),
+    /// What a flood of one VIP costs the clients of another, side by side with the kernel's own means.
+    Flood(wire::flood::Options),
     /// Prints the tables of what was measured before, also of a run that was interrupted.
     Table(record::Options),
 }
@@ -51,6 +53,7 @@ fn main() -> Result<()> {
         Command::Live(options) => live::run(&options),
         Command::Update(options) => update::run(&options),
         Command::Wire(options) => wire::run(&options),
+        Command::Flood(options) => wire::flood::run(&options),
         Command::Table(options) => record::tabulate(&options),
     }
 }

@@ -30,6 +30,8 @@ pub(crate) enum Record {
     Update(Update),
     /// One contender in a network.
     Wire(Wire),
+    /// One contender's clients while another VIP is flooded.
+    Flooded(Flooded),
 }
 
 /// What a packet cost in one run.
@@ -93,6 +95,22 @@ pub(crate) struct Wire {
     pub(crate) connections: f64,
     /// The median round trip on a connection.
     pub(crate) round_trip_micros: f64,
+}
+
+/// A contender's clients while another VIP is flooded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Flooded {
+    pub(crate) contender: String,
+    /// What comes to the other VIP.
+    pub(crate) flood: String,
+    /// Thousands of it a second that came to that one's pods.
+    pub(crate) kilo_packets: f64,
+    /// Connections a second.
+    pub(crate) connections: f64,
+    /// Those that failed.
+    pub(crate) failed: u32,
+    /// Round trips on a connection in microseconds: the median, the 99th percentile.
+    pub(crate) trips: [f64; 2],
 }
 
 /// `bench_forward table`: the tables of what the files say.

@@ -18,7 +18,8 @@ pub(crate) fn all(records: &[Record]) -> String {
         _ => None,
     });
     let sittings = sittings.collect::<String>();
-    format!("{sittings}\n{}{}{}{}", packets(records), live(records), wire(records), updates(records))
+    let parts = [packets(records), live(records), wire(records), flooded(records), updates(records)];
+    format!("{sittings}\n{}", parts.concat())
 }
 
 /// Median, least and most.
@@ -135,6 +136,33 @@ fn wire(records: &[Record]) -> String {
     let rows: Vec<_> = order.into_iter().map(row).collect();
     markdown(
         "| between whole hosts | kpps, 1 flow | kpps, 65,536 flows | new connections/s | round trip p50 µs |",
+        &rows,
+    )
+}
+
+/// Contenders' clients while another VIP is flooded.
+fn flooded(records: &[Record]) -> String {
+    let runs = || records.iter().filter_map(|record| if let Record::Flooded(run) = record { Some(run) } else { None });
+    let mut order = Vec::new();
+    for run in runs() {
+        if !order.contains(&(&run.contender, &run.flood)) {
+            order.push((&run.contender, &run.flood));
+        }
+    }
+    let row = |(contender, flood): (&String, &String)| {
+        let of = || runs().filter(move |run| (&run.contender, &run.flood) == (contender, flood));
+        format!(
+            "| {contender} | {flood} | {} | {} | {} | {} | {} |",
+            spread(of().map(|run| run.kilo_packets)),
+            spread(of().map(|run| run.connections)),
+            of().map(|run| run.failed).sum::<u32>(),
+            spread(of().map(|run| run.trips[0])),
+            spread(of().map(|run| run.trips[1])),
+        )
+    };
+    let rows: Vec<_> = order.into_iter().map(row).collect();
+    markdown(
+        "| between whole hosts | to the other VIP | its kpps | new connections/s | failed | round trip p50 µs | p99 µs |",
         &rows,
     )
 }

@@ -4,10 +4,11 @@
 //!   c1 -> switch -> n1 -> switch -> n2 or n3
 //! ```
 //! Everything that sends is on the first CPU, with all that the kernel does for it in between; the servers are on the
-//! last. Contenders take turns in each round.
+//! last. Contenders take turns in each round. [`flood`] has clients of one VIP beside a flood of another.
 
 mod blast;
 mod connections;
+pub(crate) mod flood;
 mod side;
 
 use anyhow::{Context, Result};

@@ -42,7 +42,13 @@ pub(crate) fn check(release: &str) -> Result<&'static str> {
 
 /// What an agent does when it starts; dropping it leaves the programs attached.
 fn attach() -> Result<&'static str> {
-    let options = Options { mode: Mode::Auto, pin_dir: PathBuf::from(PINS), flows: limits::FLOWS, nat_ports: None };
+    let options = Options {
+        mode: Mode::Auto,
+        pin_dir: PathBuf::from(PINS),
+        flows: limits::FLOWS,
+        rows: limits::ROWS,
+        nat_ports: None,
+    };
     let mut forwarder = Forwarder::start(options).map_err(|error| explained(&error))?;
     let index: u32 = fs::read_to_string(format!("/sys/class/net/{UPLINK}/ifindex"))?.trim().parse()?;
     let wanted = Wanted {

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Error,
     mem::zeroed,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
@@ -19,11 +19,12 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use crate::bed::stay_on;
 
 /// Frames given to the kernel at once.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// Bytes of a frame, as the shortest on Ethernet are.
-const LENGTH: usize = 60;
+pub(super) const LENGTH: usize = 60;
 const ETHERNET: usize = 14;
-const UDP: usize = ETHERNET + 20;
+pub(super) const UDP: usize = ETHERNET + 20;
+const UDP_PROTOCOL: u8 = 17;
 /// The first port datagrams come from, when they come from one.
 const PORT: u16 = 40_000;
 /// Until what is on its way has arrived.
@@ -64,24 +65,29 @@ impl Blast<'_> {
     fn frame(&self, number: usize) -> Result<[u8; LENGTH]> {
         let target = self.targets[number % self.targets.len()];
         let IpAddr::V4(address) = target.ip() else { bail!("{target} is not IPv4") };
-        let mut frame = [0; LENGTH];
-        frame[..6].copy_from_slice(&self.through.0);
-        frame[6..12].copy_from_slice(&self.from.mac.0);
-        frame[12..14].copy_from_slice(&[8, 0]);
-        let total = u16::try_from(LENGTH - ETHERNET)?;
-        frame[ETHERNET..UDP].copy_from_slice(&header(total, self.from.v4.octets(), address.octets()));
+        let mut frame = ip_frame(self.from, self.through, address, UDP_PROTOCOL);
         // No checksum: it is not needed in IPv4.
         frame[UDP..UDP + 2].copy_from_slice(&PORT.to_be_bytes());
         frame[UDP + 2..UDP + 4].copy_from_slice(&target.port().to_be_bytes());
-        frame[UDP + 4..UDP + 6].copy_from_slice(&(total - 20).to_be_bytes());
+        frame[UDP + 4..UDP + 6].copy_from_slice(&u16::try_from(LENGTH - UDP)?.to_be_bytes());
         Ok(frame)
     }
 }
 
-/// An IPv4 header before UDP.
-fn header(total: u16, source: [u8; 4], destination: [u8; 4]) -> [u8; 20] {
-    let [high, low] = total.to_be_bytes();
-    let mut header = [0x45, 0, high, low, 0, 0, 0x40, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// A frame as far as its IPv4 header; behind it zeros.
+pub(super) fn ip_frame(from: &Host, through: Mac, to: Ipv4Addr, protocol: u8) -> [u8; LENGTH] {
+    let mut frame = [0; LENGTH];
+    frame[..6].copy_from_slice(&through.0);
+    frame[6..12].copy_from_slice(&from.mac.0);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[ETHERNET..UDP].copy_from_slice(&header(protocol, from.v4.octets(), to.octets()));
+    frame
+}
+
+/// The IPv4 header of a frame.
+fn header(protocol: u8, source: [u8; 4], destination: [u8; 4]) -> [u8; 20] {
+    const TOTAL: u8 = (LENGTH - ETHERNET) as u8;
+    let mut header = [0x45, 0, 0, TOTAL, 0, 0, 0x40, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     header[12..16].copy_from_slice(&source);
     header[16..20].copy_from_slice(&destination);
     let sum: u32 = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
@@ -90,7 +96,7 @@ fn header(total: u16, source: [u8; 4], destination: [u8; 4]) -> [u8; 20] {
 }
 
 /// A packet socket that only sends.
-fn open(interface: &str) -> Result<Socket> {
+pub(super) fn open(interface: &str) -> Result<Socket> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
     let index = nix::net::if_::if_nametoindex(interface)?;
     let mut storage = SockAddrStorage::zeroed();
@@ -105,7 +111,7 @@ fn open(interface: &str) -> Result<Socket> {
     Ok(socket)
 }
 
-fn send(socket: &Socket, frames: &[[u8; LENGTH]]) -> Result<()> {
+pub(super) fn send(socket: &Socket, frames: &[[u8; LENGTH]]) -> Result<()> {
     let mut parts: Vec<_> = frames
         .iter()
         .map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: LENGTH })
@@ -160,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_header_is_one_that_another_parser_takes_for_it() {
-        let bytes = header(46, [10, 77, 0, 9], [10, 77, 0, 100]);
+        let bytes = header(UDP_PROTOCOL, [10, 77, 0, 9], [10, 77, 0, 100]);
         let packet = ipv4::Ipv4Packet::new(&bytes).expect("a packet");
         assert_eq!((packet.get_total_length(), packet.get_ttl()), (46, 64));
         assert_eq!(packet.get_checksum(), ipv4::checksum(&packet));

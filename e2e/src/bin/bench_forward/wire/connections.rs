@@ -120,6 +120,13 @@ pub(super) fn one(ns: &Netns, target: SocketAddr) -> Result<()> {
 
 /// Connections a second: begun, answered by a byte, closed by the server.
 pub(super) fn many(ns: &Netns, targets: &[SocketAddr], seconds: f64) -> Result<f64> {
+    let (rate, failed) = many_that_may_fail(ns, targets, seconds)?;
+    ensure!(failed == 0, "{failed} connections failed");
+    Ok(rate)
+}
+
+/// The same; and how many failed.
+pub(super) fn many_that_may_fail(ns: &Netns, targets: &[SocketAddr], seconds: f64) -> Result<(f64, u32)> {
     ns.run(|| {
         stay_on(0)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -128,17 +135,19 @@ pub(super) fn many(ns: &Netns, targets: &[SocketAddr], seconds: f64) -> Result<f
             let end = start + Duration::from_secs_f64(seconds);
             let tasks: Vec<_> =
                 (0..TASKS).map(|task| tokio::spawn(begin(targets[task % targets.len()], end))).collect();
-            let mut count = 0;
+            let (mut count, mut failed) = (0, 0);
             for task in tasks {
-                count += task.await??;
+                let (done, lost) = task.await?;
+                (count, failed) = (count + done, failed + lost);
             }
-            Ok(f64::from(count) / start.elapsed().as_secs_f64())
+            Ok((f64::from(count) / start.elapsed().as_secs_f64(), failed))
         })
     })
 }
 
-async fn begin(target: SocketAddr, end: Instant) -> Result<u32> {
-    let mut count = 0;
+/// How many connections were answered, and how many were not in time, or with an error.
+async fn begin(target: SocketAddr, end: Instant) -> (u32, u32) {
+    let (mut count, mut failed) = (0, 0);
     while Instant::now() < end {
         let once = async {
             let mut stream = tokio::net::TcpStream::connect(target).await?;
@@ -147,14 +156,21 @@ async fn begin(target: SocketAddr, end: Instant) -> Result<u32> {
             stream.read_to_end(&mut answer).await?;
             if answer == [ONCE] { Ok(()) } else { Err(std::io::Error::from(ErrorKind::InvalidData)) }
         };
-        tokio::time::timeout(PATIENCE, once).await.context("a connection hangs")??;
-        count += 1;
+        match tokio::time::timeout(PATIENCE, once).await {
+            Ok(Ok(())) => count += 1,
+            _ => failed += 1,
+        }
     }
-    Ok(count)
+    (count, failed)
 }
 
 /// The median of round trips on one connection, in microseconds.
 pub(super) fn round_trip(ns: &Netns, target: SocketAddr) -> Result<f64> {
+    Ok(Summary::of(round_trips(ns, target)?).median)
+}
+
+/// All of them.
+pub(super) fn round_trips(ns: &Netns, target: SocketAddr) -> Result<Vec<f64>> {
     ns.run(|| {
         stay_on(0)?;
         let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
@@ -167,6 +183,6 @@ pub(super) fn round_trip(ns: &Netns, target: SocketAddr) -> Result<f64> {
             stream.read_exact(&mut [0])?;
             trips.push(start.elapsed().as_secs_f64() * 1e6);
         }
-        Ok(Summary::of(trips).median)
+        Ok(trips)
     })
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::xdp::XdpLink;
 use e2e::{
     agent::{Agent, Config},
-    manifests::web,
+    manifests::{self, web},
     observe::eventually,
     pods::{TCP_PORT, UDP_PORT},
     scenario::{Cluster, DNS, SETTLE, WEB},
@@ -19,6 +19,12 @@ use e2e::{
 use crate::harness::Harness;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+/// The VIP that is flooded ([`super::flood`]), on the same ports as the other.
+pub(super) const FLOODED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
+/// Where its pods are, which take what comes and say nothing.
+const SINK: u16 = 8090;
+/// From where it is flooded.
+pub(super) const ANYWHERE: [u8; 2] = [198, 18];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contender {
@@ -40,6 +46,11 @@ impl Contender {
             Self::CrierTc => "Crier, TC",
             Self::CrierXdp => "Crier, XDP",
         }
+    }
+
+    /// Whether it has VIPs at all.
+    pub(super) fn balances(self) -> bool {
+        self != Self::Routing
     }
 
     /// `forwarder.mode`, if it is Crier.
@@ -101,12 +112,17 @@ impl Side {
             lan.nodes[1..].iter().map(|node| format!("route add {}/32 via {}", node.host.v4, balancer.v4)).collect();
         lan.client().ns.ip(&through)?;
         lan.client().ns.ip(&[format!("neigh add {VIP} lladdr {} dev eth0 nud permanent", balancer.mac)])?;
+        lan.client().ns.ip(&[format!("neigh add {FLOODED} lladdr {} dev eth0 nud permanent", balancer.mac)])?;
+        // Whoever floods is somewhere behind the client: the stack takes nothing from where it has no way to.
+        let [a, b] = ANYWHERE;
+        balancer.ns.ip(&[format!("route add {a}.{b}.0.0/15 via {}", lan.client().v4)])?;
         // The many connections of a round are not to fill the table that all namespaces share.
         balancer.ns.output("nft", &["-f", "-"], NFTABLES)?;
         balancer.ns.sysctl(&[
             ("netfilter/nf_conntrack_tcp_timeout_time_wait", "2"),
             ("netfilter/nf_conntrack_tcp_timeout_close_wait", "2"),
             ("netfilter/nf_conntrack_udp_timeout", "2"),
+            ("netfilter/nf_conntrack_tcp_timeout_syn_sent", "2"),
         ])?;
         Ok(Self::Kernel(Box::new(lan)))
     }
@@ -114,9 +130,12 @@ impl Side {
     /// `n1` owns the VIP, the pods are the others' own addresses.
     fn crier(contender: Contender, mode: &str) -> Result<Self> {
         let service = web().tcp(WEB).udp(DNS);
-        let cluster = Cluster::three("bench-forward").host_network().forwarder(mode).service(service);
+        let flooded = manifests::service("flooded").tcp(WEB).udp(DNS);
+        let cluster = Cluster::three("bench-forward").host_network().forwarder(mode).service(service).service(flooded);
         let mut cluster = cluster.nothing_moves_by_itself().quiet().build()?;
-        cluster.edit("web", |service| service.endpoints.retain(|endpoint| endpoint.node != "n1"))?;
+        for name in ["web", "flooded"] {
+            cluster.edit(name, |service| service.endpoints.retain(|endpoint| endpoint.node != "n1"))?;
+        }
         prepare(&cluster.lan)?;
         let passes = (contender == Contender::CrierXdp).then(|| pass_all(&cluster.lan)).transpose()?;
         for agent in &cluster.agents[1..] {
@@ -133,7 +152,16 @@ impl Side {
         others.iter().try_for_each(Agent::start)?;
         cluster.settle()?;
         ensure!(cluster.owner(cluster.vip4())? == "n1", "n1 does not own the VIP");
-        let forwarder = first.status()?.forwarder;
+        cluster.edit("flooded", |service| *service = service.clone().target(SINK))?;
+        for agent in &cluster.agents {
+            eventually(SETTLE, "the flooded VIP's pods say nothing", || {
+                let backends = agent.status()?.backends;
+                let mut flooded = backends.iter().filter(|backend| backend.service == "flooded");
+                ensure!(flooded.all(|backend| backend.port == SINK));
+                Ok(())
+            })?;
+        }
+        let forwarder = cluster.agents[0].status()?.forwarder;
         ensure!(forwarder.mode == mode, "it is {forwarder:?}");
         // Their places are taken by servers that do nothing but serve.
         cluster.pods.clear();
@@ -204,11 +232,20 @@ fn prepare(lan: &Lan) -> Result<()> {
         host.ns.output("ethtool", &["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"], "")?;
         host.ns.output("nft", &["flush", "ruleset"], "")?;
     }
+    for node in &lan.nodes[1..] {
+        node.host.ns.output("nft", &["-f", "-"], &sink())?;
+    }
     lan.client().ns.sysctl(&[("ipv4/ip_local_port_range", "1024 65535")])
 }
 
 /// As kube-proxy writes them for a service with two endpoints.
 fn iptables(lan: &Lan) -> String {
+    let targets = [
+        ("tcp", VIP, WEB, TCP_PORT),
+        ("udp", VIP, DNS, UDP_PORT),
+        ("tcp", FLOODED, WEB, SINK),
+        ("udp", FLOODED, DNS, SINK),
+    ];
     let mut rules = String::from(
         "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-POSTROUTING - [0:0]\n\
          -A PREROUTING -j KUBE-SERVICES\n-A POSTROUTING -j KUBE-POSTROUTING\n\
@@ -217,13 +254,13 @@ fn iptables(lan: &Lan) -> String {
          -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
          -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n",
     );
-    for (protocol, port, target) in [("tcp", WEB, TCP_PORT), ("udp", DNS, UDP_PORT)] {
-        let (service, external) = (format!("KUBE-SVC-{protocol}"), format!("KUBE-EXT-{protocol}"));
+    for (protocol, vip, port, target) in targets {
+        let (service, external) = (format!("KUBE-SVC-{protocol}{target}"), format!("KUBE-EXT-{protocol}{target}"));
         rules += &format!(":{service} - [0:0]\n:{external} - [0:0]\n");
-        rules += &format!("-A KUBE-SERVICES -d {VIP}/32 -p {protocol} -m {protocol} --dport {port} -j {external}\n");
+        rules += &format!("-A KUBE-SERVICES -d {vip}/32 -p {protocol} -m {protocol} --dport {port} -j {external}\n");
         rules += &format!("-A {external} -j KUBE-MARK-MASQ\n-A {external} -j {service}\n");
         for (number, node) in lan.nodes[1..].iter().enumerate() {
-            let endpoint = format!("KUBE-SEP-{protocol}{number}");
+            let endpoint = format!("KUBE-SEP-{protocol}{target}-{number}");
             let chance = if number == 0 { "-m statistic --mode random --probability 0.5 " } else { "" };
             rules += &format!(":{endpoint} - [0:0]\n-A {service} {chance}-j {endpoint}\n");
             rules += &format!("-A {endpoint} -s {}/32 -j KUBE-MARK-MASQ\n", node.host.v4);
@@ -236,12 +273,29 @@ fn iptables(lan: &Lan) -> String {
     rules + "COMMIT\n"
 }
 
+/// Rules by which the flooded VIP's pods take what comes before anything is made of it.
+fn sink() -> String {
+    format!(
+        "table ip sink {{\nchain in {{\ntype filter hook prerouting priority raw\n\
+         tcp dport {SINK} counter drop\nudp dport {SINK} counter drop\n}}\n}}\n"
+    )
+}
+
+/// How many packets came to a node's flooded pods so far.
+pub(super) fn sunk(host: &Host) -> Result<u64> {
+    let rules = host.ns.output("nft", &["list", "table", "ip", "sink"], "")?;
+    let counts = rules.split("counter packets ").skip(1).filter_map(|rest| rest.split(' ').next());
+    counts.map(|count| count.parse::<u64>().with_context(|| format!("a counter of {count}"))).sum()
+}
+
 const NFTABLES: &str = "
 table ip balance {
   chain in {
     type nat hook prerouting priority dstnat
     ip daddr 10.77.0.100 tcp dport 80 dnat ip to jhash ip saddr . tcp sport mod 2 map { 0 : 10.77.0.2, 1 : 10.77.0.3 } : 8080
+    ip daddr 10.77.0.101 tcp dport 80 dnat ip to jhash ip saddr . tcp sport mod 2 map { 0 : 10.77.0.2, 1 : 10.77.0.3 } : 8090
     ip daddr 10.77.0.100 udp dport 5353 dnat ip to jhash ip saddr . udp sport mod 2 map { 0 : 10.77.0.2, 1 : 10.77.0.3 } : 5353
+    ip daddr 10.77.0.101 udp dport 5353 dnat ip to jhash ip saddr . udp sport mod 2 map { 0 : 10.77.0.2, 1 : 10.77.0.3 } : 8090
   }
   chain out {
     type nat hook postrouting priority srcnat
