@@ -218,7 +218,7 @@ pub fn remember(
     if pod == pods::NONE {
         return Err(full);
     }
-    if !ports::choose(scratch, hash, now, translated) {
+    if ports::crier_choose(hash, now, translated as u32) == 0 {
         return Err(if translated { DropReason::NatPort } else { DropReason::ClientPort });
     }
     let client_port = scratch::noted(scratch, REPLY).destination_port;

@@ -5,14 +5,14 @@
 //! until then is not for a program without memory of its own. What parts overlap is for their receiver to see.
 
 use aya_ebpf::programs::TcContext;
-use forwarder_ebpf::{Address, Direction, DropReason, Predecessor, table::Words};
+use forwarder_ebpf::{Address, Direction, DropReason, Predecessor, Stage, table::Words};
 
 use crate::{
-    bytes, flow,
+    bytes, elsewhere, flow,
     maps::{self, FRAGMENTED},
-    parse::{self, ETHERNET, Frame, Packet},
-    rewrite,
-    scratch, stage,
+    parse::{self, ETHERNET, Frame, Packet, Transport},
+    rewrite, scratch, stage,
+    steer::{self, Whose},
     verdict::{Action, Deliver, Forward, Reply},
     words,
 };
@@ -58,10 +58,102 @@ const REPLIED: u8 = 3;
 
 const _: () = assert!(size_of::<Datagram>() == 48 && size_of::<Course>() == 32);
 
+/// A part of a packet to a VIP.
+#[inline(always)]
+pub fn arrives(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    match read(ctx, &mut packet, maps::interface(ctx)) {
+        Ok(true) => {}
+        Ok(false) => return follow(ctx, &frame, &packet),
+        Err(reason) => return Action::count_drop(reason),
+    }
+    match parse::transport(ctx, &mut packet) {
+        Transport::Whole => {}
+        Transport::Unfit(reason) => return lost(reason),
+        _ => return lost(DropReason::Fragment),
+    }
+    packet.blur(ctx);
+    match steer::known(&packet) {
+        // Its other parts would have to be translated, too.
+        Some(deliver) if deliver.translated => lost(DropReason::Fragment),
+        Some(deliver) => {
+            delivered(&deliver);
+            deliver.perform(ctx, &packet)
+        }
+        None => stage::enter(ctx, Stage::FragmentConnect),
+    }
+}
+
+/// A first part without a flow here, as [`crate::connect`] has it of whole packets; what becomes of it is remembered for the others.
+#[inline(always)]
+pub fn connects(ctx: &TcContext) -> Action {
+    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
+    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
+    let Ok(true) = read(ctx, &mut packet, maps::interface(ctx)) else { return Action::Drop };
+    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
+    packet.blur(ctx);
+    let Some(()) = stage::leave_unknown_to_predecessor(ctx, &packet) else { return Action::Drop };
+    let Some(service) = maps::service(&packet.tuple) else {
+        elsewhere(&packet);
+        return lost(DropReason::NoService);
+    };
+    match steer::whose(&frame, &packet, service) {
+        Whose::Nobodys(reason) => {
+            elsewhere(&packet);
+            lost(reason)
+        }
+        Whose::Others(forward) => {
+            elsewhere(&packet);
+            handed_on(&forward);
+            forward.perform(ctx, &packet, frame.uplink)
+        }
+        Whose::Mine(hash, index) => match steer::to_pod(&packet, service, hash, index) {
+            Ok(deliver) if deliver.translated => lost(DropReason::Fragment),
+            Ok(deliver) => {
+                delivered(&deliver);
+                deliver.perform(ctx, &packet)
+            }
+            Err(reason) => {
+                elsewhere(&packet);
+                lost(reason)
+            }
+        },
+    }
+}
+
+/// A first part that is not carried; nor are the others.
+#[inline(always)]
+fn lost(reason: DropReason) -> Action {
+    forget();
+    Action::count_drop(reason)
+}
+
+/// A part of a packet about to leave by an uplink.
+#[inline(always)]
+pub fn leaves(ctx: &TcContext) -> Action {
+    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
+    match read(ctx, &mut packet, 0) {
+        Ok(true) => {}
+        Ok(false) => return follow_out(ctx, &packet),
+        Err(_) => return Action::Next,
+    }
+    if let Transport::Whole = parse::transport(ctx, &mut packet) {
+        packet.blur(ctx);
+        if let Some(reply) = steer::outbound(&packet) {
+            replied(&reply);
+            return reply.perform(ctx, &packet);
+        }
+        stage::leave_to_predecessor(ctx, Predecessor::Leaving);
+    }
+    forget();
+    Action::Next
+}
+
 /// Reads as which part of which datagram a packet came by an interface (0: goes). Whether it is the first, whose ports can be
 /// read next.
 #[inline(always)]
-pub fn read(ctx: &TcContext, packet: &mut Packet, interface: u32) -> Result<bool, DropReason> {
+fn read(ctx: &TcContext, packet: &mut Packet, interface: u32) -> Result<bool, DropReason> {
     let (id, first, protocol) = if packet.v6 { read_v6(ctx, packet)? } else { read_v4(ctx, packet)? };
     let scratch = scratch::get().ok_or(DropReason::Fragment)?;
     // SAFETY: points into the map, which outlives the program's run; this CPU's own, and on words' boundaries.
@@ -106,19 +198,19 @@ fn read_v6(ctx: &TcContext, packet: &mut Packet) -> Result<(u32, bool, u8), Drop
 
 /// The first part goes to a pod.
 #[inline(always)]
-pub fn delivered(deliver: &Deliver) {
+fn delivered(deliver: &Deliver) {
     remember(DELIVERED, Some(deliver.address), None, 0, deliver.counted);
 }
 
 /// The first part goes to another node.
 #[inline(always)]
-pub fn handed_on(forward: &Forward) {
+fn handed_on(forward: &Forward) {
     remember(HANDED_ON, None, Some(forward.mac), forward.hops, forward.counted);
 }
 
 /// The first part goes out in a VIP's name.
 #[inline(always)]
-pub fn replied(reply: &Reply) {
+fn replied(reply: &Reply) {
     remember(REPLIED, Some(reply.vip), None, 0, reply.counted);
 }
 
@@ -145,7 +237,7 @@ fn remember(what: u8, address: Option<&'static Address>, mac: Option<&'static [u
 
 /// The first part is not carried, or not as a VIP's: nor are the others.
 #[inline(always)]
-pub fn forget() {
+fn forget() {
     let Some(scratch) = scratch::get() else { return };
     // SAFETY: as above.
     let _ = FRAGMENTED.remove(unsafe { &(*scratch).datagram });
@@ -163,7 +255,7 @@ fn course() -> Option<&'static Course> {
 
 /// Carries a part that is not the first of a datagram to a VIP.
 #[inline(always)]
-pub fn follow(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
+fn follow(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(course) = course() else {
         stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
         return Action::count_drop(DropReason::Fragment);
@@ -187,7 +279,7 @@ pub fn follow(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
 
 /// The same of a pod's reply, if it is one.
 #[inline(always)]
-pub fn follow_out(ctx: &TcContext, packet: &Packet) -> Action {
+fn follow_out(ctx: &TcContext, packet: &Packet) -> Action {
     let Some(course) = course() else {
         stage::leave_to_predecessor(ctx, Predecessor::Leaving);
         return Action::Next;

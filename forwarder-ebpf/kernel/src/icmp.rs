@@ -13,8 +13,8 @@ use crate::{
     flow::Known,
     parse::{self, ETHERNET, FRAGMENT, Frame, Packet},
     rewrite::{
-        self, Ends, Refused, TCP_CHECKSUM, UDP_CHECKSUM, V4_CHECKSUM, V4_DESTINATION, V4_SOURCE, V6_DESTINATION, V6_SOURCE,
-        difference, v4,
+        self, Ends, Refused, TCP_CHECKSUM, UDP_CHECKSUM, V4_CHECKSUM, V4_DESTINATION, V4_SOURCE, V6_DESTINATION,
+        V6_SOURCE, difference, v4,
     },
 };
 

@@ -135,21 +135,21 @@ pub fn crier_nat_error(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn crier_fragment(ctx: TcContext) -> i32 {
-    part(&ctx).code(&ctx)
+    fragment::arrives(&ctx).code(&ctx)
 }
 
 /// From [`crier_fragment`]: the first part of a packet without a flow here.
 #[classifier]
 #[inline(always)]
 pub fn crier_frag_new(ctx: TcContext) -> i32 {
-    connect_part(&ctx).code(&ctx)
+    fragment::connects(&ctx).code(&ctx)
 }
 
 /// From [`crier_egress`]: a part of a packet.
 #[classifier]
 #[inline(always)]
 pub fn crier_frag_out(ctx: TcContext) -> i32 {
-    part_out(&ctx).code(&ctx)
+    fragment::leaves(&ctx).code(&ctx)
 }
 
 #[inline(always)]
@@ -250,7 +250,7 @@ fn connect(ctx: &TcContext) -> Action {
 
 /// A connection that begins elsewhere, or not at all, ends what is known here of an earlier one from its port.
 #[inline(always)]
-fn elsewhere(packet: &Packet) {
+pub fn elsewhere(packet: &Packet) {
     if packet.opens() {
         flow::forget(&packet.tuple);
     }
@@ -373,96 +373,6 @@ fn to_wire(ctx: &TcContext) -> Action {
         Transport::Unfit(DropReason::Fragment) => stage::enter_if_there(ctx, Stage::FragmentOut),
         _ => Action::Next,
     }
-}
-
-#[inline(always)]
-fn part(ctx: &TcContext) -> Action {
-    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
-    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
-    match fragment::read(ctx, &mut packet, maps::interface(ctx)) {
-        Ok(true) => {}
-        Ok(false) => return fragment::follow(ctx, &frame, &packet),
-        Err(reason) => return Action::count_drop(reason),
-    }
-    match parse::transport(ctx, &mut packet) {
-        Transport::Whole => {}
-        Transport::Unfit(reason) => return lost(reason),
-        _ => return lost(DropReason::Fragment),
-    }
-    packet.blur(ctx);
-    match steer::known(&packet) {
-        // Full NAT is of whole packets: of a part that follows it would not know which are its replies.
-        Some(deliver) if deliver.translated => lost(DropReason::Fragment),
-        Some(deliver) => {
-            fragment::delivered(&deliver);
-            deliver.perform(ctx, &packet)
-        }
-        None => stage::enter(ctx, Stage::FragmentConnect),
-    }
-}
-
-/// A first part as [`connect`] has it of whole packets; what becomes of it is remembered for the others.
-#[inline(always)]
-fn connect_part(ctx: &TcContext) -> Action {
-    let Some(frame) = parse::uplink_frame(ctx) else { return Action::Drop };
-    let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
-    let Ok(true) = fragment::read(ctx, &mut packet, maps::interface(ctx)) else { return Action::Drop };
-    let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
-    packet.blur(ctx);
-    let Some(()) = stage::leave_unknown_to_predecessor(ctx, &packet) else { return Action::Drop };
-    let Some(service) = maps::service(&packet.tuple) else {
-        elsewhere(&packet);
-        return lost(DropReason::NoService);
-    };
-    match steer::whose(&frame, &packet, service) {
-        Whose::Nobodys(reason) => {
-            elsewhere(&packet);
-            lost(reason)
-        }
-        Whose::Others(forward) => {
-            elsewhere(&packet);
-            fragment::handed_on(&forward);
-            forward.perform(ctx, &packet, frame.uplink)
-        }
-        Whose::Mine(hash, index) => match steer::to_pod(&packet, service, hash, index) {
-            Ok(deliver) if deliver.translated => lost(DropReason::Fragment),
-            Ok(deliver) => {
-                fragment::delivered(&deliver);
-                deliver.perform(ctx, &packet)
-            }
-            Err(reason) => {
-                elsewhere(&packet);
-                lost(reason)
-            }
-        },
-    }
-}
-
-/// A first part that is not carried; nor are the others.
-#[inline(always)]
-fn lost(reason: DropReason) -> Action {
-    fragment::forget();
-    Action::count_drop(reason)
-}
-
-#[inline(always)]
-fn part_out(ctx: &TcContext) -> Action {
-    let Some(mut packet) = parse::network(ctx) else { return Action::Next };
-    match fragment::read(ctx, &mut packet, 0) {
-        Ok(true) => {}
-        Ok(false) => return fragment::follow_out(ctx, &packet),
-        Err(_) => return Action::Next,
-    }
-    if let Transport::Whole = parse::transport(ctx, &mut packet) {
-        packet.blur(ctx);
-        if let Some(reply) = steer::outbound(&packet) {
-            fragment::replied(&reply);
-            return reply.perform(ctx, &packet);
-        }
-        stage::leave_to_predecessor(ctx, Predecessor::Leaving);
-    }
-    fragment::forget();
-    Action::Next
 }
 
 #[cfg(not(test))]

@@ -39,9 +39,13 @@ const ASK: u32 = 4;
 
 /// Puts into the scratch's [`REPLY`], the ends of the replies to its [`PACKET`], a port by which the pod knows no other
 /// connection of the client's; at the worst one that is closed. Who has had the replies there has them no more. Whether
-/// there is such a port. For a `translated` backend it is one of the range.
-#[inline(always)]
-pub fn choose(scratch: *mut Scratch, hash: u64, now: u32, translated: bool) -> bool {
+/// there is such a port (1). For a `translated` backend (1) it is one of the range. A function of its own, which the verifier goes
+/// through once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_choose(hash: u64, now: u32, translated: u32) -> u32 {
+    let translated = translated != 0;
+    let Some(scratch) = scratch::get() else { return 0 };
     let packet = scratch::noted(scratch, PACKET);
     let own = packet.source_port;
     let attempts = match (packet.protocol == SCTP, translated) {
@@ -50,28 +54,38 @@ pub fn choose(scratch: *mut Scratch, hash: u64, now: u32, translated: bool) -> b
         (true, false) => 1,
         (true, true) => 0,
     };
-    let mut closed = NAT_ATTEMPTS;
+    // SAFETY: points into the map, which outlives the program's run; this CPU's own.
+    let (tries, closed) = unsafe { (&raw mut (*scratch).attempts, &raw mut (*scratch).closed) };
+    // SAFETY: as above; aligned words.
+    unsafe {
+        tries.write_volatile(attempts);
+        closed.write_volatile(0);
+    }
     let mut attempt = 0;
-    while attempt < attempts {
+    // SAFETY: as above.
+    while attempt < NAT_ATTEMPTS && attempt < unsafe { tries.read_volatile() } {
         set_port(scratch, candidate(own, hash, attempt, translated));
         let found = table::crier_find(REPLY, State::REVERSE);
         match judge(found, now) {
-            OURS => return true,
+            OURS => return 1,
             FREE => {
                 table::crier_change(found, 0, State::REVERSE);
-                return true;
+                return 1;
             }
-            CLOSED => closed = attempt,
+            // SAFETY: as above.
+            CLOSED => unsafe { closed.write_volatile(attempt + 1) },
             _ => {}
         }
         attempt = assembly::once_more(attempt);
     }
-    if closed >= attempts {
-        return false;
+    // SAFETY: as above.
+    let closed = unsafe { closed.read_volatile() };
+    if closed == 0 {
+        return 0;
     }
-    set_port(scratch, candidate(own, hash, closed, translated));
+    set_port(scratch, candidate(own, hash, closed - 1, translated));
     table::crier_change(table::crier_find(REPLY, State::REVERSE), 0, State::REVERSE);
-    true
+    1
 }
 
 #[inline(always)]

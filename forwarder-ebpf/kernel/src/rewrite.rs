@@ -177,13 +177,7 @@ pub fn turn_back(ctx: &TcContext, packet: &Packet, frame: &Frame, hops: u8) -> R
 /// Has the checksum say that one address is another, and the ports are these. SCTP's knows no addresses, and is of the whole packet: its
 /// ports stay.
 #[inline(always)]
-fn change_checksum(
-    ctx: &TcContext,
-    packet: &Packet,
-    from: &Address,
-    to: &Address,
-    ports: u32,
-) -> Result<(), Refused> {
+fn change_checksum(ctx: &TcContext, packet: &Packet, from: &Address, to: &Address, ports: u32) -> Result<(), Refused> {
     let before = words::ports(&packet.tuple);
     if packet.is_sctp() {
         return if ports == before { Ok(()) } else { Err(NO_CHECKSUM) };
@@ -205,13 +199,7 @@ fn change_checksum(
 
 /// The end of an IPv4 header, from its checksum on, when one of its addresses changes from one to another.
 #[inline(always)]
-fn v4_ends(
-    ctx: &TcContext,
-    from: &Address,
-    to: &Address,
-    source: &Address,
-    destination: &Address,
-) -> Option<[u8; 10]> {
+fn v4_ends(ctx: &TcContext, from: &Address, to: &Address, source: &Address, destination: &Address) -> Option<[u8; 10]> {
     let [s, t] = header_checksum(ctx, v4_word(from), v4_word(to))?.to_ne_bytes();
     let ([a, b, c, d], [e, f, g, h]) = (v4(source), v4(destination));
     Some([s, t, a, b, c, d, e, f, g, h])

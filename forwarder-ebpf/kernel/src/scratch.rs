@@ -21,6 +21,10 @@ pub struct Scratch {
     pub datagram: Datagram,
     /// What became of its first fragment.
     pub course: Course,
+    /// Of the ports that are tried ([`crate::ports`]): how many there may be, and one that is closed, plus one. Here the kernel's verifier
+    /// does not know them, and so does not go through what follows for each.
+    pub attempts: u32,
+    pub closed: u32,
     /// A question to the kernel's routing.
     pub lookup: bpf_fib_lookup,
 }

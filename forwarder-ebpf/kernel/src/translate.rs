@@ -97,14 +97,7 @@ fn towards(known: &flow::Known) -> Option<Ends> {
 }
 
 #[inline(always)]
-fn carry(
-    ctx: &TcContext,
-    frame: &Frame,
-    packet: &Packet,
-    ends: &Ends,
-    counted: u32,
-    direction: Direction,
-) -> Action {
+fn carry(ctx: &TcContext, frame: &Frame, packet: &Packet, ends: &Ends, counted: u32, direction: Direction) -> Action {
     if packet.hops <= 1 {
         return Action::count_drop(DropReason::TtlExpired);
     }
