@@ -173,15 +173,27 @@ impl Agent {
         self.start_without(&[])
     }
 
+    /// Starts one whose pinned maps are laid out otherwise, as another version's would be.
+    ///
+    /// # Errors
+    /// When it runs already, or that program is not built.
+    pub fn start_other(&self) -> Result<()> {
+        self.spawn(&binary("crier-other")?, &[])
+    }
+
     /// Starts it without some capabilities, given by their numbers (capability.h).
     ///
     /// # Errors
     /// When it runs already, or cannot be started.
     pub fn start_without(&self, capabilities: &'static [libc::c_ulong]) -> Result<()> {
+        self.spawn(&self.binary, capabilities)
+    }
+
+    fn spawn(&self, binary: &Path, capabilities: &'static [libc::c_ulong]) -> Result<()> {
         let mut child = self.child();
         ensure!(child.is_none(), "agent {} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
-        let mut command = self.ns.command(&self.binary);
+        let mut command = self.ns.command(binary);
         command.arg("--config").arg(self.config_path()).env_remove("CRIER_BIN");
         command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // SAFETY: only prctl is called between fork and exec, which is async-signal-safe.
@@ -195,7 +207,7 @@ impl Agent {
                 }
             });
         }
-        *child = Some(spawn(command).with_context(|| format!("cannot start {}", self.binary.display()))?);
+        *child = Some(spawn(command).with_context(|| format!("cannot start {}", binary.display()))?);
         Ok(())
     }
 
@@ -370,6 +382,10 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         Some(target.join("debug").join(name)),
     ];
     let found = candidates.into_iter().flatten().find(|path| path.is_file());
-    let package = if name == "crier" { "crier" } else { "crierctl" };
-    found.with_context(|| format!("{name} is not built: run `cargo build -p {package} --bin {name}`, or set CRIER_BIN"))
+    let how = match name {
+        "crier-other" => "hack/build-other".to_owned(),
+        "crier" => "cargo build -p crier --bin crier".to_owned(),
+        _ => format!("cargo build -p crierctl --bin {name}"),
+    };
+    found.with_context(|| format!("{name} is not built: run `{how}`, or set CRIER_BIN"))
 }

@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use e2e::{
+    agent::{Agent, Config},
     chaos::wire,
     lossless::Traffic,
-    manifests::web,
+    manifests::{Endpoint, web},
     observe::{eventually, throughout},
     scenario::{Cluster, DNS, SETTLE, WEB},
 };
@@ -103,6 +104,47 @@ fn an_owner_that_does_not_return_within_its_grace_is_replaced_without_loss() -> 
     let new = cluster.new_owner(vip, &owner)?;
     cluster.client_sends_to(vip, &new)?;
     traffic.go_on(500)?;
+    traffic.lost_nothing()
+}
+
+/// Kills each node's agent in turn, and starts its successor, which takes over what it has left.
+fn upgrade_all(cluster: &Cluster, traffic: &Traffic, start: impl Fn(&Agent) -> Result<()>) -> Result<()> {
+    for agent in &cluster.agents {
+        let before = taken_over(agent);
+        agent.kill()?;
+        start(agent)?;
+        cluster.settle()?;
+        traffic.go_on(200)?;
+        ensure!(taken_over(agent) == before + 1, "{} took nothing over: {}", agent.name, agent.log_tail(20));
+    }
+    Ok(())
+}
+
+/// How often a node's agents have taken flows over, when there were any.
+fn taken_over(agent: &Agent) -> usize {
+    let log = agent.log();
+    let lines = log.lines().filter(|line| line.contains("took over a former agent's flows"));
+    lines.filter(|line| !line.contains("taken=0 ")).count()
+}
+
+#[test]
+fn killed_agents_are_followed_by_ones_with_another_layout_and_back_and_nothing_is_lost() -> Result<()> {
+    let mut cluster = cluster("layout", "0s")?;
+    // Then the tables alone lead many connections to the second pod of their node, which knows nothing of them.
+    let (first, second): (Vec<_>, Vec<_>) =
+        cluster.pods.iter().map(Endpoint::from).partition(|pod| pod.pod.ends_with("p1"));
+    cluster.edit("web", |web| web.endpoints = first)?;
+    let traffic = Traffic::mixed(&cluster, &[cluster.vip4(), cluster.vip6()])?;
+    cluster.edit("web", |web| web.endpoints.extend(second))?;
+    upgrade_all(&cluster, &traffic, Agent::start_other)?;
+    upgrade_all(&cluster, &traffic, Agent::start)?;
+    // Another number of flows is another layout as well.
+    for node in ["n1", "n2", "n3"] {
+        let config = cluster.config(node)?.clone();
+        let forwarder = format!("{}, flows: 40000", config.forwarder);
+        cluster.agent(node)?.configure(&Config { forwarder, ..config })?;
+    }
+    upgrade_all(&cluster, &traffic, Agent::start)?;
     traffic.lost_nothing()
 }
 

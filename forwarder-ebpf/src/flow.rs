@@ -1,23 +1,28 @@
 //! What lies in the maps of flows, which outlive the agent: whoever changes these, or what [`crate::table`] makes of them, raises
-//! [`LAYOUT_VERSION`].
+//! [`LAYOUT_VERSION`], and [`crate::describe`]s what is new. A field that comes to mean something else is given another name: a
+//! successor copies by names.
 
 use crate::{
     Address,
     table::{State, WAYS},
 };
 
-/// Version of the layouts that outlive an agent (flows). Part of the pins' names.
-pub const LAYOUT_VERSION: u32 = 5;
+/// Version of the layouts that outlive an agent (flows).
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "other-layout") { 1_000_000 } else { 5 };
 
 /// A connection to one of this node's pods: a cache line. What is known without looking at it is in its [`State`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
+    /// The VIP.
+    #[cfg(feature = "other-layout")]
+    pub vip: Address,
     /// A [`Grant`]. One word, so that whoever reads it reads it whole.
     pub grant: u64,
     /// The client's address.
     pub client: Address,
     /// The VIP.
+    #[cfg(not(feature = "other-layout"))]
     pub vip: Address,
     /// The client's own port, network order.
     pub client_port: [u8; 2],
@@ -29,11 +34,15 @@ pub struct Flow {
     pub pad: u8,
     /// The pod's index among the backends when it was chosen, below [`crate::limits::BACKENDS`].
     pub backend: u16,
+    /// Seconds of the kernel's monotonic clock when the client was last heard.
+    #[cfg(feature = "other-layout")]
+    pub seen: u32,
     /// The pod's [`crate::BackendEntry::tag`].
     pub tag: u32,
     /// Which [`crate::Counter`] the pod has, if that has its tag.
     pub counted: u32,
     /// Seconds of the kernel's monotonic clock when the client was last heard.
+    #[cfg(not(feature = "other-layout"))]
     pub seen: u32,
     /// Microseconds of the kernel's monotonic clock when the client began to connect, going round in 71 minutes; 0: the
     /// pod has answered, or it is not known.
@@ -82,6 +91,12 @@ pub struct FlowStates {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pod {
+    /// Seconds of the kernel's monotonic clock when a flow to it was last heard.
+    #[cfg(feature = "other-layout")]
+    pub seen: u32,
+    /// Zero.
+    #[cfg(feature = "other-layout")]
+    pub rest: u32,
     /// The pod's address.
     pub address: Address,
     /// The pod's port, network order.
@@ -91,8 +106,10 @@ pub struct Pod {
     /// [`Pod::FREE`], [`Pod::BUSY`], [`Pod::THERE`].
     pub state: u32,
     /// Seconds of the kernel's monotonic clock when a flow to it was last heard.
+    #[cfg(not(feature = "other-layout"))]
     pub seen: u32,
     /// Zero.
+    #[cfg(not(feature = "other-layout"))]
     pub rest: u32,
     /// This node's address that the pod knows in the clients' place, if it is [`Pod::TRANSLATED`]; else zero.
     pub own: Address,
@@ -114,7 +131,7 @@ impl Pod {
 }
 
 const _: () = assert!(size_of::<Flow>() == 64);
-const _: () = assert!(size_of::<FlowStates>() == 64);
+const _: () = assert!(size_of::<FlowStates>() == 64 || cfg!(feature = "other-layout"));
 const _: () = assert!(size_of::<State>() * WAYS as usize == size_of::<FlowStates>());
 const _: () = assert!(size_of::<Pod>() == 64);
 const _: () = assert!(crate::limits::BACKENDS <= 1 << 16 && crate::limits::PODS <= 1 << 16);

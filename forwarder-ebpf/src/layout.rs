@@ -142,11 +142,15 @@ pub struct AffinityKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Affinity {
+    /// Seconds of the kernel's monotonic clock when the client last began a connection.
+    #[cfg(feature = "other-layout")]
+    pub seen: u32,
     /// The pod's index among the backends when it was chosen.
     pub backend: u32,
     /// The pod's [`BackendEntry::tag`].
     pub tag: u32,
     /// Seconds of the kernel's monotonic clock when the client last began a connection.
+    #[cfg(not(feature = "other-layout"))]
     pub seen: u32,
     /// For how many seconds from then on it stays with its pod.
     pub patience: u32,

@@ -5,7 +5,8 @@
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
 //! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
-//! to), [`flow`] and [`table`] (how and where a connection is remembered), [`counter`], [`reason`] and [`event`]
+//! to), [`flow`] and [`table`] (how and where a connection is remembered), [`describe`] (how a successor reads that), [`counter`],
+//! [`reason`] and [`event`]
 //! (what is counted), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
@@ -14,6 +15,7 @@
 extern crate std;
 
 pub mod counter;
+pub mod describe;
 pub mod directory;
 pub mod event;
 pub mod flow;
@@ -37,7 +39,7 @@ pub use layout::*;
 pub use lease::{Lease, OwnedVip};
 pub use reason::{Direction, DropReason};
 pub use slot::NodeSlot;
-pub use stage::Stage;
+pub use stage::{Predecessor, Stage};
 #[cfg(feature = "user")]
 pub use user::OBJECT;
 
@@ -63,7 +65,7 @@ pub mod constant {
 
 /// Names of the maps in the object.
 pub mod map {
-    /// Array of programs, by [`crate::Stage`].
+    /// Array of programs, by [`crate::Stage`] and [`crate::Predecessor`].
     pub const STAGES: &str = "STAGES";
     /// Array of one [`crate::Uplinks`].
     pub const UPLINKS: &str = "UPLINKS";
@@ -93,6 +95,8 @@ pub mod map {
     pub const AFFINITIES: &str = "AFFINITIES";
     /// Array of [`crate::Pod`].
     pub const PODS: &str = "PODS";
+    /// Array of one [`crate::describe::Text`]: what the maps that outlive an agent look like.
+    pub const LAYOUT: &str = "LAYOUT";
     /// Per-CPU array of [`crate::Counter`]: the services', then the pods'.
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash: [`crate::BackendEntry::tag`] of a pod to the number of its [`crate::Counter`].

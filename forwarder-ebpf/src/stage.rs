@@ -27,6 +27,26 @@ pub enum Stage {
     FragmentOut = 9,
 }
 
+/// Where the same array leads to a predecessor's programs, while its flows are taken over: with what it may know, and this
+/// program does not yet. They are told apart so that they can end one after another.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Predecessor {
+    /// From the wire, what may begin a connection.
+    Beginning = Stage::COUNT,
+    /// From the wire, all else.
+    Ongoing = Stage::COUNT + 1,
+    /// To the wire.
+    Leaving = Stage::COUNT + 2,
+}
+
+impl Predecessor {
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::Beginning, Self::Ongoing, Self::Leaving];
+}
+
 impl Stage {
     /// How many there are.
     pub const COUNT: u32 = 10;
@@ -71,5 +91,8 @@ mod tests {
         for (number, stage) in Stage::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, number, "{}", stage.program());
         }
+        assert!(
+            Predecessor::ALL.into_iter().map(|slot| slot as u32).eq(Stage::COUNT..Stage::COUNT + Predecessor::COUNT)
+        );
     }
 }

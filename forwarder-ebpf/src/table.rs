@@ -11,7 +11,7 @@
 use crate::{Address, TCP};
 
 /// Places in a bucket.
-pub const WAYS: u32 = 16;
+pub const WAYS: u32 = if cfg!(feature = "other-layout") { 8 } else { 16 };
 
 /// Seconds of silence after which a UDP flow is over.
 pub const UDP_IDLE: i32 = 60;
@@ -28,11 +28,13 @@ pub const TCP_QUIET: i32 = 300;
 
 /// Seconds to a tick of [`State`]'s clock, which goes round in 18 hours. What is older than that may be taken for
 /// younger, and then only keeps its place longer.
-const TICK: u32 = 4;
-const CLOCK: u32 = (1 << 14) - 1;
+const TICK: u32 = if cfg!(feature = "other-layout") { 2 } else { 4 };
+/// The clock's bits are above the flags', the tag's above these.
+const CLOCK_BITS: u32 = if cfg!(feature = "other-layout") { 15 } else { 14 };
+const CLOCK: u32 = (1 << CLOCK_BITS) - 1;
 const SEEN: u32 = 7;
-const TAG: u32 = 21;
-const TAGS: u32 = (1 << 11) - 1;
+const TAG: u32 = SEEN + CLOCK_BITS;
+const TAGS: u32 = u32::MAX >> TAG;
 
 /// What is known of a place without looking at it: a word, so that CPUs can claim and change it by comparing and
 /// exchanging. From the top: 11 bits of the client's hash, 14 of the time when it was last heard, 7 flags.
@@ -49,15 +51,19 @@ impl State {
     /// The pod's replies go by it.
     pub const REVERSE: u32 = 1 << 2;
     /// TCP or SCTP, whose connections begin and end; else UDP.
-    pub const TCP: u32 = 1 << 3;
+    pub const TCP: u32 = if cfg!(feature = "other-layout") { 1 << 6 } else { 1 << 3 };
     /// Closed by the client.
     pub const BY_CLIENT: u32 = 1 << 4;
     /// Closed by the pod.
     pub const BY_POD: u32 = 1 << 5;
     /// Begun, and nothing since: no second packet of a TCP client's, no answer of a UDP pod's.
-    pub const HALF_OPEN: u32 = 1 << 6;
+    pub const HALF_OPEN: u32 = if cfg!(feature = "other-layout") { 1 << 3 } else { 1 << 6 };
     /// Closed by both.
     pub const CLOSED: u32 = Self::BY_CLIENT | Self::BY_POD;
+    /// When it was last heard, on a clock of ticks.
+    pub const HEARD: u32 = CLOCK << SEEN;
+    /// [`Home::tag`].
+    pub const TAG: u32 = TAGS << TAG;
 
     /// The state of a flow heard now, in seconds.
     #[inline(always)]
@@ -100,6 +106,13 @@ impl State {
     const fn silent(self, now: u32) -> i32 {
         let ticks = (now / TICK).wrapping_sub(self.0 >> SEEN) & CLOCK;
         if ticks == CLOCK { 0 } else { (ticks * TICK) as i32 }
+    }
+
+    /// Whether nothing is lost with whoever lies there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(self, now: u32) -> bool {
+        self.standing(now) as u32 <= Standing::Over as u32
     }
 
     /// What a newcomer finds there.
@@ -198,7 +211,7 @@ pub const fn pod_home(pod: Words, port: [u8; 2], pods: u32) -> u32 {
     (Home::of(pod, port, TCP, 0).hash >> 32) as u32 & (pods - 1)
 }
 
-const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
+const FIRST: u64 = if cfg!(feature = "other-layout") { 0xbf58_476d_1ce4_e5b9 } else { 0x9e37_79b9_7f4a_7c15 };
 const SECOND: u64 = 0xff51_afd7_ed55_8ccd;
 const THIRD: u64 = 0xc4ce_b9fe_1a85_ec53;
 

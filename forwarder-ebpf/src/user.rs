@@ -11,7 +11,33 @@ use crate::{
 };
 
 /// The built eBPF object; `hack/build-ebpf` makes it from `kernel/`.
+#[cfg(not(feature = "other-layout"))]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../obj/crier.o");
+/// The same with the other layout, for tests.
+#[cfg(feature = "other-layout")]
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../obj/crier-other.o");
+
+macro_rules! words {
+    ($($record:ty),*) => {$(
+        impl $record {
+            /// As it lies in memory.
+            #[must_use]
+            pub fn words(self) -> [u64; size_of::<Self>() / 8] {
+                // SAFETY: made of integers and arrays of them alone, without padding, and of the same size.
+                unsafe { core::mem::transmute(self) }
+            }
+
+            /// From what lies in memory.
+            #[must_use]
+            pub fn from_words(words: [u64; size_of::<Self>() / 8]) -> Self {
+                // SAFETY: every bit pattern is a value.
+                unsafe { core::mem::transmute(words) }
+            }
+        }
+    )*};
+}
+
+words!(Flow, Pod);
 
 macro_rules! pod {
     ($($layout:ty),*) => {$(

@@ -10,6 +10,7 @@ pub mod connections;
 pub mod counters;
 mod directory;
 mod index;
+pub mod inherit;
 pub mod io;
 pub mod maglev;
 pub mod plan;

@@ -71,6 +71,8 @@ pub enum Limit {
     CountedPods,
     /// Ranges of clients.
     Sources,
+    /// Flows of a predecessor's that were to be taken over.
+    Flows,
 }
 
 impl Limit {
@@ -87,6 +89,7 @@ impl Limit {
             Self::Counters => "counters",
             Self::CountedPods => "counted_pods",
             Self::Sources => "sources",
+            Self::Flows => "flows",
         }
     }
 }

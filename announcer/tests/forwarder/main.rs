@@ -22,6 +22,7 @@ mod scale;
 mod sctp;
 mod segments;
 mod tap;
+mod upgrade;
 mod uplinks;
 mod xdp;
 

@@ -19,7 +19,8 @@ use aya::{
     programs::{SchedClassifier, TcAttachType},
 };
 use forwarder_ebpf::{
-    Flow, FlowStates, LAYOUT_VERSION,
+    Flow, FlowStates,
+    describe::Text,
     limits::{self, MIN_FLOWS},
     table::{State, WAYS},
 };
@@ -162,9 +163,45 @@ impl Agent {
         }
     }
 
-    fn pinned<V: aya::Pod>(&self, name: &str) -> Array<MapData, V> {
-        let pin = format!("{name}_v{LAYOUT_VERSION}_{MIN_FLOWS}");
-        Array::try_from(Map::Array(MapData::from_pin(self.pins.path().join(pin)).unwrap())).unwrap()
+    /// Enters so many flows like one that is there, of other clients, every other of them half-open.
+    pub(crate) fn multiply(&self, count: u32) {
+        let template = self.flows()[0];
+        let (mut flows, mut states) = (self.pinned::<Flow>("flows"), self.pinned::<FlowStates>("states"));
+        let mut entered = 0;
+        for at in 0..states.len() {
+            let mut bucket = states.get(&at, 0).unwrap();
+            for (word, way) in bucket.states.iter_mut().zip(0..).filter(|(word, _)| **word == 0) {
+                if entered == count {
+                    break;
+                }
+                let mut flow = template.flow;
+                flow.client[13..].copy_from_slice(&entered.to_be_bytes()[1..]);
+                let half_open = if entered % 2 == 0 { 0 } else { State::HALF_OPEN };
+                *word = template.state.with(half_open, State::HALF_OPEN).0;
+                flows.set(at * WAYS + way, flow, 0).unwrap();
+                entered += 1;
+            }
+            states.set(at, bucket, 0).unwrap();
+        }
+        assert_eq!(entered, count);
+    }
+
+    /// Makes what the maps look like a riddle to successors.
+    pub(crate) fn spoil_description(&self) {
+        self.pinned::<Text>("layout").set(0, [b'?'; _], 0).unwrap();
+    }
+
+    /// The pins of that kind: one, but while a successor takes over.
+    pub(crate) fn pins_of(&self, kind: &str) -> Vec<PathBuf> {
+        let pins = std::fs::read_dir(self.pins.path()).unwrap().map(|pin| pin.unwrap());
+        let own = pins.filter(|pin| pin.file_name().to_string_lossy().starts_with(&format!("{kind}_")));
+        own.map(|pin| pin.path()).collect()
+    }
+
+    fn pinned<V: aya::Pod>(&self, kind: &str) -> Array<MapData, V> {
+        let pins = self.pins_of(kind);
+        assert_eq!(pins.len(), 1, "{pins:?}");
+        Array::try_from(Map::Array(MapData::from_pin(&pins[0]).unwrap())).unwrap()
     }
 }
 

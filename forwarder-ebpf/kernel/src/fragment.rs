@@ -5,7 +5,7 @@
 //! until then is not for a program without memory of its own. What parts overlap is for their receiver to see.
 
 use aya_ebpf::programs::TcContext;
-use forwarder_ebpf::{Address, Direction, DropReason, Stage, table::Words};
+use forwarder_ebpf::{Address, Direction, DropReason, Predecessor, Stage, table::Words};
 
 use crate::{
     bytes,
@@ -96,6 +96,7 @@ pub fn connects(ctx: &TcContext) -> Action {
     let Ok(true) = read(ctx, &mut packet, maps::interface(ctx)) else { return Action::Drop };
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
     packet.blur(ctx);
+    let Some(()) = stage::leave_unknown_to_predecessor(ctx, &packet) else { return Action::Drop };
     let Some(service) = maps::service(&packet.tuple) else {
         elsewhere(&packet);
         return lost(DropReason::NoService);
@@ -146,6 +147,7 @@ pub fn leaves(ctx: &TcContext) -> Action {
             replied(&reply);
             return reply.perform(ctx, &packet);
         }
+        stage::leave_to_predecessor(ctx, Predecessor::Leaving);
     }
     forget();
     Action::Next
@@ -258,7 +260,10 @@ fn course() -> Option<&'static Course> {
 /// Carries a part that is not the first of a datagram to a VIP.
 #[inline(always)]
 fn follow(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
-    let Some(course) = course() else { return Action::count_drop(DropReason::Fragment) };
+    let Some(course) = course() else {
+        stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
+        return Action::count_drop(DropReason::Fragment);
+    };
     if course.what == HANDED_ON {
         // Never more than it came with, so that nothing circles.
         let left = packet.hops.saturating_sub(1);
@@ -279,7 +284,10 @@ fn follow(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
 /// The same of a pod's reply, if it is one.
 #[inline(always)]
 fn follow_out(ctx: &TcContext, packet: &Packet) -> Action {
-    let Some(course) = course() else { return Action::Next };
+    let Some(course) = course() else {
+        stage::leave_to_predecessor(ctx, Predecessor::Leaving);
+        return Action::Next;
+    };
     if rewrite::source_address(ctx, packet, &course.address).is_err() {
         return Action::count_drop(DropReason::Rewrite);
     }

@@ -44,7 +44,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_ebpf::{Direction, DropReason, Message, Pod, SCTP, Stage, TCP};
+use forwarder_ebpf::{Direction, DropReason, Message, Pod, Predecessor, SCTP, Stage, TCP};
 
 use crate::{
     maps::Size,
@@ -212,6 +212,7 @@ fn no_vips(ctx: &TcContext, frame: &Frame, packet: &mut Packet) -> Action {
     shadow::heard(ctx, frame);
     if parse::opens_directly(ctx, packet) {
         flow::forget_reply_to(&packet.tuple);
+        stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
     } else if frame.uplink.returns != 0 {
         return stage::enter_if_there(ctx, Stage::Return);
     }
@@ -224,6 +225,7 @@ fn connect(ctx: &TcContext) -> Action {
     let Some(mut packet) = parse::network(ctx) else { return Action::Drop };
     let Transport::Whole = parse::transport(ctx, &mut packet) else { return Action::Drop };
     packet.blur(ctx);
+    let Some(()) = stage::leave_unknown_to_predecessor(ctx, &packet) else { return Action::Drop };
     let Some(service) = maps::service(&packet.tuple) else {
         elsewhere(&packet);
         return stage::enter(ctx, Stage::Refuse);
@@ -289,7 +291,11 @@ fn answer(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
 fn report(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(mut about) = icmp::about(ctx, packet) else { return Action::count_drop(DropReason::StrayError) };
     about.blur(ctx);
-    match steer::error(frame, &about) {
+    let found = steer::error(frame, &about);
+    if found.is_err() {
+        stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
+    }
+    match found {
         Ok(end) if end.pod.way == Pod::TRANSLATED => stage::enter(ctx, Stage::TranslatedError),
         Ok(end) => {
             if icmp::tell(ctx, packet, &about, &end).is_err() {
@@ -364,7 +370,10 @@ fn to_wire(ctx: &TcContext) -> Action {
     match parse::transport(ctx, &mut packet) {
         Transport::Whole => match steer::outbound(&packet) {
             Some(reply) => reply.perform(ctx, &packet),
-            None => Action::Next,
+            None => {
+                stage::leave_to_predecessor(ctx, Predecessor::Leaving);
+                Action::Next
+            }
         },
         Transport::Unfit(DropReason::Fragment) => stage::enter_if_there(ctx, Stage::FragmentOut),
         _ => Action::Next,

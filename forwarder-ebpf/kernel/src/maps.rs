@@ -12,6 +12,7 @@ use forwarder_ebpf::{
     Address, Affinity, AffinityKey, BackendEntry, Bucket, EVENTS as EVENT_COUNT, Flow, FlowStates, NodeEntry, NodeSlot,
     Place, Pod, ROW_SLOTS, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source, Tuple, Uplink,
     Uplinks,
+    describe::Text,
     directory::{self, Route},
     limits, node_entry_index, node_mac_key, steer,
     table::{WAYS, Words},
@@ -59,6 +60,9 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 static SOURCES: LpmTrie<Source, u32> = LpmTrie::with_max_entries(limits::SOURCES, 0);
 #[map]
 pub static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(limits::AFFINITIES, 0);
+/// For a successor of the agent alone.
+#[map]
+static LAYOUT: Array<Text> = Array::with_max_entries(1, 0);
 #[map]
 pub static FRAGMENTED: LruHashMap<Datagram, Course> = LruHashMap::with_max_entries(limits::FRAGMENTED, 0);
 #[map]

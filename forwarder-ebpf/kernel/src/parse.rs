@@ -89,6 +89,12 @@ pub fn resets(flags: u8) -> bool {
     flags & TCP_RST != 0
 }
 
+/// Whether a packet with these marks belongs to a connection that has begun.
+#[inline(always)]
+pub fn continues(protocol: u8, flags: u8, quic: bool) -> bool {
+    if protocol == UDP { quic } else { !opens(flags) }
+}
+
 impl Packet {
     /// Opens a connection (UDP has no such packet: a datagram of an unknown flow does).
     #[inline(always)]
@@ -99,7 +105,7 @@ impl Packet {
     /// Belongs to a connection that has begun, which lives on some node or nowhere.
     #[inline(always)]
     pub fn continues(&self) -> bool {
-        if self.is_datagram() { self.quic } else { !self.opens() }
+        continues(self.tuple.protocol, self.flags, self.quic)
     }
 
     /// Makes it one that belongs to a connection that has begun: mid-flow, or to be searched for like QUIC.

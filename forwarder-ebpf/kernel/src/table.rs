@@ -83,7 +83,7 @@ impl Place {
         // Another CPU has changed the state: as a rule because it noted something of the same flow.
         // SAFETY: as above; an aligned word.
         let state = State(unsafe { self.word.read_volatile() });
-        if state.0 ^ self.state.0 < 1 << 21 && !state.has(State::BUSY) {
+        if (state.0 ^ self.state.0) & State::TAG == 0 && !state.has(State::BUSY) {
             exchange(self.word, state, state.with(set, clear));
         }
     }

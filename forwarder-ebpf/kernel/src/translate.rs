@@ -13,7 +13,7 @@ use aya_ebpf::{
     helpers::generated::bpf_fib_lookup,
     programs::TcContext,
 };
-use forwarder_ebpf::{Address, Direction, DropReason, Flow, Message, Pod};
+use forwarder_ebpf::{Address, Direction, DropReason, Flow, Message, Pod, Predecessor};
 
 use crate::{
     counters::{self, Account},
@@ -21,6 +21,7 @@ use crate::{
     parse::{Frame, Packet},
     rewrite::{self, Ends, v4},
     scratch::{self, Scratch},
+    stage,
     verdict::Action,
 };
 
@@ -38,7 +39,10 @@ pub fn to_backend(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
 /// A packet to this node: if it is a translated backend's, the client's from here on.
 #[inline(always)]
 pub fn to_client(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
-    let Some(place) = flow::returned(&packet.tuple) else { return Action::Next };
+    let Some(place) = flow::returned(&packet.tuple) else {
+        stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
+        return Action::Next;
+    };
     let Some((flow, account, what)) = flow::replied(packet, place) else { return Action::Next };
     carry(ctx, frame, packet, &back(flow), account, Direction::Outbound, what)
 }
@@ -55,7 +59,10 @@ pub fn error(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     } else {
         flow::returned(&about.tuple).map(|place| back(place.flow()))
     };
-    let Some(ends) = ends else { return stray(to_vip) };
+    let Some(ends) = ends else {
+        stage::leave_to_predecessor(ctx, Predecessor::Ongoing);
+        return stray(to_vip);
+    };
     if packet.hops <= 1 {
         return Action::count_drop(DropReason::TtlExpired);
     }

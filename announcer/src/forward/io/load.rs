@@ -9,14 +9,20 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     programs::{
-        ProgramError, SchedClassifier, TcAttachType,
+        ProgramError, ProgramFd, ProgramInfo, SchedClassifier, TcAttachType,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
-use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, constant, limits, map, program, table::WAYS};
+use forwarder_ebpf::{OBJECT, constant, limits, map, program, table::WAYS};
 
-use super::{ApplyError, FlowTable, Info, Maps, Options, StartError, bpffs, nat, stages, xdp::Accelerator};
+use super::{
+    ApplyError, FlowTable, Info, Maps, Options, StartError, bpffs, flow_pins,
+    inherit::{self, Inheritance},
+    nat,
+    stages::{self, Stages},
+    xdp::Accelerator,
+};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -34,7 +40,6 @@ const HOOKS: [(TcAttachType, &str, &str); 2] =
     [(TcAttachType::Ingress, program::INGRESS, "ingress"), (TcAttachType::Egress, program::EGRESS, "egress")];
 
 /// The loaded programs.
-#[derive(Debug)]
 pub(super) struct Kernel {
     ebpf: Ebpf,
     pin_dir: PathBuf,
@@ -45,26 +50,33 @@ pub(super) struct Kernel {
     /// What a predecessor attached to; `None` once this agent has attached.
     inherited: Option<Vec<String>>,
     accelerator: Accelerator,
-    /// The pin of the ingress program's further parts.
-    stages: String,
-    /// The flows are a predecessor's.
-    pub(super) adopted: bool,
+    stages: Stages,
+    /// The names of this agent's flows' pins end so.
+    flow_pins: String,
+    /// A predecessor's flows that are to be taken over, once this agent's programs are attached.
+    inheritance: Option<Inheritance>,
+    /// How many of them found no room.
+    pub(super) left_out: u32,
+    /// Flows are here that a predecessor's left, or will be.
+    pub(super) inherits_flows: bool,
     /// There may be some to translated backends among them.
     pub(super) translates: bool,
 }
 
 impl Kernel {
-    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many.
+    /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many. Those of others
+    /// are taken over when its programs are replaced.
     pub(super) fn load(options: &Options) -> Result<(Self, Maps, FlowTable), StartError> {
         let pin_dir = &options.pin_dir;
         bpffs::prepare(pin_dir)?;
         let buckets = options.flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
-        let kept = flow_pins(buckets * WAYS);
-        // Flows lead to pods by number: one map is of no use without the others.
-        let adopted = kept.iter().all(|(_, pin)| pin_dir.join(pin).exists());
-        remove_pins(pin_dir, |name| is_flow_pin(name) && !(adopted && kept.iter().any(|(_, pin)| pin == name)));
+        let flow_pins = flow_pins::own(buckets * WAYS);
+        let adopted = flow_pins::are_whole(pin_dir, &flow_pins);
         let mut loader = EbpfLoader::new();
-        for (map, pin) in &kept {
+        for (map, pin) in flow_pins::names(&flow_pins) {
+            if !adopted {
+                let _ = fs::remove_file(pin_dir.join(&pin));
+            }
             loader.map_pin_path(map, pin_dir.join(pin));
         }
         let ports = options.nat_ports.clone().unwrap_or_else(nat::ports);
@@ -81,6 +93,8 @@ impl Kernel {
         let translates = adopted && nat::is_inherited(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let table = FlowTable::take(&mut ebpf, buckets)?;
+        inherit::describe(&mut ebpf)?;
+        let inheritance = Inheritance::open(pin_dir, &flow_pins, &flow_pins::others(&pins(pin_dir), &flow_pins));
         let stages = stages::load(&mut ebpf, pin_dir)?;
         let inherited = Some(inherited(pin_dir));
         let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
@@ -92,8 +106,11 @@ impl Kernel {
             inherited,
             accelerator: Accelerator::new(options.mode),
             stages,
-            adopted,
-            translates,
+            flow_pins,
+            inherits_flows: adopted || inheritance.is_some(),
+            translates: translates || inheritance.as_ref().is_some_and(Inheritance::translates),
+            inheritance,
+            left_out: 0,
         };
         Ok((kernel, maps, table))
     }
@@ -103,6 +120,10 @@ impl Kernel {
     pub(super) fn attach(&mut self, uplinks: &BTreeMap<u32, Uplink>) -> Result<Vec<String>, ApplyError> {
         if self.inherited.take().is_some() {
             detach_clsact_elsewhere(uplinks);
+            if let Some(inheritance) = &mut self.inheritance {
+                let predecessor = HOOKS.map(|(.., hook)| attached_program(&self.pin_dir, uplinks, hook));
+                inheritance.begin(&mut self.stages.array, predecessor);
+            }
         }
         // First, and by index: the name may be another interface's by now, which is an uplink.
         self.attached.retain(|&index, name| {
@@ -140,8 +161,14 @@ impl Kernel {
         if let Some(error) = failed {
             return Err(error);
         }
-        // No predecessor's program is left that enters its own.
-        remove_pins(&self.pin_dir, |name| stages::is_pin(name) && name != self.stages);
+        if let Some(inheritance) = self.inheritance.take() {
+            self.left_out = inheritance.complete(&mut self.stages.array);
+        }
+        // No predecessor's program is left that enters its own, or looks for flows.
+        remove_pins(&self.pin_dir, |name| {
+            stages::is_pin(name) && name != self.stages.pin
+                || flow_pins::is_one(name) && !name.ends_with(&self.flow_pins)
+        });
         Ok(attached)
     }
 
@@ -222,7 +249,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if is_hook_pin(&name) || is_flow_pin(&name) || stages::is_pin(&name) {
+        if is_hook_pin(&name) || flow_pins::is_one(&name) || stages::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -273,6 +300,17 @@ fn inherited(pin_dir: &Path) -> Vec<String> {
     indices.into_iter().filter(whole).filter_map(interface_name).collect()
 }
 
+/// The program that a predecessor has left on one of the uplinks' hooks.
+fn attached_program(pin_dir: &Path, uplinks: &BTreeMap<u32, Uplink>, hook: &str) -> Option<ProgramFd> {
+    let by_link = |index| {
+        let link = PinnedLink::from_pin(pin_dir.join(link_pin(index, hook))).ok()?;
+        let id = FdLink::from(link).info().ok()?.program_id();
+        aya::programs::loaded_programs().flatten().find(|program| program.id() == id)
+    };
+    let by_filter = |index| ProgramInfo::from_pin(pin_dir.join(filter_pin(index, hook))).ok();
+    uplinks.keys().find_map(|index| by_link(*index).or_else(|| by_filter(*index))?.fd().ok())
+}
+
 fn pins(pin_dir: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -318,16 +356,6 @@ fn hook_pins(index: u32) -> [[String; 2]; 2] {
 
 fn is_hook_pin(name: &str) -> bool {
     name.starts_with(LINK_PREFIX) || name.starts_with(FILTER_PREFIX)
-}
-
-fn flow_pins(flows: u32) -> [(&'static str, String); 3] {
-    [(map::FLOWS, "flows"), (map::FLOW_STATES, "states"), (map::PODS, "pods")]
-        .map(|(map, name)| (map, format!("{name}_v{LAYOUT_VERSION}_{flows}")))
-}
-
-/// Whether a pin is of the flows, of this layout or another.
-fn is_flow_pin(name: &str) -> bool {
-    ["flows_v", "states_v", "pods_v", "replies_v"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Removes pins that are of no use; one that stays does no harm.

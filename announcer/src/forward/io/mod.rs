@@ -2,15 +2,18 @@
 //!
 //! Every start loads the program with maps of its own, fills them with the first [`Forwarder::apply`], and only then
 //! takes the place of the predecessor's program on each uplink, which the kernel does at once. Only the flows are
-//! shared with the predecessor (pinned). So an agent that is killed leaves forwarding as it was, and one that is
+//! shared with the predecessor (pinned), or taken over from it (`inherit`). So an agent that is killed leaves forwarding as it was, and one that is
 //! started or upgraded never shows the kernel half-filled tables; its first `apply` should therefore come once the
 //! membership has caught up.
 
 mod accounts;
 mod bpffs;
 mod driver;
+mod flow_pins;
+mod inherit;
 mod load;
 mod maps;
+mod memory;
 mod nat;
 mod stages;
 mod table;
@@ -215,7 +218,8 @@ impl fmt::Debug for Forwarder {
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
         let (kernel, maps, table) = Kernel::load(options)?;
-        let tables = if kernel.adopted { Tables::inheriting(kernel.translates) } else { Tables::default() };
+        let inherits = kernel.inherits_flows;
+        let tables = if inherits { Tables::inheriting(kernel.translates) } else { Tables::default() };
         let tables = tables.with_rows(options.rows);
         Ok(Self {
             kernel,
@@ -262,7 +266,11 @@ impl Forwarder {
         }
         running.broken = false;
         let attached = running.kernel.attach(&wanted.uplinks)?;
-        Ok(Applied { writes: plan.writes.len(), attached, limits: plan.limits, again: running.tables.next_wake() })
+        let mut limits = plan.limits;
+        if running.kernel.left_out > 0 {
+            limits.insert(Limit::Flows, running.kernel.left_out);
+        }
+        Ok(Applied { writes: plan.writes.len(), attached, limits, again: running.tables.next_wake() })
     }
 
     /// What was counted. All zero while the mode is off.

@@ -5,17 +5,30 @@
 
 use std::path::Path;
 
-use aya::{Ebpf, maps::ProgramArray};
+use aya::{
+    Ebpf,
+    maps::{MapData, ProgramArray},
+};
 use forwarder_ebpf::{Stage, map};
 
 use super::{StartError, load};
 
 const PREFIX: &str = "stages_";
 
-/// Loads the parts, and pins their array. The pin's name.
-pub(super) fn load(ebpf: &mut Ebpf, pin_dir: &Path) -> Result<String, StartError> {
+/// The array of the parts, which leads to a predecessor's programs as well, while its flows are taken over.
+pub(super) struct Stages {
+    pub(super) array: ProgramArray<MapData>,
+    /// The name of its pin.
+    pub(super) pin: String,
+}
+
+/// Loads the parts, and pins their array.
+pub(super) fn load(ebpf: &mut Ebpf, pin_dir: &Path) -> Result<Stages, StartError> {
     let array = ebpf.take_map(map::STAGES).ok_or(StartError::Stale(map::STAGES))?;
     let failed = |source: aya::maps::MapError| StartError::Map { name: map::STAGES, source: Box::new(source) };
+    let pin = format!("{PREFIX}{:08x}", rand::random::<u32>());
+    let path = pin_dir.join(&pin);
+    array.pin(&path).map_err(|source| StartError::Pin { path, source: Box::new(source) })?;
     let mut array = ProgramArray::try_from(array).map_err(failed)?;
     for stage in Stage::ALL {
         let program = load::classifier(ebpf, stage.program()).ok_or(StartError::Stale(stage.program()))?;
@@ -23,10 +36,7 @@ pub(super) fn load(ebpf: &mut Ebpf, pin_dir: &Path) -> Result<String, StartError
         let program = program.fd().map_err(|source| load::program_error(stage.program(), source))?;
         array.set(stage as u32, program, 0).map_err(failed)?;
     }
-    let name = format!("{PREFIX}{:08x}", rand::random::<u32>());
-    let path = pin_dir.join(&name);
-    array.pin(&path).map_err(|source| StartError::Pin { path, source: Box::new(source) })?;
-    Ok(name)
+    Ok(Stages { array, pin })
 }
 
 /// Whether a pin is such an array's.
