@@ -10,10 +10,12 @@ use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncode
 use crate::health::ProbeMetrics;
 
 mod detection;
+mod forwarding;
 mod snapshot;
 
+pub use forwarding::{FlowTable, ForwardCount, PodCount};
 pub use snapshot::{
-    BackendHealth, ForwardCount, GossipCounts, PoolAddresses, SelfTested, ShadowCounts, Snapshot, SourceState, VipOwned,
+    BackendHealth, GossipCounts, PoolAddresses, SelfTested, ShadowCounts, Snapshot, SourceState, VipOwned,
 };
 
 /// The registry and all handles. Make one for each agent; share it by `Arc`.

@@ -1,6 +1,6 @@
 //! What users and their tools see: status, readiness, metrics, `crierctl`.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
@@ -51,8 +51,11 @@ fn health_and_readiness_are_answered() -> Result<()> {
     Ok(())
 }
 
+/// How often connections are counted, and some.
+const COUNTED: Duration = Duration::from_secs(12);
+
 /// Those that exist without anything having gone wrong.
-const METRICS: [&str; 16] = [
+const METRICS: [&str; 21] = [
     "crier_build_info",
     "crier_members",
     "crier_member_transitions_total",
@@ -66,6 +69,11 @@ const METRICS: [&str; 16] = [
     "crier_forward_packets_total",
     "crier_forward_bytes_total",
     "crier_flows_total",
+    "crier_flow_resets_total",
+    "crier_syn_retransmits_total",
+    "crier_backend_packets_total",
+    "crier_backend_bytes_total",
+    "crier_backend_flows_total",
     "crier_second_hop_packets_total",
     "crier_pool_addresses",
     "crier_source_connected",
@@ -103,6 +111,45 @@ fn the_promised_metrics_are_there_and_count() -> Result<()> {
 }
 
 #[test]
+fn connections_are_counted_measured_and_listed_where_their_pods_are() -> Result<()> {
+    const COUNT: usize = 12;
+    let cluster = cluster("flows")?;
+    let sum = |name: &str| -> Result<f64> {
+        cluster.agents.iter().map(|agent| Ok(agent.metrics()?.metric(name).label("service", "web").sum())).sum()
+    };
+    let held = cluster.long_lived(cluster.vip4(), COUNT)?;
+    // Connections in use are counted every ten seconds.
+    eventually(SETTLE + COUNTED, "all are in use", || {
+        for name in ["crier_flows_active", "crier_backend_flows_active"] {
+            let active = sum(name)?;
+            ensure!(active == COUNT as f64, "{name} is {active}");
+        }
+        Ok(())
+    })?;
+    let begun = sum("crier_flows_total")?;
+    assert_eq!(sum("crier_backend_flows_total")?, begun);
+    assert_eq!(sum("crier_connect_seconds_count")?, begun, "each was measured");
+    let listed = || -> Result<usize> {
+        let mut listed = 0;
+        for agent in &cluster.agents {
+            let arguments = ["flows", "--service", "default/web", "-o", "json", "--agent"];
+            let output = Command::new(binary("crierctl")?).args(arguments).arg(agent.socket()).output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let json: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+            let flows = json["flows"].as_array().context("no flows")?;
+            let here: Vec<_> = flows.iter().filter(|flow| flow["state"] == "established").collect();
+            ensure!(here.iter().all(|flow| flow["vip"] == "10.77.0.100" && !flow["pod"].is_null()), "{json}");
+            listed += here.len();
+        }
+        Ok(listed)
+    };
+    assert_eq!(listed()?, COUNT);
+    held.finish()?;
+    eventually(SETTLE, "none is in use", || Ok(ensure!(listed()? == 0)))?;
+    eventually(SETTLE + COUNTED, "none is counted", || Ok(ensure!(sum("crier_flows_active")? == 0.0)))
+}
+
+#[test]
 fn crierctl_shows_the_status_as_a_table_and_as_json() -> Result<()> {
     let cluster = cluster("crierctl")?;
     let agent = cluster.agent("n1")?;
@@ -132,7 +179,7 @@ fn keys_are_changed_without_a_moment_apart() -> Result<()> {
             config.keys.clone_from(&keys);
             agent.configure(&config)?;
             agent.hup()?;
-            e2e::observe::throughout(std::time::Duration::from_millis(500), "nobody is lost", || {
+            e2e::observe::throughout(Duration::from_millis(500), "nobody is lost", || {
                 ensure!(agent.status()?.up() == ["n1", "n2", "n3"]);
                 Ok(())
             })?;

@@ -44,11 +44,12 @@ fn each_segments_vips_are_served_by_pods_of_all_nodes_and_on_that_segment_alone(
     cluster.agents.iter().try_for_each(e2e::agent::Agent::start)?;
     cluster.settle()?;
 
-    let first = Sniffer::start(&cluster.client().ns, "eth0")?;
-    let second = Sniffer::start(&cluster.client().ns, "eth1")?;
+    let wires = ["eth0", "eth1"].map(|interface| Sniffer::start(&cluster.client().ns, interface));
+    let [first, second] = wires;
+    let (first, second) = (first?, second?);
     let front = [cluster.vip4(), cluster.vip6()].map(|vip| (vip, &first, &second));
-    let back = back.map(|vip| (vip.parse::<IpAddr>(), &second, &first));
-    let back = back.into_iter().map(|(vip, own, other)| Ok((vip?, own, other))).collect::<Result<Vec<_>>>()?;
+    let [back4, back6] = back.map(str::parse::<IpAddr>);
+    let back = [back4?, back6?].map(|vip| (vip, &second, &first));
     for (vip, own, other) in front.into_iter().chain(back) {
         for (transport, port) in [(Transport::Tcp, WEB), (Transport::Udp, DNS)] {
             let pods = cluster.ask_many(transport, SocketAddr::new(vip, port), 60)?;

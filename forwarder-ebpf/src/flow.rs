@@ -31,12 +31,13 @@ pub struct Flow {
     pub backend: u16,
     /// The pod's [`crate::BackendEntry::tag`].
     pub tag: u32,
-    /// Which counters the service has.
+    /// Which [`crate::Counter`] the pod has, if that has its tag.
     pub counted: u32,
     /// Seconds of the kernel's monotonic clock when the client was last heard.
     pub seen: u32,
-    /// Zero.
-    pub rest: u32,
+    /// Microseconds of the kernel's monotonic clock when the client began to connect, going round in 71 minutes; 0: the
+    /// pod has answered, or it is not known.
+    pub begun: u32,
 }
 
 /// What decides where a client's packets go. It is found by comparing the flow's ends, which another CPU may be

@@ -94,7 +94,7 @@ impl Place {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
-    /// Which counters it has; see [`counter_index`].
+    /// Its number among the [`crate::Counter`]s, the [`crate::Handed`] and the [`crate::Waits`].
     pub counted: u32,
     /// First row of the node table.
     pub node_row: u32,
@@ -183,10 +183,12 @@ pub struct BackendEntry {
     pub port: [u8; 2],
     /// Zero.
     pub pad: [u8; 2],
-    /// A hash of what it is (service, address, port): tells it from another that has its index later.
+    /// A hash of what it is (service, address, port), never 0: tells it from another that has its index later.
     pub tag: u32,
     /// [`BackendEntry::USABLE`], [`BackendEntry::TRANSLATED`].
     pub flags: u32,
+    /// Which [`crate::Counter`] it has; 0: its service's.
+    pub counted: u32,
     /// This node's address by which a translated backend knows the clients; else zero.
     pub own: Address,
 }
@@ -197,7 +199,8 @@ impl BackendEntry {
     /// It cannot answer the clients past this node: its connections come from [`BackendEntry::own`].
     pub const TRANSLATED: u32 = 2;
     /// No such backend.
-    pub const NONE: Self = Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0, own: [0; 16] };
+    pub const NONE: Self =
+        Self { address: [0; 16], port: [0; 2], pad: [0; 2], tag: 0, flags: 0, counted: 0, own: [0; 16] };
 }
 
 /// Both ends of a packet. Aligned, so that addresses are compared and hashed by words.
@@ -216,18 +219,6 @@ pub struct Tuple {
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],
-}
-
-/// What went by.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counter {
-    /// Packets as on the wire: segments, where the kernel carries many as one.
-    pub packets: u64,
-    /// Bytes with link-layer headers.
-    pub bytes: u64,
-    /// Connections begun.
-    pub flows: u64,
 }
 
 /// Another node's MAC as frames for it would reach this node: flooded by a switch that has lost its port.
@@ -304,9 +295,8 @@ const _: () = assert!(size_of::<Source>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 20);
 const _: () = assert!(size_of::<Affinity>() == 16);
 const _: () = assert!(size_of::<NodeEntry>() == 8);
-const _: () = assert!(size_of::<BackendEntry>() == 44);
+const _: () = assert!(size_of::<BackendEntry>() == 48);
 const _: () = assert!(size_of::<Tuple>() == 40);
-const _: () = assert!(size_of::<Counter>() == 24);
 
 /// Where a node's entry for an uplink lies in the map `NODES`.
 #[inline(always)]
@@ -321,13 +311,6 @@ pub const fn node_entry_index(node: u16, column: u8) -> u32 {
 pub const fn node_mac_key(mac: [u8; 6], column: u8) -> [u8; 8] {
     let [a, b, c, d, e, f] = mac;
     [a, b, c, d, e, f, column, 0]
-}
-
-/// Where a service's counter for a direction lies in the map `COUNTERS`.
-#[inline(always)]
-#[must_use]
-pub const fn counter_index(counted: u32, direction: crate::Direction) -> u32 {
-    counted * crate::Direction::COUNT + direction as u32
 }
 
 /// An IPv4 address as [`Address`].

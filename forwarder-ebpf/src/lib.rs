@@ -5,7 +5,7 @@
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
 //! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
-//! to), [`flow`] and [`table`] (how and where a connection is remembered), [`reason`] and [`event`]
+//! to), [`flow`] and [`table`] (how and where a connection is remembered), [`counter`], [`reason`] and [`event`]
 //! (what is counted), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
@@ -13,6 +13,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod counter;
 pub mod directory;
 pub mod event;
 pub mod flow;
@@ -29,6 +30,7 @@ pub mod vips;
 #[cfg(feature = "user")]
 mod user;
 
+pub use counter::{Counter, Handed, Waits};
 pub use event::{AFFINITIES_ADDED, EVENTS, Eviction, Message, SECOND_HOPS, ShadowEvent};
 pub use flow::*;
 pub use layout::*;
@@ -91,8 +93,14 @@ pub mod map {
     pub const AFFINITIES: &str = "AFFINITIES";
     /// Array of [`crate::Pod`].
     pub const PODS: &str = "PODS";
-    /// Per-CPU array of [`crate::Counter`], by [`crate::counter_index`].
+    /// Per-CPU array of [`crate::Counter`]: the services', then the pods'.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Hash: [`crate::BackendEntry::tag`] of a pod to the number of its [`crate::Counter`].
+    pub const COUNTED: &str = "COUNTED";
+    /// Per-CPU array of [`crate::Handed`], by a service's number.
+    pub const HANDED: &str = "HANDED";
+    /// Array of [`crate::Waits`], by a service's number.
+    pub const WAITS: &str = "WAITS";
     /// Hash: [`crate::ShadowKey`] to [`crate::Shadow`].
     pub const SHADOWS: &str = "SHADOWS";
     /// Hash: [`crate::ShadowedVip`] to a word that is not looked at.

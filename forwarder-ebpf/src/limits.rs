@@ -43,8 +43,12 @@ pub const FRAGMENTED: u32 = 16_384;
 pub const REFUSALS_PER_SECOND: u64 = 1_000;
 /// So many of them at once.
 pub const REFUSALS_AT_ONCE: u64 = 100;
-/// Counters: triples of service, port and protocol.
+/// Triples of service, port and protocol that are counted by.
 pub const COUNTED: u32 = 16_384;
+/// Pod sockets of this node that are counted by, once for each VIP they serve; the others' traffic is their service's alone.
+pub const COUNTED_PODS: u32 = 8_192;
+/// Counters: the services', then the pods'.
+pub const COUNTERS: u32 = COUNTED + COUNTED_PODS;
 /// MACs of other nodes that this one stands in for. Network cards match a few dozen MACs at most before they let in all.
 pub const SHADOWS: u32 = 256;
 /// Pairs of a VIP and a MAC that this node stands in for.

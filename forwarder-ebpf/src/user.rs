@@ -1,10 +1,11 @@
 //! For the agent: the object, and leave to copy the layouts to and from maps.
 
 use crate::{
+    counter::{Counter, Handed, Waits},
     flow::{Flow, FlowStates, Pod},
     layout::{
-        Affinity, AffinityKey, BackendEntry, Bucket, Counter, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow,
-        ShadowKey, ShadowState, ShadowedVip, Source, Uplinks,
+        Affinity, AffinityKey, BackendEntry, Bucket, NodeEntry, Row, ServiceEntry, ServiceKey, Shadow, ShadowKey,
+        ShadowState, ShadowedVip, Source, Uplinks,
     },
     lease::{Lease, OwnedVip},
 };
@@ -28,6 +29,7 @@ pod!(
     Counter,
     Flow,
     FlowStates,
+    Handed,
     NodeEntry,
     Pod,
     Row,
@@ -39,4 +41,4 @@ pod!(
     ShadowedVip,
     Source
 );
-pod!(Lease, OwnedVip, Uplinks);
+pod!(Lease, OwnedVip, Uplinks, Waits);

@@ -53,6 +53,15 @@ pub(crate) enum Command {
     Vips,
     /// The pods behind each service and their health
     Backends,
+    /// The connections to the node's own pods: clients, VIPs, pods (unix socket only)
+    Flows {
+        /// Those of this service alone
+        #[arg(long, value_name = "NAMESPACE/NAME")]
+        service: Option<String>,
+        /// How many are shown at most; 100000 in any case
+        #[arg(long, value_name = "N", default_value_t = announcer::http::flows::USUAL)]
+        limit: usize,
+    },
     /// Hand all VIPs of the agent's node over to others, and take none (unix socket only)
     Drain {
         /// End the drain: the node may own VIPs again

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
 
-use announcer::http::Status;
+use announcer::http::{Status, flows::Flows};
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, header};
@@ -68,6 +68,15 @@ impl Agent {
         serde_json::from_slice(&json).with_context(|| {
             format!("the answer of {self} is not a status; is it a Crier agent, and not much older than this crierctl?")
         })
+    }
+
+    /// Connections, by the path that asks for them.
+    pub(crate) async fn flows(&self, path: &str) -> Result<Flows> {
+        if let Self::Http(_) = self {
+            bail!("{self} does not name clients; run crierctl on the node itself, with --agent unix:PATH");
+        }
+        let json = self.ask(Method::GET, path).await?;
+        serde_json::from_slice(&json).with_context(|| format!("the answer of {self} does not list connections"))
     }
 
     /// Has the agent do something; returns what it says.

@@ -10,6 +10,7 @@ use std::{
 use announcer::{
     http::{
         Action, Order, Readiness, Refused, Status, StatusSource,
+        flows::{Flow, FlowQuery, Flows},
         listen::{bind_tcp, bind_unix, serve},
         router::{acting, reading},
     },
@@ -32,6 +33,25 @@ impl StatusSource for Given {
 
     fn snapshot(&self) -> Snapshot {
         Snapshot::default()
+    }
+
+    /// One of many.
+    fn flows(&self, query: &FlowQuery) -> Result<Flows, Refused> {
+        if query.service.as_deref() == Some("default/nix") {
+            return Err(Refused("this agent serves no default/nix (NAMESPACE/NAME)".to_owned()));
+        }
+        let flow = Flow {
+            client: "10.77.0.9:40000".parse().unwrap(),
+            vip: [10, 77, 0, 100].into(),
+            port: 80,
+            protocol: "TCP".to_owned(),
+            namespace: Some("default".to_owned()),
+            service: Some("web".to_owned()),
+            pod: Some("10.77.101.2:8080".parse().unwrap()),
+            state: "established".to_owned(),
+            idle: 3,
+        };
+        Ok(Flows { flows: vec![flow], more: query.limit == Some(1) })
     }
 }
 
@@ -114,6 +134,27 @@ fn json_carries_the_agents_own_field_names() {
 }
 
 #[test]
+fn connections_are_shown_on_the_node_itself_and_refusals_are_said() {
+    let agent = agent(|_| {});
+    let answer = crierctl(&["flows", "--limit", "1", "--service", "default/web", "--agent", &agent.socket]);
+    let shown = text(&answer.stdout);
+    assert!(shown.contains("10.77.0.9:40000") && shown.contains("10.77.101.2:8080"), "{answer:?}");
+    assert!(shown.contains("and more"), "{shown}");
+    let answer = crierctl(&["flows", "-o", "json", "--agent", &agent.socket]);
+    let found: Flows = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!((found.flows.len(), found.more), (1, false));
+    for (service, address, said) in [
+        ("default/nix", agent.socket.clone(), "serves no default/nix"),
+        ("default/we b&x", agent.socket.clone(), "is no NAMESPACE/NAME"),
+        ("default/web", format!("http://{}", agent.tcp), "does not name clients"),
+    ] {
+        let answer = crierctl(&["flows", "--service", service, "--agent", &address]);
+        assert_eq!(answer.status.code(), Some(1));
+        assert!(text(&answer.stderr).contains(said), "{answer:?}");
+    }
+}
+
+#[test]
 fn drain_says_what_the_agent_said() {
     let agent = agent(|_| {});
     let answer = crierctl(&["drain", "--agent", &agent.socket]);
@@ -152,5 +193,5 @@ fn without_an_agent_it_says_what_to_do() {
     assert_eq!(answer.status.code(), Some(1));
     assert!(text(&answer.stderr).contains("is `crier` running on this node"), "{answer:?}");
     assert_eq!(crierctl(&["status", "--agent", "https://n1"]).status.code(), Some(2));
-    assert_eq!(crierctl(&["flows"]).status.code(), Some(2));
+    assert_eq!(crierctl(&["connections"]).status.code(), Some(2));
 }

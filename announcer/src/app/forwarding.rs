@@ -8,29 +8,85 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tracing::{debug, error, info, warn};
 
 use super::shortages::{Shortage, Shortages};
 use crate::{
     announce::Order,
-    forward::{Counters, Forwarder, Info, Wanted, plan::cut_off_since},
+    forward::{Active, Counters, FlowTable, Forwarder, Info, Tally, Wanted, plan::cut_off_since},
     metrics::Limits,
     shadow,
 };
 
 /// How often counters are read, deferred frees happen and a failed write is tried again.
 const TICK: Duration = Duration::from_secs(1);
+/// How often connections are counted, at most: a full table is read through in some ten milliseconds.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// What the forwarder tells.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Report {
     /// What is in use.
     pub info: Info,
     /// What the kernel counted.
     pub counters: Counters,
+    /// The connections of this node's pods, as last counted.
+    pub connections: Connections,
+    /// Where they lie, to be looked through.
+    pub flow_table: Option<Arc<FlowTable>>,
     /// What went wrong at the last write; `None`: the maps hold what is wanted.
     pub trouble: Option<String>,
+}
+
+/// The connections of this node's pods, all together and by whom those in use are of.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Connections {
+    /// All of them.
+    pub tally: Arc<Tally>,
+    /// Those in use.
+    pub active: Arc<Active>,
+}
+
+/// Counts connections every [`COUNT_EVERY`], on a thread that may take its time.
+#[derive(Debug, Default)]
+struct Census {
+    counting: Option<JoinHandle<std::io::Result<Tally>>>,
+    begun: Option<Instant>,
+    last: Connections,
+    /// The last time it could not be done, which has been said.
+    failed: bool,
+}
+
+impl Census {
+    /// What was last counted.
+    async fn look(&mut self, forwarder: &Forwarder) -> Connections {
+        if let Some(counting) = self.counting.take_if(|counting| counting.is_finished()) {
+            let counted = counting.await.map_err(std::io::Error::other);
+            match counted.and_then(|counted| counted).and_then(|tally| Ok((forwarder.active(&tally)?, tally))) {
+                Ok((active, tally)) => {
+                    self.failed = false;
+                    self.last = Connections { tally: tally.into(), active: active.into() };
+                }
+                Err(error) if !self.failed => {
+                    self.failed = true;
+                    warn!(%error, "connections could not be counted; their figures stand still until they can");
+                }
+                Err(_) => {}
+            }
+        }
+        if self.counting.is_none()
+            && self.begun.is_none_or(|begun| begun.elapsed() >= COUNT_EVERY)
+            && let Some(table) = forwarder.flow_table()
+        {
+            self.begun = Some(Instant::now());
+            self.counting = Some(tokio::task::spawn_blocking(move || FlowTable::tally(&table)));
+        }
+        self.last.clone()
+    }
 }
 
 /// Both ends of a running forwarder.
@@ -70,6 +126,7 @@ async fn run(
     let mut tick = tokio::time::interval(TICK);
     let mut trouble = None;
     let mut reached = BTreeMap::new();
+    let mut census = Census::default();
     let mut shortages = Shortages::default();
     loop {
         tokio::select! {
@@ -138,7 +195,9 @@ async fn run(
                 warn!(reason = reason.as_str(), packets = more, "{text}");
             }
         }
-        reports.send_replace(Arc::new(Report { info, counters, trouble: trouble.clone() }));
+        let connections = census.look(&forwarder).await;
+        let (flow_table, trouble) = (forwarder.flow_table(), trouble.clone());
+        reports.send_replace(Arc::new(Report { info, counters, connections, flow_table, trouble }));
     }
 }
 

@@ -6,6 +6,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "edge: notes when the agent started")]
 
+mod carried;
 mod changes;
 mod cleanup;
 pub mod controller;

@@ -11,15 +11,18 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use forwarder_ebpf::Direction;
 use membership::{Facts, NodeName, Stats, Verdict, View, claims::standby};
 use tokio::sync::watch;
 
-use super::{controller::Owners, forwarding::Report, strangers::Strangers};
+use super::{carried, controller::Owners, forwarding::Report, strangers::Strangers};
 use crate::{
     announce::Announcer,
     health::{Verdicts, target_of},
-    http::{Readiness, Status, StatusSource, status},
+    http::{
+        Readiness, Refused, Status, StatusSource,
+        flows::{FlowQuery, Flows},
+        status,
+    },
     metrics,
     model::{Backend, Desired, PoolUsage, Service, ServiceName, ServicePort, TrafficPolicy},
     selftest::{Outcome, Results},
@@ -133,7 +136,6 @@ impl StatusSource for Reporter {
             service: service.clone(),
             owned: owners.get(&vip).is_some_and(|owner| owner.node == self.node),
         });
-        let (forwarded, drops) = forwarded(&forwarding);
         metrics::Snapshot {
             members,
             vips: vips.collect(),
@@ -153,8 +155,11 @@ impl StatusSource for Reporter {
                 ("na", announced.na),
                 ("question", announced.question),
             ]),
-            forwarded,
-            drops,
+            forwarded: carried::services(&forwarding),
+            pods: carried::pods(&forwarding),
+            connects: forwarding.counters.waits.clone(),
+            flow_table: carried::flow_table(&forwarding),
+            drops: forwarding.counters.drops.iter().map(|(reason, count)| (reason.as_str(), *count)).collect(),
             second_hops: forwarding.counters.second_hops,
             messages: forwarding.counters.messages.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
             evictions: forwarding.counters.evictions.iter().map(|(flow, count)| (flow.as_str(), *count)).collect(),
@@ -166,6 +171,11 @@ impl StatusSource for Reporter {
             },
             selftest: tested(&self.selftest.borrow()),
         }
+    }
+
+    fn flows(&self, query: &FlowQuery) -> Result<Flows, Refused> {
+        let (forwarding, snapshot) = (self.forwarding.borrow().clone(), self.snapshot.borrow().clone());
+        carried::flows(&forwarding, &snapshot.desired, query)
     }
 }
 
@@ -346,31 +356,6 @@ fn rejected(gossip: &Stats) -> BTreeMap<&'static str, u64> {
         *all.entry(reason.label()).or_default() += count;
     }
     all
-}
-
-fn forwarded(report: &Report) -> (Vec<metrics::ForwardCount>, BTreeMap<&'static str, u64>) {
-    let mut counts = BTreeMap::new();
-    for ((labels, direction), traffic) in &report.counters.traffic {
-        let count = counts.entry(labels).or_insert_with(|| metrics::ForwardCount {
-            service: labels.service.clone(),
-            port: labels.port,
-            protocol: labels.protocol,
-            ingress: (0, 0),
-            egress: (0, 0),
-            forwarded: (0, 0),
-            flows: 0,
-        });
-        match direction {
-            Direction::Inbound => {
-                count.ingress = (traffic.packets, traffic.bytes);
-                count.flows = traffic.flows;
-            }
-            Direction::Outbound => count.egress = (traffic.packets, traffic.bytes),
-            Direction::Forwarded => count.forwarded = (traffic.packets, traffic.bytes),
-        }
-    }
-    let drops = report.counters.drops.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
-    (counts.into_values().collect(), drops)
 }
 
 fn pool((name, usage): (&String, &PoolUsage)) -> metrics::PoolAddresses {

@@ -6,6 +6,7 @@
 //! out the writes. The eBPF program itself is in `forwarder-ebpf/kernel/`.
 
 mod clients;
+pub mod connections;
 pub mod counters;
 mod directory;
 mod index;
@@ -18,6 +19,7 @@ pub mod tables;
 mod vips;
 pub mod wanted;
 
-pub use counters::{Counters, Labels, Traffic};
-pub use io::{Applied, ApplyError, Forwarder, Info, Mode, Options, StartError, detach_all};
+pub use connections::{Active, Connection, Phase, Tally};
+pub use counters::{Connects, Conversation, Counters, Labels, Traffic};
+pub use io::{Applied, ApplyError, FlowTable, Forwarder, Info, Mode, Options, StartError, detach_all};
 pub use wanted::{Link, Wanted, wanted};

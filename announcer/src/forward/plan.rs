@@ -16,6 +16,22 @@ pub enum Write {
     Backend(u32, BackendEntry),
     /// A service port's counters start from zero.
     ResetCounters(u32),
+    /// A pod has this counter, by its tag; it starts from zero.
+    OpenAccount {
+        /// The counter's number among the pods'.
+        number: u32,
+        /// The pod's tag.
+        tag: u32,
+    },
+    /// A pod has this counter no more; what was counted there becomes its service port's, if that is still there.
+    CloseAccount {
+        /// The counter's number among the pods'.
+        number: u32,
+        /// The pod's tag.
+        tag: u32,
+        /// The service port's number.
+        service: Option<u32>,
+    },
     /// A range of clients that an entry lets in: the set and the range.
     Source(u32, IpNet),
     /// One that no entry in use has any more.
@@ -51,6 +67,8 @@ pub enum Limit {
     Vips,
     /// Counters.
     Counters,
+    /// Counters of pods.
+    CountedPods,
     /// Ranges of clients.
     Sources,
 }
@@ -67,6 +85,7 @@ impl Limit {
             Self::Services => "services",
             Self::Vips => "vips",
             Self::Counters => "counters",
+            Self::CountedPods => "counted_pods",
             Self::Sources => "sources",
         }
     }

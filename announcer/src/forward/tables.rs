@@ -26,9 +26,12 @@ use crate::{
     model::Protocol,
 };
 
+mod accounts;
 mod services;
 mod shared;
 
+pub use accounts::Account;
+use accounts::Accounts;
 use services::{Fresh, Installed, release, rows};
 use shared::NodeTables;
 
@@ -50,6 +53,7 @@ pub struct Tables {
     me: u16,
     backends: Indices<BackendKey>,
     counted: Indices<Labels>,
+    accounts: Accounts,
     /// Numbers of services: each has two entries, of which one is in use.
     numbers: Indices<Socket>,
     directory: Directory,
@@ -75,6 +79,7 @@ impl Default for Tables {
             me: 0,
             backends: Indices::new(limits::BACKENDS, REST),
             counted: Indices::new(limits::COUNTED, COUNTED_REST),
+            accounts: Accounts::new(limits::COUNTED_PODS, COUNTED_REST),
             numbers: Indices::new(limits::SERVICES, REST),
             directory: Directory::default(),
             sources: 0,
@@ -246,6 +251,7 @@ impl Tables {
         plan.writes.extend(gone.into_iter().map(|index| Write::Backend(index, BackendEntry::NONE)));
         let labels: BTreeSet<&Labels> = wanted.services.values().map(|targets| &targets.labels).collect();
         self.counted.release(now, |counted| labels.contains(counted));
+        self.settle_accounts(now, plan);
     }
 }
 

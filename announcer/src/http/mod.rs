@@ -1,7 +1,7 @@
 //! The agent's HTTP surface: what it tells over TCP, and what can be done to it over its unix socket.
 //!
 //! One router serves both doors: `/metrics`, `/healthz`, `/readyz`, `/api/v1/status` and the page `/`. Only the unix
-//! socket (mode 0600, so root only) also has the actions: `POST /api/v1/drain`, `/api/v1/undrain`,
+//! socket (mode 0600, so root only) also has `/api/v1/flows`, which names clients, and the actions: `POST /api/v1/drain`, `/api/v1/undrain`,
 //! `/api/v1/rebalance` and `/api/v1/announce`. The app stands behind two seams: [`StatusSource`] for what is read, and a channel of [`Order`]s
 //! for what is to be done.
 //!
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Snapshot;
 
+pub mod flows;
 pub mod listen;
 mod page;
 pub mod router;
@@ -27,6 +28,12 @@ pub trait StatusSource: Send + Sync + 'static {
     fn readiness(&self) -> Readiness;
     /// The state that `/metrics` is made of, beside the counters.
     fn snapshot(&self) -> Snapshot;
+    /// What `/api/v1/flows` lists. Looks through the flow table, which takes a while if it is large: the one call that is
+    /// for a thread that may wait.
+    ///
+    /// # Errors
+    /// A sentence for the person who asked.
+    fn flows(&self, query: &flows::FlowQuery) -> Result<flows::Flows, Refused>;
 }
 
 /// Whether the agent is fully at work.

@@ -12,7 +12,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::{Action, Order, Orders, StatusSource, page};
+use super::{Action, Order, Orders, StatusSource, flows::FlowQuery, page};
 use crate::metrics::Metrics;
 
 /// How long the app may take to carry out an action before the person who asked is told to look again.
@@ -44,7 +44,9 @@ pub fn acting(source: Arc<dyn StatusSource>, metrics: Arc<Metrics>, orders: Orde
         .route("/api/v1/rebalance", post(|State(orders): State<Orders>| order(orders, Action::Rebalance)))
         .route("/api/v1/announce", post(announce))
         .with_state(orders);
-    reading(source, metrics).merge(actions)
+    let shared = Shared { source: Arc::clone(&source), metrics: Arc::clone(&metrics) };
+    let flows = Router::new().route("/api/v1/flows", get(flows)).with_state(shared);
+    reading(source, metrics).merge(flows).merge(actions)
 }
 
 async fn show_page(State(shared): State<Shared>) -> Response {
@@ -73,6 +75,14 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 
 async fn status(State(shared): State<Shared>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(shared.source.status())).into_response()
+}
+
+async fn flows(State(shared): State<Shared>, Query(query): Query<FlowQuery>) -> Response {
+    match tokio::task::spawn_blocking(move || shared.source.flows(&query)).await {
+        Ok(Ok(flows)) => ([(header::CACHE_CONTROL, "no-store")], Json(flows)).into_response(),
+        Ok(Err(refused)) => (StatusCode::CONFLICT, format!("{refused}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the agent is shutting down\n").into_response(),
+    }
 }
 
 #[derive(Deserialize)]

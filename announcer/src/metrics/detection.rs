@@ -1,5 +1,7 @@
 //! The metrics of the fast watch, made from what its state machine counted in plain fields.
 
+use std::time::Duration;
+
 use membership::{Detections, WatchStats};
 use prometheus::{
     Registry,
@@ -34,25 +36,30 @@ pub(super) fn register(registry: &Registry, watch: &WatchStats, retractions: u64
 
 /// `crier_failure_detection_seconds`.
 pub(super) fn detections(found: &Detections) -> MetricFamily {
-    let mut cumulative = 0;
-    let mut buckets = Vec::new();
-    for (bound, count) in Detections::BOUNDS_MS.iter().zip(found.buckets) {
-        cumulative += count;
-        let mut bucket = Bucket::default();
-        bucket.set_upper_bound(std::time::Duration::from_millis(*bound).as_secs_f64());
-        bucket.set_cumulative_count(cumulative);
-        buckets.push(bucket);
-    }
-    let mut histogram = Histogram::default();
-    histogram.set_bucket(buckets);
-    histogram.set_sample_count(found.count);
-    histogram.set_sample_sum(found.sum.as_secs_f64());
+    let bounds = Detections::BOUNDS_MS.iter().map(|bound| Duration::from_millis(*bound).as_secs_f64());
     let mut metric = Metric::default();
-    metric.set_histogram(histogram);
+    metric.set_histogram(histogram(bounds.zip(found.buckets), found.count, found.sum));
     let mut family = MetricFamily::default();
     family.set_name("crier_failure_detection_seconds".to_owned());
     family.set_help("From when a node was last heard until this node found it down".to_owned());
     family.set_field_type(MetricType::HISTOGRAM);
     family.set_metric(vec![metric]);
     family
+}
+
+/// A histogram of counts between bounds, each with the one that ends it.
+pub(super) fn histogram(counts: impl Iterator<Item = (f64, u64)>, count: u64, sum: Duration) -> Histogram {
+    let mut cumulative = 0;
+    let bucket = |(bound, count)| {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound);
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    };
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(counts.map(bucket).collect());
+    histogram.set_sample_count(count);
+    histogram.set_sample_sum(sum.as_secs_f64());
+    histogram
 }

@@ -8,11 +8,12 @@ use std::{
 use membership::{MemberState, NodeName, WatchStats};
 use prometheus::{Registry, proto::MetricFamily};
 
-use super::{counter, detection, gauge};
-use crate::{
-    model::{Protocol, ServiceName},
-    shadow,
+use super::{
+    counter, detection,
+    forwarding::{self, FlowTable, ForwardCount, PodCount},
+    gauge,
 };
+use crate::{forward::Connects, model::ServiceName, shadow};
 
 /// What is so at the moment of a scrape. Counts are since the agent's start, or the maps' pinning.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +30,12 @@ pub struct Snapshot {
     pub announcements: BTreeMap<&'static str, u64>,
     /// What the forwarder carried, by service port.
     pub forwarded: Vec<ForwardCount>,
+    /// The same, by pod of this node.
+    pub pods: Vec<PodCount>,
+    /// How long clients waited for pods of this node, by service.
+    pub connects: BTreeMap<ServiceName, Connects>,
+    /// The connections that the forwarder remembers.
+    pub flow_table: FlowTable,
     /// What the forwarder dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
     /// Mid-flow packets passed on to the node their slot belonged to before.
@@ -84,25 +91,6 @@ pub struct GossipCounts {
     pub name_conflicts: u64,
     /// The fast watch.
     pub watch: WatchStats,
-}
-
-/// What the forwarder carried for a service port on this node.
-#[derive(Debug, Clone)]
-pub struct ForwardCount {
-    /// The service.
-    pub service: ServiceName,
-    /// Its port on the VIP.
-    pub port: u16,
-    /// Its protocol.
-    pub protocol: Protocol,
-    /// Packets and bytes from clients.
-    pub ingress: (u64, u64),
-    /// Packets and bytes to clients.
-    pub egress: (u64, u64),
-    /// Packets and bytes handed on to other nodes.
-    pub forwarded: (u64, u64),
-    /// New flows to this node's pods.
-    pub flows: u64,
 }
 
 /// What the shadow standby does.
@@ -162,14 +150,6 @@ pub(super) fn state_label(state: MemberState) -> &'static str {
     }
 }
 
-fn protocol_label(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    }
-}
-
 impl Snapshot {
     /// The families of this snapshot, made anew so that what is gone leaves no series behind.
     pub(super) fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
@@ -181,6 +161,7 @@ impl Snapshot {
         detection::register(&registry, &self.gossip.watch, self.gossip.retractions)?;
         let mut families = registry.gather();
         families.push(detection::detections(&self.gossip.watch.verdicts));
+        families.extend(forwarding::connects(&self.connects));
         Ok(families)
     }
 
@@ -255,25 +236,7 @@ impl Snapshot {
     }
 
     fn forwarder(&self, registry: &Registry) -> prometheus::Result<()> {
-        let service = ["namespace", "service", "port", "protocol"];
-        let directed = ["namespace", "service", "port", "protocol", "direction"];
-        let packets = counter(registry, "crier_forward_packets_total", "Packets forwarded on this node", &directed)?;
-        let bytes = counter(registry, "crier_forward_bytes_total", "Bytes forwarded on this node", &directed)?;
-        let flows = counter(registry, "crier_flows_total", "New flows to this node's pods", &service)?;
-        for count in &self.forwarded {
-            let port = count.port.to_string();
-            let ServiceName { namespace, name } = &count.service;
-            let labels = [namespace.as_str(), name, port.as_str(), protocol_label(count.protocol)];
-            flows.with_label_values(&labels).inc_by(count.flows);
-            for (direction, carried) in
-                [("ingress", count.ingress), ("egress", count.egress), ("forwarded", count.forwarded)]
-            {
-                let [namespace, name, port, protocol] = labels;
-                let labels = [namespace, name, port, protocol, direction];
-                packets.with_label_values(&labels).inc_by(carried.0);
-                bytes.with_label_values(&labels).inc_by(carried.1);
-            }
-        }
+        forwarding::register(registry, self)?;
         let hops = "Mid-flow packets passed on to the node their slot belonged to before";
         counter(registry, "crier_second_hop_packets_total", hops, &[])?
             .with_label_values::<&str>(&[])
@@ -323,6 +286,6 @@ impl Snapshot {
 }
 
 /// Gauges are signed; of the counts here only an IPv6 pool's free addresses come near the limit.
-fn signed(count: u64) -> i64 {
+pub(super) fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -5,10 +5,34 @@ use std::collections::BTreeSet;
 use membership::MemberState;
 
 use super::*;
-use crate::model::{Protocol, ServiceName};
+use crate::{
+    forward::{Connects, Conversation, Labels, Traffic},
+    model::{Protocol, ServiceName},
+};
 
 fn web() -> ServiceName {
     ServiceName { namespace: "default".into(), name: "web".into() }
+}
+
+fn labels() -> Labels {
+    Labels { service: web(), port: 80, protocol: Protocol::Tcp }
+}
+
+fn conversation() -> Conversation {
+    Conversation {
+        inbound: Traffic { packets: 5, bytes: 6, flows: 9 },
+        outbound: Traffic { packets: 7, bytes: 8, flows: 0 },
+        resets_by_clients: 17,
+        resets_by_pods: 18,
+        retransmits: 19,
+    }
+}
+
+/// Two within 64 microseconds, one within 128, one longer than all bounds.
+fn connects() -> Connects {
+    let mut connects = Connects { sum: std::time::Duration::from_millis(5_500), ..Connects::default() };
+    [connects.counts[0], connects.counts[1], connects.counts[17]] = [2, 1, 1];
+    connects
 }
 
 fn full_snapshot() -> Snapshot {
@@ -25,14 +49,19 @@ fn full_snapshot() -> Snapshot {
         },
         announcements: [("garp", 4)].into(),
         forwarded: vec![ForwardCount {
-            service: web(),
-            port: 80,
-            protocol: Protocol::Tcp,
-            ingress: (5, 6),
-            egress: (7, 8),
-            forwarded: (9, 10),
-            flows: 9,
+            labels: labels(),
+            conversation: conversation(),
+            forwarded: Traffic { packets: 9, bytes: 10, flows: 0 },
+            active: 3,
         }],
+        pods: vec![PodCount {
+            labels: labels(),
+            backend: "[fd00::1]:8080".parse().unwrap(),
+            conversation: conversation(),
+            active: 2,
+        }],
+        connects: [(web(), connects()), (ServiceName { name: "idle".into(), ..web() }, Connects::default())].into(),
+        flow_table: FlowTable { phases: [("established", 3), ("half_open", 1)].into(), room: 1024 },
         drops: [("ttl", 10)].into(),
         second_hops: 11,
         messages: [("echo_reply", 15)].into(),
@@ -82,10 +111,19 @@ fn every_metric_follows_the_naming_rules() {
     }
     let promised = [
         "crier_announcements_total",
+        "crier_backend_bytes_total",
+        "crier_backend_flows_active",
+        "crier_backend_flows_total",
         "crier_backend_healthy",
+        "crier_backend_packets_total",
         "crier_build_info",
+        "crier_connect_seconds",
         "crier_failure_detection_seconds",
         "crier_flow_evictions_total",
+        "crier_flow_resets_total",
+        "crier_flow_table_flows",
+        "crier_flow_table_size",
+        "crier_flows_active",
         "crier_flows_total",
         "crier_forward_bytes_total",
         "crier_forward_drops_total",
@@ -107,6 +145,7 @@ fn every_metric_follows_the_naming_rules() {
         "crier_shadow_state",
         "crier_source_connected",
         "crier_source_problems",
+        "crier_syn_retransmits_total",
         "crier_vip_conflicts_total",
         "crier_vip_owned",
         "crier_vip_selftest_total",
@@ -165,6 +204,22 @@ fn the_text_has_the_promised_labels() {
         r#"crier_forward_packets_total{direction="ingress",namespace="default",port="80",protocol="TCP",service="web"} 5"#,
         r#"crier_forward_bytes_total{direction="egress",namespace="default",port="80",protocol="TCP",service="web"} 8"#,
         r#"crier_flows_total{namespace="default",port="80",protocol="TCP",service="web"} 9"#,
+        r#"crier_forward_packets_total{direction="forwarded",namespace="default",port="80",protocol="TCP",service="web"} 9"#,
+        r#"crier_flows_active{namespace="default",port="80",protocol="TCP",service="web"} 3"#,
+        r#"crier_flow_resets_total{by="client",namespace="default",port="80",protocol="TCP",service="web"} 17"#,
+        r#"crier_flow_resets_total{by="pod",namespace="default",port="80",protocol="TCP",service="web"} 18"#,
+        r#"crier_syn_retransmits_total{namespace="default",port="80",protocol="TCP",service="web"} 19"#,
+        r#"crier_backend_packets_total{backend="[fd00::1]:8080",direction="ingress",namespace="default",port="80",protocol="TCP",service="web"} 5"#,
+        r#"crier_backend_bytes_total{backend="[fd00::1]:8080",direction="egress",namespace="default",port="80",protocol="TCP",service="web"} 8"#,
+        r#"crier_backend_flows_total{backend="[fd00::1]:8080",namespace="default",port="80",protocol="TCP",service="web"} 9"#,
+        r#"crier_backend_flows_active{backend="[fd00::1]:8080",namespace="default",port="80",protocol="TCP",service="web"} 2"#,
+        r#"crier_connect_seconds_bucket{namespace="default",service="web",le="0.000064"} 2"#,
+        r#"crier_connect_seconds_bucket{namespace="default",service="web",le="0.000128"} 3"#,
+        r#"crier_connect_seconds_bucket{namespace="default",service="web",le="4.194304"} 3"#,
+        r#"crier_connect_seconds_bucket{namespace="default",service="web",le="+Inf"} 4"#,
+        r#"crier_connect_seconds_sum{namespace="default",service="web"} 5.5"#,
+        r#"crier_flow_table_flows{state="half_open"} 1"#,
+        r#"crier_flow_table_size 1024"#,
         r#"crier_forward_drops_total{reason="ttl"} 10"#,
         r#"crier_second_hop_packets_total 11"#,
         r#"crier_forward_messages_total{kind="echo_reply"} 15"#,
@@ -184,6 +239,7 @@ fn the_text_has_the_promised_labels() {
     ] {
         assert!(text.lines().any(|found| found == line), "no line {line}\n{text}");
     }
+    assert!(!text.contains("service=\"idle\""), "a service to which nobody connected has no histogram");
 }
 
 #[test]

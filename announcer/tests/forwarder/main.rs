@@ -4,6 +4,7 @@
 mod answer;
 mod away;
 mod clients;
+mod counters;
 mod flood;
 mod fragments;
 mod frames;

@@ -119,6 +119,11 @@ impl Agent {
         host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap())
     }
 
+    /// The same, as if at another time.
+    pub(crate) fn apply_at(&mut self, host: &Host, wanted: &Wanted, now: Instant) {
+        host.run(|| self.forwarder.apply(wanted, now).unwrap());
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         self.forwarder.counters().unwrap()
     }

@@ -21,6 +21,13 @@ pub fn publish(word: *mut u32, new: u32) {
     unsafe { asm!("w2 = xchg32_32(r1 + 0, w2)", in("r1") word, inout("r2") new as u64 => _) };
 }
 
+/// Adds to a word that other CPUs add to.
+#[inline(always)]
+pub fn add(word: *mut u64, more: u64) {
+    // SAFETY: an aligned word in a map; the kernel has known the instruction from the beginning.
+    unsafe { asm!("lock *(u64 *)(r1 + 0) += r2", in("r1") word, in("r2") more) };
+}
+
 /// Counts a loop's turns so that the compiler does not see how many there will be: written out one after another, they
 /// need more of the stack than there is. By an instruction: without one, the debugger's lines of this and of what follows would be
 /// the same instruction's, which the kernel refuses.

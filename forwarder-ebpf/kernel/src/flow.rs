@@ -18,6 +18,7 @@ use forwarder_ebpf::{
 };
 
 use crate::{
+    counters::{self, Account},
     maps::{self, PODS},
     parse::Packet,
     pods, ports,
@@ -27,6 +28,8 @@ use crate::{
 
 /// Entries of the same ends that are looked for: CPUs that enter a flow at the same moment may make two.
 const TWINS: u32 = 2;
+/// Seconds of silence after which a SYN is no repetition of the one before: longer than hosts wait (RFC 6298).
+const SYN_PAUSE: i32 = 75;
 
 /// Where a client's packets go.
 pub struct Known {
@@ -34,13 +37,13 @@ pub struct Known {
     pub pod: &'static Pod,
     /// The client's port as the pod sees it.
     pub client_port: [u8; 2],
-    /// Which counters the service has.
-    pub counted: u32,
+    /// By what it is counted.
+    pub account: Account,
 }
 
-/// The flow a packet belongs to, unless it begins one anew.
+/// The flow a packet belongs to, unless it begins one anew; and as what the packet is counted.
 #[inline(always)]
-pub fn known(packet: &Packet) -> Option<Known> {
+pub fn known(packet: &Packet) -> Option<(Known, u32)> {
     let tuple = &packet.tuple;
     let home = table::home(tuple);
     // While memory is waited for, the clock is asked.
@@ -54,13 +57,44 @@ pub fn known(packet: &Packet) -> Option<Known> {
     }
     let pod = PODS.get_ptr_mut(place.grant.pod as u32)?;
     let confirmed = !packet.is_datagram() && !packet.opens() && place.state.has(State::HALF_OPEN);
-    let closed = if packet.ends() { closed_by(packet, State::BY_CLIENT) } else { 0 };
+    let (mut closed, mut what) = (0, 0);
+    if packet.marks() {
+        closed = if packet.ends() { closed_by(packet, State::BY_CLIENT) } else { 0 };
+        what = marked(packet, &place, silent);
+    }
     place.change(closed, if confirmed { State::HALF_OPEN } else { 0 }, Some(now));
     if silent > 0 || packet.opens() || confirmed {
         refresh(&place, pod, tuple, now);
     }
     // SAFETY: points into the map, which outlives the program's run.
-    Some(Known { pod: unsafe { &*pod }, client_port: place.grant.client_port, counted: flow.counted })
+    let pod = unsafe { &*pod };
+    Some((Known { pod, client_port: place.grant.client_port, account: account(&place) }, what))
+}
+
+/// By what a flow's packets are counted.
+#[inline(always)]
+fn account(place: &Place) -> Account {
+    let flow = place.flow();
+    Account { counted: flow.counted, tag: flow.tag, place: place.number }
+}
+
+/// What a client's packet is that opens or ends a connection. One that opens it anew begins to wait anew.
+#[inline(always)]
+fn marked(packet: &Packet, place: &Place, silent: i32) -> u32 {
+    if packet.opens() {
+        if place.state.has(State::HALF_OPEN) && silent <= SYN_PAUSE {
+            return counters::RETRANSMIT;
+        }
+        counters::note_begun(place.flow, counters::micros());
+        return 0;
+    }
+    reset(packet, place)
+}
+
+/// Whether a packet is a reset that ends a connection.
+#[inline(always)]
+fn reset(packet: &Packet, place: &Place) -> u32 {
+    if packet.resets() && !place.state.has(State::CLOSED) { counters::RESET } else { 0 }
 }
 
 /// Where the flow of these ends leads, if it lives here, to tell its pod something about it: the flow is left as it was. A pod
@@ -74,7 +108,7 @@ pub fn find(tuple: &Tuple) -> Option<Known> {
         return None;
     }
     let pod = maps::pod(place.grant.pod)?;
-    Some(Known { pod, client_port: place.grant.client_port, counted: flow.counted })
+    Some(Known { pod, client_port: place.grant.client_port, account: account(&place) })
 }
 
 /// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. They may have
@@ -197,13 +231,7 @@ fn change_all(ends: u32, tuple: &Tuple, role: u32, set: u32) {
 /// Remembers that a client's packets go to a pod, and what the pod's replies must look like. The client's port as the
 /// pod shall see it.
 #[inline(always)]
-pub fn remember(
-    packet: &Packet,
-    hash: u64,
-    index: u32,
-    backend: &BackendEntry,
-    counted: u32,
-) -> Result<[u8; 2], DropReason> {
+pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) -> Result<[u8; 2], DropReason> {
     let full = DropReason::FlowTable;
     let scratch = scratch::get().ok_or(full)?;
     let (tuple, now) = (&packet.tuple, seconds());
@@ -223,7 +251,9 @@ pub fn remember(
     }
     let client_port = scratch::noted(scratch, REPLY).destination_port;
     let granted = Grant { pod: pod as u16, client_port, guard: 0 };
-    scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag: backend.tag, counted, seen: now });
+    let opened = if packet.opens() { counters::micros() } else { 0 };
+    let (tag, counted) = (backend.tag, backend.counted);
+    scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag, counted, seen: now, begun: opened });
     let begun = State::HALF_OPEN | protocol(tuple) | if packet.ends() { State::BY_CLIENT } else { 0 };
     let mut roles = State::FORWARD | State::REVERSE;
     if translated || client_port != tuple.source_port {
@@ -235,9 +265,9 @@ pub fn remember(
     if table::put(PACKET, State::FORWARD, roles | begun, now) { Ok(client_port) } else { Err(full) }
 }
 
-/// What a packet from a pod must look as if it came from.
+/// What a packet from a pod must look as if it came from; by what it is counted, and as what.
 #[inline(always)]
-pub fn reply(packet: &Packet) -> Option<&'static Flow> {
+pub fn reply(packet: &Packet) -> Option<(&'static Flow, Account, u32)> {
     replied(packet, table::find_reply(&table::reply_home(&packet.tuple), &packet.tuple)?)
 }
 
@@ -251,19 +281,23 @@ pub fn returned(tuple: &Tuple) -> Option<Place> {
     (maps::pod(place.grant.pod)?.way == Pod::TRANSLATED).then_some(place)
 }
 
-/// Notes a pod's packet in its flow, unless that is over.
+/// Notes a pod's packet in its flow, unless that is over; see [`reply`].
 #[inline(always)]
-pub fn replied(packet: &Packet, place: Place) -> Option<&'static Flow> {
+pub fn replied(packet: &Packet, place: Place) -> Option<(&'static Flow, Account, u32)> {
     let flow = place.flow();
+    let mut what = 0;
     if packet.is_datagram() {
         if is_stale(flow, seconds()) {
             return None;
         }
         place.change(0, State::HALF_OPEN, None);
     } else if packet.ends() {
+        what = reset(packet, &place);
         close_from_pod(packet, &place);
+    } else if packet.marks() {
+        counters::crier_accepted(place.number);
     }
-    Some(flow)
+    Some((flow, account(&place), what))
 }
 
 /// A connection begins between a pod and a client themselves: its packets are no VIP's replies.

@@ -8,7 +8,9 @@ use aya_ebpf::programs::TcContext;
 use forwarder_ebpf::{Address, Direction, DropReason, Stage, table::Words};
 
 use crate::{
-    bytes, elsewhere, flow,
+    bytes,
+    counters::{self, Account},
+    elsewhere, flow,
     maps::{self, FRAGMENTED},
     parse::{self, ETHERNET, Frame, Packet, Transport},
     rewrite, scratch, stage,
@@ -43,7 +45,8 @@ pub struct Course {
     address: Address,
     /// When, in seconds.
     seen: u32,
-    counted: u32,
+    /// By what it is counted; when handed on, by the service's number alone.
+    account: Account,
     /// The next node's MAC.
     mac: [u8; 6],
     /// The most hops that are left.
@@ -56,7 +59,7 @@ const DELIVERED: u8 = 1;
 const HANDED_ON: u8 = 2;
 const REPLIED: u8 = 3;
 
-const _: () = assert!(size_of::<Datagram>() == 48 && size_of::<Course>() == 32);
+const _: () = assert!(size_of::<Datagram>() == 48 && size_of::<Course>() == 40);
 
 /// A part of a packet to a VIP.
 #[inline(always)]
@@ -197,23 +200,24 @@ fn read_v6(ctx: &TcContext, packet: &mut Packet) -> Result<(u32, bool, u8), Drop
 /// The first part goes to a pod.
 #[inline(always)]
 fn delivered(deliver: &Deliver) {
-    remember(DELIVERED, Some(deliver.address), None, 0, deliver.counted);
+    remember(DELIVERED, Some(deliver.address), None, 0, deliver.account);
 }
 
 /// The first part goes to another node.
 #[inline(always)]
 fn handed_on(forward: &Forward) {
-    remember(HANDED_ON, None, Some(forward.mac), forward.hops, forward.counted);
+    let account = Account { counted: forward.counted, tag: 0, place: counters::NONE };
+    remember(HANDED_ON, None, Some(forward.mac), forward.hops, account);
 }
 
 /// The first part goes out in a VIP's name.
 #[inline(always)]
 fn replied(reply: &Reply) {
-    remember(REPLIED, Some(reply.vip), None, 0, reply.counted);
+    remember(REPLIED, Some(reply.vip), None, 0, reply.account);
 }
 
 #[inline(always)]
-fn remember(what: u8, address: Option<&'static Address>, mac: Option<&'static [u8; 6]>, hops: u8, counted: u32) {
+fn remember(what: u8, address: Option<&'static Address>, mac: Option<&'static [u8; 6]>, hops: u8, account: Account) {
     let Some(scratch) = scratch::get() else { return };
     // SAFETY: points into the map, which outlives the program's run; this CPU's own.
     unsafe {
@@ -225,7 +229,7 @@ fn remember(what: u8, address: Option<&'static Address>, mac: Option<&'static [u
             (&raw mut (*course).mac).write(*mac);
         }
         (&raw mut (*course).seen).write(flow::seconds());
-        (&raw mut (*course).counted).write(counted);
+        (&raw mut (*course).account).write(account);
         (&raw mut (*course).hops).write(hops);
         (&raw mut (*course).what).write(what);
         // Without room the other parts are lost, and counted.
@@ -259,7 +263,7 @@ fn follow(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
         // Never more than it came with, so that nothing circles.
         let left = packet.hops.saturating_sub(1);
         let hops = if course.hops < left { course.hops } else { left };
-        return Forward { mac: &course.mac, counted: course.counted, hops, second_hop: false }.perform(
+        return Forward { mac: &course.mac, counted: course.account.counted, hops, second_hop: false }.perform(
             ctx,
             packet,
             frame.uplink,
@@ -268,7 +272,7 @@ fn follow(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     if rewrite::destination_address(ctx, packet, &course.address).is_err() {
         return Action::count_drop(DropReason::Rewrite);
     }
-    maps::count(ctx, course.counted, Direction::Inbound, false);
+    counters::count(ctx, course.account, Direction::Inbound, 0);
     Action::Next
 }
 
@@ -279,6 +283,6 @@ fn follow_out(ctx: &TcContext, packet: &Packet) -> Action {
     if rewrite::source_address(ctx, packet, &course.address).is_err() {
         return Action::count_drop(DropReason::Rewrite);
     }
-    maps::count(ctx, course.counted, Direction::Outbound, false);
+    counters::count(ctx, course.account, Direction::Outbound, 0);
     Action::Next
 }

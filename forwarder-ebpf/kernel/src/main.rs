@@ -3,7 +3,8 @@
 //! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
 //! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
 //! [`translate`] the ways to backends that cannot answer the client themselves, [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
-//! [`answer`] what is said to who asks for a VIP while no agent does, [`fragment`] what becomes of parts of packets.
+//! [`answer`] what is said to who asks for a VIP while no agent does, [`fragment`] what becomes of parts of packets, [`counters`] what is
+//! counted by pod and service.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
 //!
@@ -17,6 +18,7 @@ mod affinity;
 mod answer;
 mod assembly;
 mod bytes;
+mod counters;
 mod flow;
 mod fragment;
 mod icmp;
@@ -182,6 +184,9 @@ fn from_wire(ctx: &TcContext) -> Action {
         // Whose flow is known is a VIP's.
         if let Some(deliver) = steer::known(&packet) {
             if deliver.translated {
+                if deliver.what != 0 {
+                    counters::count_size(deliver.account, Direction::Inbound, Size::NONE, deliver.what);
+                }
                 return stage::enter(ctx, Stage::Translate);
             }
             return deliver.perform(ctx, &packet);
@@ -234,7 +239,7 @@ fn connect(ctx: &TcContext) -> Action {
         }
         Whose::Mine(hash, index) => match steer::to_pod(&packet, service, hash, index) {
             Ok(deliver) if deliver.translated => {
-                maps::count_size(deliver.counted, Direction::Inbound, Size::NONE, deliver.new);
+                counters::count_size(deliver.account, Direction::Inbound, Size::NONE, deliver.what);
                 stage::enter(ctx, Stage::Translate)
             }
             Ok(deliver) => deliver.perform(ctx, &packet),

@@ -9,12 +9,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use forwarder_ebpf::{
-    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, EVENTS as EVENT_COUNT, Flow, FlowStates,
-    NodeEntry, NodeSlot, Place, Pod, ROW_SLOTS, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source,
-    Tuple, Uplink, Uplinks, counter_index,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, EVENTS as EVENT_COUNT, Flow, FlowStates, NodeEntry, NodeSlot,
+    Place, Pod, ROW_SLOTS, Row, ServiceEntry, Shadow, ShadowKey, ShadowState, ShadowedVip, Source, Tuple, Uplink,
+    Uplinks,
     directory::{self, Route},
     limits, node_entry_index, node_mac_key, steer,
-    table::WAYS,
+    table::{WAYS, Words},
     vips,
 };
 
@@ -61,8 +61,6 @@ static SOURCES: LpmTrie<Source, u32> = LpmTrie::with_max_entries(limits::SOURCES
 pub static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(limits::AFFINITIES, 0);
 #[map]
 pub static FRAGMENTED: LruHashMap<Datagram, Course> = LruHashMap::with_max_entries(limits::FRAGMENTED, 0);
-#[map]
-static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(limits::COUNTED * Direction::COUNT, 0);
 #[map]
 pub static SHADOWS: HashMap<ShadowKey, Shadow> = HashMap::with_max_entries(limits::SHADOWS, 0);
 #[map]
@@ -118,10 +116,15 @@ pub fn is_vip(address: &Address) -> bool {
 /// The service behind a socket.
 #[inline(always)]
 pub fn service(tuple: &Tuple) -> Option<&'static ServiceEntry> {
-    let [high, low] = steer::words(&tuple.destination);
-    let port = u16::from_le_bytes(tuple.destination_port);
-    let route = directory::route_words(high, low, port, tuple.protocol);
-    service_at(&route, high, low, port as u32 | (tuple.protocol as u32) << 16)
+    service_behind(steer::words(&tuple.destination), tuple.destination_port, tuple.protocol)
+}
+
+/// The same by the socket's parts.
+#[inline(always)]
+pub fn service_behind([high, low]: Words, port: [u8; 2], protocol: u8) -> Option<&'static ServiceEntry> {
+    let port = u16::from_le_bytes(port);
+    let route = directory::route_words(high, low, port, protocol);
+    service_at(&route, high, low, port as u32 | (protocol as u32) << 16)
 }
 
 /// The same by the words of the address, and port and protocol as they lie in a [`forwarder_ebpf::ServiceKey`].
@@ -261,25 +264,6 @@ pub fn size(ctx: &TcContext) -> Size {
     // SAFETY: the context is valid for the program's run.
     let (segments, bytes) = unsafe { ((*skb).gso_segs as u64, (*skb).len as u64) };
     Size { packets: if segments == 0 { 1 } else { segments }, bytes }
-}
-
-/// Counts a packet for its service.
-#[inline(always)]
-pub fn count(ctx: &TcContext, counted: u32, direction: Direction, new: bool) {
-    count_size(counted, direction, size(ctx), new);
-}
-
-/// The same for one that is that much.
-#[inline(always)]
-pub fn count_size(counted: u32, direction: Direction, size: Size, new: bool) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(counter_index(counted, direction)) {
-        // SAFETY: the counter is this CPU's own, and programs are not preempted by one another on it.
-        unsafe {
-            (*counter).packets += size.packets;
-            (*counter).bytes += size.bytes;
-            (*counter).flows += new as u64;
-        }
-    }
 }
 
 /// Counts a drop, a second hop, what became of a flooded frame, or a flow that made room.

@@ -111,6 +111,12 @@ impl Packet {
         self.flags & (TCP_FIN | TCP_RST) != 0
     }
 
+    /// Says more than that a connection goes on: opens, accepts or ends one. UDP never does.
+    #[inline(always)]
+    pub fn marks(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0
+    }
+
     /// Resets a connection.
     #[inline(always)]
     pub fn resets(&self) -> bool {

@@ -6,10 +6,11 @@
 //! a service, with hops left, and none of whose slot's connections may live here. All else is left as it was found.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use forwarder_ebpf::{Direction, NodeEntry, SCTP, TCP, UDP, directory, steer};
+use forwarder_ebpf::{NodeEntry, SCTP, TCP, UDP, directory, steer};
 
 use crate::{
     bytes::{double, half, is_mapped, mac, mac_of, mac_of_node, word},
+    counters,
     maps::{self, Size},
     parse,
 };
@@ -150,7 +151,7 @@ pub fn hand_on(wire: &impl Wire) -> bool {
     if read.v6 {
         wire.note_hop();
     }
-    maps::count_size(service.counted, Direction::Forwarded, wire.size(), false);
+    counters::count_handed(service.counted, wire.size());
     true
 }
 

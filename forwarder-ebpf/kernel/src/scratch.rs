@@ -75,10 +75,12 @@ pub struct Served {
     pub backend: u16,
     /// Its tag.
     pub tag: u32,
-    /// Which counters the service has.
+    /// Which counter the pod has.
     pub counted: u32,
     /// When the client was heard, in seconds.
     pub seen: u32,
+    /// When it began to connect, see [`crate::counters::micros`].
+    pub begun: u32,
 }
 
 /// Makes a flow in the scratch, for a client's packet.
@@ -97,6 +99,7 @@ pub fn fill(scratch: *mut Scratch, tuple: &Tuple, grant: Grant, served: Served) 
         (&raw mut (*flow).tag).write(served.tag);
         (&raw mut (*flow).counted).write(served.counted);
         (&raw mut (*flow).seen).write(served.seen);
+        (&raw mut (*flow).begun).write(served.begun);
     }
 }
 

@@ -5,6 +5,7 @@ use forwarder_ebpf::{BackendEntry, DropReason, NodeEntry, NodeSlot, Pod, Service
 use crate::{
     affinity,
     bytes::mac_of_node,
+    counters::{self, Account},
     flow, maps,
     parse::{Frame, Packet},
     verdict::{Deliver, Forward, Reply},
@@ -19,9 +20,9 @@ const SEARCH_OVER: u8 = 6;
 /// A packet of a flow that lives here.
 #[inline(always)]
 pub fn known(packet: &Packet) -> Option<Deliver> {
-    let flow::Known { pod, client_port, counted } = flow::known(packet)?;
+    let (flow::Known { pod, client_port, account }, what) = flow::known(packet)?;
     let translated = pod.way == Pod::TRANSLATED;
-    Some(Deliver { address: &pod.address, port: pod.port, client_port, counted, new: false, translated })
+    Some(Deliver { address: &pod.address, port: pod.port, client_port, account, what, translated })
 }
 
 /// Whose a packet to a service is.
@@ -186,17 +187,20 @@ impl Line {
 pub fn to_pod(packet: &Packet, service: &ServiceEntry, hash: u64, index: u32) -> Result<Deliver, DropReason> {
     let backend = maps::backend(index).ok_or(DropReason::NoBackend)?;
     affinity::remember(packet, service, index, backend);
-    let counted = service.counted;
+    let mut account = Account { counted: backend.counted, tag: backend.tag, place: counters::NONE };
+    if backend.counted == 0 {
+        account = Account { counted: service.counted, tag: 0, place: counters::NONE };
+    }
     let translated = backend.flags & BackendEntry::TRANSLATED != 0;
     let mut client_port = packet.tuple.source_port;
     // A reset leaves nothing to be remembered.
     if !packet.resets() {
-        client_port = flow::remember(packet, hash, index, backend, counted)?;
+        client_port = flow::remember(packet, hash, index, backend)?;
     } else if translated {
         return Err(DropReason::NatStray);
     }
-    let (address, port, new) = (&backend.address, backend.port, !packet.continues());
-    Ok(Deliver { address, port, client_port, counted, new, translated })
+    let what = if packet.continues() { 0 } else { counters::NEW };
+    Ok(Deliver { address: &backend.address, port: backend.port, client_port, account, what, translated })
 }
 
 /// A whole packet about to leave by an uplink: a reply of one of this node's pods?
@@ -206,7 +210,6 @@ pub fn outbound(packet: &Packet) -> Option<Reply> {
         flow::forget_reply(&packet.tuple);
         return None;
     }
-    let reply = flow::reply(packet)?;
-    let (vip, port, client_port) = (&reply.vip, reply.port, reply.client_port);
-    Some(Reply { vip, port, client_port, counted: reply.counted })
+    let (reply, account, what) = flow::reply(packet)?;
+    Some(Reply { vip: &reply.vip, port: reply.port, client_port: reply.client_port, account, what })
 }

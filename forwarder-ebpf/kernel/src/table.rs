@@ -339,6 +339,7 @@ fn write(flow: *mut Flow, new: &Flow) {
         (&raw mut (*flow).tag).write(new.tag);
         (&raw mut (*flow).counted).write(new.counted);
         (&raw mut (*flow).seen).write_volatile(new.seen);
+        (&raw mut (*flow).begun).write_volatile(new.begun);
         (&raw mut (*flow).grant).write_volatile(new.grant);
     }
 }

@@ -16,6 +16,7 @@ use aya_ebpf::{
 use forwarder_ebpf::{Address, Direction, DropReason, Flow, Message, Pod};
 
 use crate::{
+    counters::{self, Account},
     flow, icmp, maps,
     parse::{Frame, Packet},
     rewrite::{self, Ends, v4},
@@ -31,15 +32,15 @@ const AF_INET6: u8 = 10;
 pub fn to_backend(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(known) = flow::find(&packet.tuple) else { return Action::count_drop(DropReason::NatStray) };
     let Some(ends) = towards(&known) else { return Action::count_drop(DropReason::NatStray) };
-    carry(ctx, frame, packet, &ends, known.counted, Direction::Inbound)
+    carry(ctx, frame, packet, &ends, known.account, Direction::Inbound, 0)
 }
 
 /// A packet to this node: if it is a translated backend's, the client's from here on.
 #[inline(always)]
 pub fn to_client(ctx: &TcContext, frame: &Frame, packet: &Packet) -> Action {
     let Some(place) = flow::returned(&packet.tuple) else { return Action::Next };
-    let Some(flow) = flow::replied(packet, place) else { return Action::Next };
-    carry(ctx, frame, packet, &back(flow), flow.counted, Direction::Outbound)
+    let Some((flow, account, what)) = flow::replied(packet, place) else { return Action::Next };
+    carry(ctx, frame, packet, &back(flow), account, Direction::Outbound, what)
 }
 
 /// An ICMP error about a translated connection: about what a backend has sent in the VIP's name, or about what this node has sent in
@@ -90,7 +91,15 @@ fn towards(known: &flow::Known) -> Option<Ends> {
 }
 
 #[inline(always)]
-fn carry(ctx: &TcContext, frame: &Frame, packet: &Packet, ends: &Ends, counted: u32, direction: Direction) -> Action {
+fn carry(
+    ctx: &TcContext,
+    frame: &Frame,
+    packet: &Packet,
+    ends: &Ends,
+    account: Account,
+    direction: Direction,
+    what: u32,
+) -> Action {
     if packet.hops <= 1 {
         return Action::count_drop(DropReason::TtlExpired);
     }
@@ -99,7 +108,7 @@ fn carry(ctx: &TcContext, frame: &Frame, packet: &Packet, ends: &Ends, counted: 
     }
     let action = route(ctx, frame, packet, ends);
     if let Action::Route(_) = action {
-        maps::count(ctx, counted, direction, false);
+        counters::count(ctx, account, direction, what);
     }
     action
 }

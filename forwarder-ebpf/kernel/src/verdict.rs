@@ -7,7 +7,12 @@ use aya_ebpf::{
 };
 use forwarder_ebpf::{Address, Direction, DropReason, SECOND_HOPS, Uplink};
 
-use crate::{maps, parse::Packet, rewrite};
+use crate::{
+    counters::{self, Account},
+    maps,
+    parse::Packet,
+    rewrite,
+};
 
 /// Tells the egress hook that a packet is one that the ingress hook hands on: no pod's reply, so it need not be looked up. The
 /// field is for traffic control alone and is not on the wire.
@@ -29,9 +34,9 @@ pub struct Deliver {
     pub port: [u8; 2],
     /// The client's port as the pod knows it.
     pub client_port: [u8; 2],
-    pub counted: u32,
-    /// The packet begins a connection.
-    pub new: bool,
+    pub account: Account,
+    /// What the packet is beside one more, see [`counters`].
+    pub what: u32,
     /// It is for [`crate::translate`] to carry it out.
     pub translated: bool,
 }
@@ -41,7 +46,9 @@ pub struct Reply {
     pub vip: &'static Address,
     pub port: [u8; 2],
     pub client_port: [u8; 2],
-    pub counted: u32,
+    pub account: Account,
+    /// As [`Deliver::what`].
+    pub what: u32,
 }
 
 impl Forward {
@@ -57,7 +64,7 @@ impl Forward {
         if self.second_hop {
             maps::count_event(SECOND_HOPS);
         }
-        maps::count(ctx, self.counted, Direction::Forwarded, false);
+        counters::count_handed(self.counted, maps::size(ctx));
         Action::Redirect(maps::interface(ctx))
     }
 }
@@ -69,7 +76,7 @@ impl Deliver {
         if rewrite::destination(ctx, packet, self.address, self.port, self.client_port).is_err() {
             return Action::count_drop(DropReason::Rewrite);
         }
-        maps::count(ctx, self.counted, Direction::Inbound, self.new);
+        counters::count(ctx, self.account, Direction::Inbound, self.what);
         Action::Next
     }
 }
@@ -81,7 +88,7 @@ impl Reply {
         if rewrite::source(ctx, packet, self.vip, self.port, self.client_port).is_err() {
             return Action::count_drop(DropReason::Rewrite);
         }
-        maps::count(ctx, self.counted, Direction::Outbound, false);
+        counters::count(ctx, self.account, Direction::Outbound, self.what);
         Action::Next
     }
 }

@@ -12,6 +12,7 @@ use crate::{
 mod backends;
 mod drain;
 mod dump;
+mod flows;
 mod members;
 mod status;
 #[cfg(test)]
@@ -23,6 +24,9 @@ pub(crate) async fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
         Command::Dump => return dump::run(&args.agent).await,
         Command::Drain { undo } => return drain::run(&args.agent, args.output, *undo).await,
+        Command::Flows { service, limit } => {
+            return flows::run(&args.agent, args.output, service.as_deref(), *limit).await;
+        }
         Command::Rebalance => return drain::act(&args.agent, args.output, "/api/v1/rebalance").await,
         Command::Status | Command::Members | Command::Vips | Command::Backends => {}
     }

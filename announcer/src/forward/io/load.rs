@@ -16,7 +16,7 @@ use aya::{
 };
 use forwarder_ebpf::{LAYOUT_VERSION, OBJECT, constant, limits, map, program, table::WAYS};
 
-use super::{ApplyError, Info, Maps, Options, StartError, bpffs, nat, stages, xdp::Accelerator};
+use super::{ApplyError, FlowTable, Info, Maps, Options, StartError, bpffs, nat, stages, xdp::Accelerator};
 use crate::forward::wanted::Uplink;
 
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
@@ -55,7 +55,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Loads the object with maps of its own, but the flows of a predecessor with the same layout and as many.
-    pub(super) fn load(options: &Options) -> Result<(Self, Maps), StartError> {
+    pub(super) fn load(options: &Options) -> Result<(Self, Maps, FlowTable), StartError> {
         let pin_dir = &options.pin_dir;
         bpffs::prepare(pin_dir)?;
         let buckets = options.flows.clamp(limits::MIN_FLOWS, limits::MAX_FLOWS).div_ceil(WAYS);
@@ -80,6 +80,7 @@ impl Kernel {
         }
         let translates = adopted && nat::is_inherited(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
+        let table = FlowTable::take(&mut ebpf, buckets)?;
         let stages = stages::load(&mut ebpf, pin_dir)?;
         let inherited = Some(inherited(pin_dir));
         let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
@@ -94,7 +95,7 @@ impl Kernel {
             adopted,
             translates,
         };
-        Ok((kernel, maps))
+        Ok((kernel, maps, table))
     }
 
     /// Attaches to the uplinks that are not attached to yet, and lets go of what is no uplink any more.

@@ -4,22 +4,17 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
-    util::nr_cpus,
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use forwarder_ebpf::{
-    Address, Affinity, AffinityKey, BackendEntry, Bucket, Counter, Direction, NodeEntry, Row, ServiceEntry, Source,
-    Uplinks, counter_index, limits, map, mapped, node_mac_key,
+    Address, Affinity, AffinityKey, BackendEntry, Bucket, NodeEntry, Row, ServiceEntry, Source, Uplinks, limits, map,
+    mapped, node_mac_key,
 };
 
 use ipnet::IpNet;
 
-use super::{ApplyError, StartError};
-use crate::{
-    announce::HookMaps,
-    forward::{counters::Traffic, plan::Write},
-    shadow,
-};
+use super::{ApplyError, StartError, accounts::Accounts};
+use crate::{announce::HookMaps, forward::plan::Write, shadow};
 
 /// All maps but those that only the kernel program touches.
 pub(super) struct Maps {
@@ -33,14 +28,13 @@ pub(super) struct Maps {
     nodes: Array<MapData, NodeEntry>,
     node_macs: HashMap<MapData, [u8; 8], u32>,
     backends: Array<MapData, BackendEntry>,
-    counters: PerCpuArray<MapData, Counter>,
+    pub(super) accounts: Accounts,
     events: PerCpuArray<MapData, u64>,
     affinities: HashMap<MapData, AffinityKey, Affinity>,
     /// For the thread that writes them, until it takes them.
     pub(super) shadow: Option<shadow::Maps>,
     /// For the announcer's thread, as well.
     pub(super) hooks: Option<HookMaps>,
-    cpus: usize,
 }
 
 impl Maps {
@@ -58,7 +52,7 @@ impl Maps {
             nodes: take(ebpf, map::NODES)?,
             node_macs: take(ebpf, map::NODE_MACS)?,
             backends: take(ebpf, map::BACKENDS)?,
-            counters: take(ebpf, map::COUNTERS)?,
+            accounts: Accounts::take(ebpf)?,
             events,
             affinities: take(ebpf, map::AFFINITIES)?,
             shadow: Some(shadow::Maps {
@@ -68,7 +62,6 @@ impl Maps {
                 floods: take(ebpf, map::FLOODS)?,
             }),
             hooks: Some(HookMaps { owned: take(ebpf, map::OWNED)?, lease: take(ebpf, map::LEASE)? }),
-            cpus: nr_cpus().map_or(1, |cpus| cpus),
         })
     }
 
@@ -78,7 +71,11 @@ impl Maps {
             Write::Row(index, row) => (map::ROWS, self.rows.set(*index, **row, 0)),
             Write::Node(place, entry) => (map::NODES, self.set_node(*place, entry)),
             Write::Backend(index, entry) => (map::BACKENDS, self.backends.set(*index, entry, 0)),
-            Write::ResetCounters(counted) => (map::COUNTERS, self.reset(*counted)),
+            Write::ResetCounters(counted) => (map::COUNTERS, self.accounts.reset(*counted)),
+            Write::OpenAccount { number, tag } => (map::COUNTERS, self.accounts.open(*number, *tag)),
+            Write::CloseAccount { number, tag, service } => {
+                (map::COUNTERS, self.accounts.close(*number, *tag, *service))
+            }
             Write::Source(set, net) => (map::SOURCES, self.sources.insert(&source(*set, *net), 1, 0)),
             Write::RemoveSource(set, net) => (map::SOURCES, self.sources.remove(&source(*set, *net))),
             Write::Service(place, entry) => (map::SERVICES, self.services.set(*place, entry, 0)),
@@ -125,17 +122,6 @@ impl Maps {
         Ok((removed, left.len() as u64))
     }
 
-    /// A counter's sum over all CPUs.
-    pub(super) fn traffic(&self, counted: u32, direction: Direction) -> Result<Traffic, MapError> {
-        let mut sum = Traffic::default();
-        for counter in self.counters.get(&counter_index(counted, direction), 0)?.iter() {
-            sum.packets += counter.packets;
-            sum.bytes += counter.bytes;
-            sum.flows += counter.flows;
-        }
-        Ok(sum)
-    }
-
     /// A node's entry, and that its MAC is a node's.
     fn set_node(&mut self, place: u32, entry: &NodeEntry) -> Result<(), MapError> {
         let column = (place % limits::UPLINKS) as u8;
@@ -147,14 +133,6 @@ impl Maps {
         self.nodes.set(place, *entry, 0)?;
         if entry.flags & (NodeEntry::PRESENT | NodeEntry::SELF) == NodeEntry::PRESENT {
             self.node_macs.insert(node_mac_key(entry.mac, column), place, 0)?;
-        }
-        Ok(())
-    }
-
-    fn reset(&mut self, counted: u32) -> Result<(), MapError> {
-        for direction in Direction::ALL {
-            let zero = PerCpuValues::try_from(vec![Counter::default(); self.cpus])?;
-            self.counters.set(counter_index(counted, direction), zero, 0)?;
         }
         Ok(())
     }

@@ -6,17 +6,19 @@
 //! started or upgraded never shows the kernel half-filled tables; its first `apply` should therefore come once the
 //! membership has caught up.
 
+mod accounts;
 mod bpffs;
 mod driver;
 mod load;
 mod maps;
 mod nat;
 mod stages;
+mod table;
 mod xdp;
 
-use std::{collections::BTreeMap, fmt, io, ops::RangeInclusive, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fmt, io, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Instant};
 
-use forwarder_ebpf::{AFFINITIES_ADDED, Direction, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent, limits};
+use forwarder_ebpf::{AFFINITIES_ADDED, DropReason, Eviction, Message, SECOND_HOPS, ShadowEvent, limits};
 use nix::time::{ClockId, clock_gettime};
 
 use self::{load::Kernel, maps::Maps};
@@ -24,7 +26,8 @@ use crate::{
     announce::HookMaps,
     forward::{
         clients::Clients,
-        counters::{Counters, Traffic},
+        connections::{Active, Tally},
+        counters::Counters,
         plan::Limit,
         tables::Tables,
         wanted::Wanted,
@@ -32,7 +35,7 @@ use crate::{
     shadow,
 };
 
-pub use self::load::detach_all;
+pub use self::{load::detach_all, table::FlowTable};
 
 /// How packets are carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -199,6 +202,7 @@ struct Running {
     maps: Maps,
     tables: Tables,
     clients: Clients,
+    table: Arc<FlowTable>,
     broken: bool,
 }
 
@@ -210,10 +214,17 @@ impl fmt::Debug for Forwarder {
 
 impl Running {
     fn load(options: &Options) -> Result<Self, StartError> {
-        let (kernel, maps) = Kernel::load(options)?;
+        let (kernel, maps, table) = Kernel::load(options)?;
         let tables = if kernel.adopted { Tables::inheriting(kernel.translates) } else { Tables::default() };
         let tables = tables.with_rows(options.rows);
-        Ok(Self { kernel, maps, tables, clients: Clients::new(limits::AFFINITIES), broken: false })
+        Ok(Self {
+            kernel,
+            maps,
+            tables,
+            clients: Clients::new(limits::AFFINITIES),
+            table: Arc::new(table),
+            broken: false,
+        })
     }
 }
 
@@ -275,12 +286,7 @@ impl Forwarder {
         for eviction in Eviction::ALL {
             counters.evictions.insert(eviction, running.maps.event(eviction as u32)?);
         }
-        for (labels, counted) in running.tables.counted() {
-            for direction in Direction::ALL {
-                let traffic: Traffic = running.maps.traffic(counted, direction)?;
-                counters.traffic.insert((labels.clone(), direction), traffic);
-            }
-        }
+        running.maps.accounts.read(&running.tables, &mut counters)?;
         Ok(counters)
     }
 
@@ -299,6 +305,22 @@ impl Forwarder {
         // As the program counts them.
         let (removed, left) = running.maps.forget_clients(seconds.tv_sec() as u32)?;
         Ok(running.clients.looked(added, removed, left, now))
+    }
+
+    /// The connections of this node's pods, to be looked at by whoever has the time: with many it takes a while.
+    #[must_use]
+    pub fn flow_table(&self) -> Option<Arc<FlowTable>> {
+        self.running.as_ref().map(|running| running.table.clone())
+    }
+
+    /// Whose the connections are that were counted.
+    ///
+    /// # Errors
+    /// If the kernel refuses to show the pods.
+    pub fn active(&self, tally: &Tally) -> io::Result<Active> {
+        let Some(running) = &self.running else { return Ok(Active::default()) };
+        let pods = running.table.pods()?;
+        Ok(tally.active(|socket| running.tables.labels(socket), |number| pods.get(number)))
     }
 
     /// The maps by which the shadow standby works, once for each program that is loaded; only one that is attached

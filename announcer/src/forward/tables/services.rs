@@ -223,8 +223,9 @@ impl Tables {
                 plan.limit(Limit::Backends);
                 continue;
             };
-            let entry = backend_entry(&backend);
+            let mut entry = backend_entry(&backend);
             if !known {
+                entry.counted = self.account(&backend, &targets.labels, entry.tag, plan);
                 plan.writes.push(Write::Backend(index, entry));
             }
             numbers.push(u64::from(index));
@@ -268,6 +269,7 @@ fn backend_entry((socket, ip, port, own): &BackendKey) -> BackendEntry {
     let (key, address, port) = (key(socket), address(*ip), port.to_be_bytes());
     let hash = xxh3_64(&[&key.vip[..], &key.port[..], &[key.protocol], &address[..], &port[..]].concat());
     let [a, b, c, d, ..] = hash.to_le_bytes();
+    let tag = u32::from_le_bytes([a, b, c, d]).max(1);
     let flags = BackendEntry::USABLE | if own.is_some() { BackendEntry::TRANSLATED } else { 0 };
-    BackendEntry { address, port, pad: [0; 2], tag: u32::from_le_bytes([a, b, c, d]), flags, own: own_address }
+    BackendEntry { address, port, pad: [0; 2], tag, flags, counted: 0, own: own_address }
 }

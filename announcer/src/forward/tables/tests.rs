@@ -14,6 +14,7 @@ use crate::{
     model::ServiceName,
 };
 
+mod accounts;
 mod full;
 
 /// The maps as the kernel would hold them, checked after every single write.
@@ -42,7 +43,7 @@ impl Kernel {
             Write::Row(index, row) => drop(self.rows.insert(index, *row)),
             Write::Node(place, entry) => drop(self.nodes.insert(place, entry)),
             Write::Backend(index, entry) => drop(self.backends.insert(index, entry)),
-            Write::ResetCounters(_) => {}
+            Write::ResetCounters(_) | Write::OpenAccount { .. } | Write::CloseAccount { .. } => {}
             Write::Source(set, net) => assert!(self.sources.insert((set, net))),
             Write::RemoveSource(set, net) => assert!(self.sources.remove(&(set, net))),
             Write::Service(place, entry) => drop(self.entries.insert(place, entry)),

@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     http::{
         Readiness, Refused, Status,
+        flows::Flows,
         listen::{MAX_CONNECTIONS, bind_tcp, bind_unix, serve},
         status::tests::example,
     },
@@ -34,6 +35,24 @@ impl StatusSource for Given {
     fn snapshot(&self) -> Snapshot {
         Snapshot::default()
     }
+
+    fn flows(&self, query: &FlowQuery) -> Result<Flows, Refused> {
+        match query.service.as_deref() {
+            Some("default/web") | None => Ok(Flows { more: query.limit == Some(7), ..Flows::default() }),
+            Some(other) => Err(Refused(format!("there is no service {other}"))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_are_told_on_the_unix_socket_alone() {
+    let served = served(&[]).await;
+    assert_eq!(tcp(&served, "GET /api/v1/flows").await.0, 404);
+    let (code, text) = unix(&served.socket, "GET /api/v1/flows?limit=7&service=default/web").await;
+    assert!(code == 200 && text.ends_with(r#"{"flows":[],"more":true}"#), "{text}");
+    let (code, text) = unix(&served.socket, "GET /api/v1/flows?service=default/nix").await;
+    assert!(code == 409 && text.contains("there is no service default/nix"), "{text}");
+    assert_eq!(unix(&served.socket, "GET /api/v1/flows?limit=many").await.0, 400);
 }
 
 struct Served {

@@ -5,12 +5,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Instant,
 };
 
 use announcer::{
     forward::{
-        Forwarder, Labels, Mode, Options, Wanted,
+        FlowTable, Forwarder, Labels, Mode, Options, Wanted,
         wanted::{Node, Socket, Targets, Uplink},
     },
     model::{Protocol, ServiceName},
@@ -132,6 +133,11 @@ impl Bed {
         let counters = self.forwarder.counters()?;
         let inbound = counters.traffic.iter().filter(|((_, direction), _)| *direction == Direction::Inbound);
         Ok(inbound.map(|(_, traffic)| traffic.flows).sum())
+    }
+
+    /// The connections that are remembered.
+    pub(crate) fn flow_table(&self) -> Option<Arc<FlowTable>> {
+        self.forwarder.flow_table()
     }
 
     /// A client's packets to the service.

@@ -2,11 +2,12 @@
 //!
 //! [`packets`]: nanoseconds a packet of each eBPF program alone, run by a [`harness`] on a [`bed`] with [`frame`]s of
 //! many clients. [`live`]: frames that XDP really sends. [`wire`]: whole hosts, side by side with the kernel's own means.
-//! [`update`]: what a change costs the agent. What comes of it is kept in files of [`record`]s, of which [`table`] makes
+//! [`update`]: what a change costs the agent; [`census`]: what it costs to count connections. What comes of it is kept in files of [`record`]s, of which [`table`] makes
 //! Markdown. Progress goes to standard error, tables to standard output.
 #![expect(clippy::disallowed_methods, reason = "edge: measures real time")]
 
 mod bed;
+mod census;
 mod frame;
 mod harness;
 mod live;
@@ -43,6 +44,8 @@ enum Command {
     Wire(wire::Options),
     /// What a flood of one VIP costs the clients of another, side by side with the kernel's own means.
     Flood(wire::flood::Options),
+    /// How long the agent takes to count the connections that are remembered.
+    Census(census::Options),
     /// Prints the tables of what was measured before, also of a run that was interrupted.
     Table(record::Options),
 }
@@ -54,6 +57,7 @@ fn main() -> Result<()> {
         Command::Update(options) => update::run(&options),
         Command::Wire(options) => wire::run(&options),
         Command::Flood(options) => wire::flood::run(&options),
+        Command::Census(options) => census::run(&options),
         Command::Table(options) => record::tabulate(&options),
     }
 }

@@ -52,6 +52,12 @@ fn pods_beyond_the_limit_get_no_connections() {
 }
 
 #[test]
+fn pods_without_a_counter_of_their_own_are_said() {
+    let more = |wanted: &mut Wanted| add(wanted, &[1], &[(81, vec![1], vec![3, 4])]);
+    beyond(|tables| tables.accounts = Accounts::new(3, REST), more, (Limit::CountedPods, 1));
+}
+
+#[test]
 fn services_beyond_the_limit_are_left_out() {
     let more = |wanted: &mut Wanted| add(wanted, &[1], &[(81, vec![1], vec![]), (82, vec![1], vec![])]);
     beyond(|tables| tables.numbers = Indices::new(3, REST), more, (Limit::Services, 1));

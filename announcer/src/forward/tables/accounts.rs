@@ -1,0 +1,175 @@
+//! Which counters the pods have. A pod that is gone keeps its counter for a while: its connections go on.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{BackendKey, Tables};
+use crate::forward::{
+    counters::Labels,
+    plan::{Limit, Plan, Write},
+    wanted::Socket,
+};
+
+/// A pod's counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The counter's number, from 1 on.
+    pub number: u32,
+    /// What its service's traffic is counted by.
+    pub labels: Labels,
+    /// The pod's tag.
+    tag: u32,
+    /// The pod is gone, and its counter is free from then on.
+    until: Option<Instant>,
+}
+
+/// Numbers of counters, by pods.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    by_pod: BTreeMap<BackendKey, Account>,
+    free: Vec<u32>,
+    next: u32,
+    capacity: u32,
+    rest: Duration,
+}
+
+impl Accounts {
+    /// Numbers below `capacity`.
+    pub(super) fn new(capacity: u32, rest: Duration) -> Self {
+        Self { by_pod: BTreeMap::new(), free: Vec::new(), next: 1, capacity, rest }
+    }
+
+    /// The pod's counter: the one it has, or had and nobody was given since, or a new one, whose number must be written
+    /// (`true`). `None` if all are taken.
+    fn assign(&mut self, pod: &BackendKey, labels: &Labels, tag: u32) -> Option<(u32, bool)> {
+        if let Some(account) = self.by_pod.get_mut(pod) {
+            account.until = None;
+            return Some((account.number, false));
+        }
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None if self.next < self.capacity => {
+                self.next += 1;
+                self.next - 1
+            }
+            None => return None,
+        };
+        self.by_pod.insert(*pod, Account { number, labels: labels.clone(), tag, until: None });
+        Some((number, true))
+    }
+
+    /// The pods that are not to be kept are gone.
+    fn release(&mut self, now: Instant, keep: impl Fn(&BackendKey) -> bool) {
+        let until = now + self.rest;
+        let gone = self.by_pod.iter_mut().filter(|(pod, account)| account.until.is_none() && !keep(pod));
+        gone.for_each(|(_, account)| account.until = Some(until));
+    }
+
+    /// Takes the counters of those that are gone for long.
+    fn wake(&mut self, now: Instant) -> Vec<Account> {
+        let mut woken = Vec::new();
+        self.by_pod.retain(|_, account| {
+            let over = account.until.is_some_and(|until| until <= now);
+            if over {
+                woken.push(account.clone());
+            }
+            !over
+        });
+        self.free.extend(woken.iter().map(|account| account.number));
+        woken
+    }
+
+    /// How many pods that are not gone have one.
+    fn in_use(&self) -> usize {
+        self.by_pod.values().filter(|account| account.until.is_none()).count()
+    }
+}
+
+impl Tables {
+    /// The pods' counters, also of pods that are gone: what each is of.
+    pub fn accounts(&self) -> impl Iterator<Item = (SocketAddr, &Account)> {
+        self.accounts.by_pod.iter().map(|((_, ip, port, _), account)| (SocketAddr::new(*ip, *port), account))
+    }
+
+    /// What the traffic of a socket on a VIP is counted by.
+    #[must_use]
+    pub fn labels(&self, socket: &Socket) -> Option<&Labels> {
+        self.services.get(socket).map(|installed| &installed.targets.labels)
+    }
+
+    /// The number of a pod's counter; 0 if it has none, and is counted as its service's.
+    pub(super) fn account(&mut self, pod: &BackendKey, labels: &Labels, tag: u32, plan: &mut Plan) -> u32 {
+        match self.accounts.assign(pod, labels, tag) {
+            Some((number, fresh)) => {
+                if fresh {
+                    plan.writes.push(Write::OpenAccount { number, tag });
+                }
+                forwarder_ebpf::limits::COUNTED + number
+            }
+            None => 0,
+        }
+    }
+
+    /// Lets go of the counters of pods that are gone, and at last of what was counted there, which stays their service's.
+    pub(super) fn settle_accounts(&mut self, now: Instant, plan: &mut Plan) {
+        for Account { number, labels, tag, .. } in self.accounts.wake(now) {
+            plan.writes.push(Write::CloseAccount { number, tag, service: self.counted.get(&labels) });
+        }
+        self.accounts.release(now, |pod| self.backends.get(pod).is_some());
+        let without = self.backends.iter().count().saturating_sub(self.accounts.in_use());
+        if let Ok(without @ 1..) = u32::try_from(without) {
+            plan.limits.insert(Limit::CountedPods, without);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any instant will do to begin at")]
+mod tests {
+    use super::*;
+    use crate::model::{Protocol, ServiceName};
+
+    const REST: Duration = Duration::from_secs(600);
+
+    fn pod(number: u8) -> BackendKey {
+        (
+            Socket { vip: [10, 0, 0, 100].into(), port: 80, protocol: Protocol::Tcp },
+            [10, 1, 0, number].into(),
+            8080,
+            None,
+        )
+    }
+
+    fn labels() -> Labels {
+        let service = ServiceName { namespace: "default".into(), name: "web".into() };
+        Labels { service, port: 80, protocol: Protocol::Tcp }
+    }
+
+    #[test]
+    fn a_pod_that_is_back_in_time_has_its_counter_again_and_nobody_has_it_before() {
+        let (mut accounts, start) = (Accounts::new(3, REST), Instant::now());
+        assert_eq!(accounts.assign(&pod(1), &labels(), 7), Some((1, true)));
+        accounts.release(start, |_| false);
+        assert_eq!(accounts.wake(start + REST / 2), []);
+        assert_eq!(accounts.assign(&pod(2), &labels(), 8), Some((2, true)));
+        assert_eq!(accounts.assign(&pod(3), &labels(), 9), None, "that of the pod that is gone is not free yet");
+        assert_eq!(accounts.assign(&pod(1), &labels(), 7), Some((1, false)));
+        assert_eq!(accounts.wake(start + 2 * REST), []);
+        assert_eq!(accounts.in_use(), 2);
+    }
+
+    #[test]
+    fn a_counter_that_was_given_back_long_ago_is_given_to_another_pod() {
+        let (mut accounts, start) = (Accounts::new(2, REST), Instant::now());
+        accounts.assign(&pod(1), &labels(), 7);
+        accounts.release(start, |_| false);
+        accounts.release(start + REST / 2, |_| false);
+        let woken: Vec<_> =
+            accounts.wake(start + REST).into_iter().map(|account| (account.number, account.tag)).collect();
+        assert_eq!(woken, [(1, 7)]);
+        assert_eq!(accounts.assign(&pod(2), &labels(), 8), Some((1, true)));
+    }
+}
