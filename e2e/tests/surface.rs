@@ -145,8 +145,14 @@ fn connections_are_counted_measured_and_listed_where_their_pods_are() -> Result<
     };
     assert_eq!(listed()?, COUNT);
     held.finish()?;
-    eventually(SETTLE, "none is in use", || Ok(ensure!(listed()? == 0)))?;
-    eventually(SETTLE + COUNTED, "none is counted", || Ok(ensure!(sum("crier_flows_active")? == 0.0)))
+    eventually(SETTLE, "none is in use", || {
+        ensure!(listed()? == 0);
+        Ok(())
+    })?;
+    eventually(SETTLE + COUNTED, "none is counted", || {
+        ensure!(sum("crier_flows_active")? == 0.0);
+        Ok(())
+    })
 }
 
 #[test]
