@@ -46,9 +46,7 @@ const ASK: u32 = 4;
 pub extern "C" fn crier_choose(hash: u64, now: u32, translated: u32) -> u32 {
     let translated = translated != 0;
     let Some(scratch) = scratch::get() else { return 0 };
-    let packet = scratch::noted(scratch, PACKET);
-    let own = packet.source_port;
-    let attempts = match (packet.protocol == SCTP, translated) {
+    let attempts = match (scratch::noted(scratch, PACKET).protocol == SCTP, translated) {
         (false, false) => ATTEMPTS + 1,
         (false, true) => NAT_ATTEMPTS,
         (true, false) => 1,
@@ -58,13 +56,14 @@ pub extern "C" fn crier_choose(hash: u64, now: u32, translated: u32) -> u32 {
     let (tries, closed) = unsafe { (&raw mut (*scratch).attempts, &raw mut (*scratch).closed) };
     // SAFETY: as above; aligned words.
     unsafe {
+        (&raw mut (*scratch).hash).write_volatile(hash);
         tries.write_volatile(attempts);
         closed.write_volatile(0);
     }
     let mut attempt = 0;
     // SAFETY: as above.
     while attempt < NAT_ATTEMPTS && attempt < unsafe { tries.read_volatile() } {
-        set_port(scratch, candidate(own, hash, attempt, translated));
+        set_port(scratch, candidate(scratch, attempt, translated));
         let found = table::crier_find(REPLY, State::REVERSE);
         match judge(found, now) {
             OURS => return 1,
@@ -83,18 +82,20 @@ pub extern "C" fn crier_choose(hash: u64, now: u32, translated: u32) -> u32 {
     if closed == 0 {
         return 0;
     }
-    set_port(scratch, candidate(own, hash, closed - 1, translated));
+    set_port(scratch, candidate(scratch, closed - 1, translated));
     table::crier_change(table::crier_find(REPLY, State::REVERSE), 0, State::REVERSE);
     1
 }
 
 #[inline(always)]
-fn candidate(own: [u8; 2], hash: u64, attempt: u32, translated: bool) -> [u8; 2] {
+fn candidate(scratch: *mut Scratch, attempt: u32, translated: bool) -> [u8; 2] {
+    // SAFETY: as above; an aligned word.
+    let hash = unsafe { (&raw const (*scratch).hash).read_volatile() };
     if translated {
         let (first, ports) = range();
         steer::translated_port(hash, attempt, first, ports)
     } else if attempt == 0 {
-        own
+        scratch::noted(scratch, PACKET).source_port
     } else {
         steer::substitute_port(hash, attempt)
     }

@@ -25,6 +25,8 @@ pub struct Scratch {
     /// does not know them, and so does not go through what follows for each.
     pub attempts: u32,
     pub closed: u32,
+    /// The hash that they are made of: here it takes no place on the stack.
+    pub hash: u64,
     /// A question to the kernel's routing.
     pub lookup: bpf_fib_lookup,
 }
