@@ -1,5 +1,4 @@
 //! Agents with two uplinks, each on a segment of its own, with VIPs on both.
-#![expect(clippy::disallowed_methods, reason = "edge: measures real networks")]
 
 use std::net::{IpAddr, SocketAddr};
 

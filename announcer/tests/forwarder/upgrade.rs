@@ -217,7 +217,7 @@ fn an_agent_that_ends_before_it_takes_over_leaves_it_to_the_next() {
 fn flows_whose_description_nobody_can_read_are_left_and_the_agent_starts() {
     let mut rig = Rig::new();
     let mut stream = connect(&rig.lan.client, socket(vip4(), 80)).0;
-    rig.agents.iter().for_each(|agent| agent.spoil_description());
+    rig.agents.iter().for_each(Agent::spoil_description);
     upgrade(&mut rig, 2 * MIN_FLOWS);
     assert!(remembered(&rig).is_empty());
     // The tables lead to the same pod still.

@@ -1,7 +1,7 @@
 //! Takes over the flows that a predecessor remembers in maps of another layout, or of another size.
 //!
 //! A predecessor's maps lie beside a description of theirs ([`layout`]). By it its flows are read, field by field and by name
-//! ([`record`]), and entered into this agent's own table by this agent's rules ([`table`]), as the kernel program would enter
+//! (`record.rs`), and entered into this agent's own table by this agent's rules (`table.rs`), as the kernel program would enter
 //! them: programs run on both meanwhile. [`Heir`] goes through all of them, once and again for those that have come since.
 //!
 //! Everything here works on words in memory, whoever holds them; `io::inherit` maps the kernel's.
