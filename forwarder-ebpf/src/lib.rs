@@ -4,10 +4,9 @@
 //! built, so that a plain stable `cargo build` needs no eBPF toolchain. `hack/build-ebpf` builds the object anew,
 //! `hack/check-ebpf` proves that it belongs to the sources.
 //!
-//! Reading order: [`layout`] (what lies in the maps), [`directory`] (where a service is found), [`steer`] (which slot a connection hashes
-//! to), [`flow`] and [`table`] (how and where a connection is remembered), [`describe`] (how a successor reads that), [`counter`],
-//! [`reason`] and [`event`]
-//! (what is counted), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
+//! Reading order: [`layout`] (what lies in the maps), [`vips`] and [`directory`] (where a service is found), [`steer`] (which slot a
+//! connection hashes to), [`flow`] and [`table`] (how and where a connection is remembered), [`describe`] (how a successor reads that),
+//! [`counter`], [`reason`] and [`event`] (what is counted), [`Stage`] (the program's parts), then `kernel/src/main.rs`.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 

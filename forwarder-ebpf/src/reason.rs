@@ -6,7 +6,8 @@
 pub enum DropReason {
     /// Headers shorter than they say.
     Malformed = 0,
-    /// A part of a packet whose first part was not carried here before it, or longer ago than hosts put packets together.
+    /// A part of a packet whose first part was not carried here before it, or longer ago than hosts put packets together; or one to a
+    /// translated backend.
     Fragment = 1,
     /// More IPv6 extension headers than are walked, or one that cannot be.
     Extension = 2,
@@ -34,7 +35,7 @@ pub enum DropReason {
     NatPort = 13,
     /// A translated packet could not be sent on: no way to where it goes, or by no uplink, or it is too large for it.
     NatRoute = 14,
-    /// A reset to a translated backend, of no known connection.
+    /// A packet to a translated backend, of no known connection: a reset, as a rule.
     NatStray = 15,
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use announcer::{forward::wanted::Socket, model::Protocol};
-use forwarder_ebpf::{DropReason, Grant, Message};
+use forwarder_ebpf::{DropReason, Grant, Message, UDP, table::State};
 
 use crate::{
     Rig, eventually,
@@ -90,6 +90,9 @@ fn a_backend_on_the_segment_without_an_agent_is_served_and_sees_its_gateway() {
         streams.iter_mut().for_each(|stream| echo(stream, 1 << 20));
     }
     nothing_dropped(&rig);
+    let entries = rig.agents[GATEWAY].flows();
+    let answered = entries.iter().filter(|entry| entry.flow.protocol == UDP && !entry.state.has(State::HALF_OPEN));
+    assert_eq!(answered.count(), 16, "their clients' entries know that they are answered");
 }
 
 #[test]

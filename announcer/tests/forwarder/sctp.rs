@@ -32,6 +32,7 @@ const DATA: u8 = 0;
 const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
 const ABORT: u8 = 6;
+const SHUTDOWN_COMPLETE: u8 = 14;
 
 /// The checksum, by the definition: of the bits of each byte, the least significant first.
 pub(crate) fn crc32c(bytes: &[u8]) -> [u8; 4] {
@@ -173,6 +174,22 @@ fn a_port_without_a_service_is_answered_by_an_abort_with_the_right_tag_and_check
     }
     eventually("aborts are not answered", || rig.drops(0, DropReason::NoService) == 2);
     assert_eq!(rig.agents[0].counters().messages[&Message::Abort], 4);
+}
+
+#[test]
+fn an_abort_counts_as_a_reset_and_an_orderly_end_does_not() {
+    let mut rig = rig();
+    serve_from(&mut rig, &[0]);
+    let taps = taps(&rig);
+    for (chunk, resets) in [(SHUTDOWN_COMPLETE, 0), (ABORT, 1)] {
+        for chunk in [INIT, DATA, chunk] {
+            let packet = sctp(CLIENT, PORT, chunk);
+            send(&rig, vip4(), &packet);
+            assert_eq!(taken_by(&taps, vip4(), &packet), 0);
+        }
+        let counters = rig.agents[0].counters();
+        assert_eq!(counters.conversations.values().map(|all| all.resets_by_clients).sum::<u64>(), resets);
+    }
 }
 
 /// TCP would be given another port.

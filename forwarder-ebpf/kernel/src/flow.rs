@@ -99,7 +99,7 @@ pub extern "C" fn crier_marked(place: u32, state: u32, flags: u32, silent: u32) 
 /// Whether a packet with these flags is a reset that ends a connection.
 #[inline(always)]
 fn reset(flags: u8, state: State) -> u32 {
-    if parse::resets(flags) && !state.has(State::CLOSED) { counters::RESET } else { 0 }
+    if parse::aborts(flags) && !state.has(State::CLOSED) { counters::RESET } else { 0 }
 }
 
 /// Where the flow of these ends leads, if it lives here, to tell its pod something about it: the flow is left as it was. A pod
@@ -137,7 +137,7 @@ fn refresh(place: &Place, pod: *mut Pod, tuple: &Tuple, now: u32) {
     scratch::note(scratch, PACKET, tuple);
     scratch::note(scratch, REPLY, &reply);
     let back = table::crier_find(REPLY, State::REVERSE);
-    if ports::crier_renew(back, now) != 0 || ports::is_taken(now) {
+    if ports::crier_renew(back, now, place.flow().begun) != 0 || ports::is_taken(now) {
         return;
     }
     if place.grant.client_port == tuple.source_port && !translated {
@@ -279,9 +279,6 @@ pub fn reply(packet: &Packet) -> Option<(&'static Flow, Account, u32)> {
 /// The flow of a translated backend's packet, which has come in by an uplink; or of one that an error is about, in its shape.
 #[inline(always)]
 pub fn returned(tuple: &Tuple) -> Option<Place> {
-    if !ports::is_translated(tuple.destination_port) {
-        return None;
-    }
     let place = table::find_reply(&table::reply_home(tuple), tuple)?;
     (maps::pod(place.grant.pod)?.way == Pod::TRANSLATED).then_some(place)
 }
@@ -295,10 +292,12 @@ pub fn replied(packet: &Packet, place: Place) -> Option<(&'static Flow, Account,
         if is_stale(flow, seconds()) {
             return None;
         }
-        place.change(0, State::HALF_OPEN, None);
+        if place.state.has(State::HALF_OPEN) {
+            crier_answered(place.number, place.state.0, 0, State::HALF_OPEN);
+        }
     } else if packet.ends() {
         what = reset(packet.flags, place.state);
-        close_from_pod(packet, &place);
+        crier_answered(place.number, place.state.0, closed_by(packet, State::BY_POD), 0);
     } else if packet.marks() {
         counters::crier_accepted(place.number);
     }
@@ -317,20 +316,23 @@ pub fn forget_reply_to(direct: &Tuple) {
     forget_reply(&reversed(&direct.destination, direct.destination_port, direct));
 }
 
-/// Notes that a pod has closed a flow.
-#[inline(always)]
-fn close_from_pod(packet: &Packet, place: &Place) {
-    let closed = closed_by(packet, State::BY_POD);
-    place.change(closed, 0, None);
+/// Sets and clears flags of the flow at a place with this state, by which a pod's reply goes; also where its client's packets have an
+/// entry of their own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crier_answered(place: u32, state: u32, set: u32, clear: u32) -> u32 {
+    let Some(place) = Place::at(place as u64 | (state as u64) << 32) else { return 0 };
+    place.change(set, clear, None);
     if place.state.has(State::FORWARD) {
-        return;
+        return 1;
     }
-    let Some(scratch) = scratch::get() else { return };
-    note_forward(scratch, place);
+    let Some(scratch) = scratch::get() else { return 0 };
+    note_forward(scratch, &place);
     let found = table::crier_find(OTHER, State::FORWARD);
     if let Some(flow) = Place::at(found).filter(|flow| flow.grant == place.grant) {
-        flow.change(closed, 0, None);
+        flow.change(set, clear, None);
     }
+    1
 }
 
 /// Notes the client's end of the flow that an entry for the way back belongs to. It is still that pod's if its grant is

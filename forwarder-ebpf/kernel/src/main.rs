@@ -1,10 +1,10 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision and carries it out by [`rewrite`].
-//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods
-//! ([`table`]: where they lie; [`pods`]: where they lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
-//! [`translate`] the ways to backends that cannot answer the client themselves, [`icmp`] what is said about VIPs and connections, [`refuse`] what is said to who asks for a port that is not there,
-//! [`answer`] what is said to who asks for a VIP while no agent does, [`fragment`] what becomes of parts of packets, [`counters`] what is
-//! counted by pod and service.
+//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods ([`table`]: where they lie; [`pods`]: where they
+//! lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
+//! [`translate`] the ways to backends that cannot answer the client themselves, [`fragment`] what becomes of parts of packets, [`icmp`] what
+//! is said about VIPs and connections, [`refuse`] and [`sctp`] what is said to who asks for a port that is not there, [`answer`] what is
+//! said to who asks for a VIP while no agent does, [`counters`] what is counted by pod and service.
 //!
 //! What few packets need are programs of their own, entered by [`stage`].
 //!

@@ -89,6 +89,12 @@ pub fn resets(flags: u8) -> bool {
     flags & TCP_RST != 0
 }
 
+/// Whether they are those of a reset, and not of SCTP's orderly end.
+#[inline(always)]
+pub fn aborts(flags: u8) -> bool {
+    flags & (TCP_RST | TCP_FIN) == TCP_RST
+}
+
 /// Whether a packet with these marks belongs to a connection that has begun.
 #[inline(always)]
 pub fn continues(protocol: u8, flags: u8, quic: bool) -> bool {
@@ -337,7 +343,8 @@ fn sctp(ctx: &TcContext, packet: &mut Packet) -> Transport {
     let flags = match chunk {
         SCTP_INIT => TCP_SYN,
         SCTP_INIT_ACK => TCP_SYN | TCP_ACK,
-        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => TCP_RST,
+        SCTP_ABORT => TCP_RST,
+        SCTP_SHUTDOWN_COMPLETE => TCP_RST | TCP_FIN,
         _ => TCP_ACK,
     };
     packet.flags = bytes::unforeseen(ctx, flags as u32) as u8;

@@ -12,7 +12,7 @@
 use forwarder_ebpf::{SCTP, UDP, limits, steer, table::State};
 
 use crate::{
-    assembly, flow,
+    assembly, counters, flow,
     scratch::{self, OTHER, PACKET, REPLY, Scratch},
     table::{self, NOWHERE, Place},
 };
@@ -101,13 +101,6 @@ fn candidate(scratch: *mut Scratch, attempt: u32, translated: bool) -> [u8; 2] {
     }
 }
 
-/// Whether a translated backend may know a client by this port.
-#[inline(always)]
-pub fn is_translated(port: [u8; 2]) -> bool {
-    let (first, ports) = range();
-    (u16::from_be_bytes(port) as u32).wrapping_sub(first) < ports
-}
-
 #[inline(always)]
 fn range() -> (u32, u32) {
     // SAFETY: constants; volatile, since they are set after the program was built.
@@ -171,16 +164,18 @@ pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
     }
 }
 
-/// Notes that the client of the scratch's [`PACKET`] was heard, in the entry that it has for the way back alone; 0 if
-/// it has none at this place ([`table::crier_find`]).
+/// Notes that the client of the scratch's [`PACKET`] was heard, and when it began to connect, in the entry that it has for the way back
+/// alone; 0 if it has none at this place ([`table::crier_find`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn crier_renew(found: u64, now: u32) -> u32 {
+pub extern "C" fn crier_renew(found: u64, now: u32, begun: u32) -> u32 {
     let (Some(back), Some(scratch)) = (Place::at(found), scratch::get()) else { return 0 };
     if back.state.has(State::FORWARD) || !table::is_of(back.flow(), scratch::noted(scratch, PACKET)) {
         return 0;
     }
     flow::note_seen(back.flow, now);
-    back.change(0, State::HALF_OPEN, Some(now));
+    counters::note_begun(back.flow, begun);
+    // A datagram's flow is half-open until the pod answers.
+    back.change(0, if back.state.has(State::TCP) { State::HALF_OPEN } else { 0 }, Some(now));
     1
 }

@@ -53,7 +53,7 @@ pub fn destination(
     change_checksum(ctx, packet, &packet.tuple.destination, address, ports)?;
     destination_address(ctx, packet, address)?;
     let header = bytes::at(ctx, packet.transport, size_of::<u32>() as u32).ok_or(NO_HEADER)?;
-    // SAFETY: as above; see [`bytes`] for the boundary.
+    // SAFETY: these bytes are the packet's; see [`bytes`] for the boundary.
     unsafe { header.cast_mut().cast::<u32>().write(ports) };
     Ok(())
 }
