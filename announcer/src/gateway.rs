@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use membership::{Interface, Member, NodeName, View, election};
 
-use crate::model::Backend;
+use crate::model::{Backend, Protocol};
 
 /// A backend's gateway.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,12 @@ pub fn gateway<'a>(backend: &Backend, vip: IpAddr, view: &'a View) -> Option<Gat
         return None;
     }
     elect(backend, vip, view, Some(name), false).or_else(|| elect(backend, vip, view, None, false))
+}
+
+/// Whether a gateway can carry this protocol's connections. With SCTP a gateway could not have ports of its own.
+#[must_use]
+pub const fn can_carry(protocol: Protocol) -> bool {
+    !matches!(protocol, Protocol::Sctp)
 }
 
 /// What the choice of gateways depends on beside the objects: of each node whether it is up, forwards and stays, and its uplinks.

@@ -105,13 +105,17 @@ pub struct Carrier<'a> {
     pub translated: bool,
 }
 
-/// Who carries the connections to `vip` that a backend gets.
+/// Who carries the connections to `vip` that a backend gets; `None`: nobody can.
 #[must_use]
 pub fn carrier<'a>(port: &ServicePort, backend: &Backend, vip: IpAddr, view: &'a View) -> Option<Carrier<'a>> {
     if let Some(gateway) = gateway::gateway(backend, vip, view) {
         let Gateway { node, member, if_proven } = gateway;
+        let able = gateway::can_carry(port.protocol);
         let proven = || judged(port, backend, member).is_some_and(|verdict| verdict != Verdict::Unhealthy);
-        if !if_proven || proven() {
+        if !able && !if_proven {
+            return None;
+        }
+        if able && (!if_proven || proven()) {
             return Some(Carrier { node, member, translated: true });
         }
     }
@@ -243,6 +247,25 @@ mod tests {
         assert!(carrier(&port, &port.backends[1], VIP, &view).is_some_and(|carrier| carrier.translated));
         assert_eq!(serving_here(&port, VIP, &view, &gateway.parse().unwrap()).len(), usize::from(gateway == "n1"));
         assert_eq!(local_nodes(&port, VIP, &view), ["n1".parse().unwrap()].into());
+    }
+
+    #[test]
+    fn sctp_is_carried_to_no_backend_behind_full_nat_whatever_probes_say() {
+        let mut view = view(&["n1", "n2"]);
+        for (member, prefix) in view.members.values_mut().zip(["10.77.0.1/24", "10.77.0.2/24"]) {
+            let prefixes = vec![prefix.parse().unwrap()];
+            member.document.facts.interfaces = vec![Interface { name: "eth0".into(), mac: [2; 6], prefixes }];
+        }
+        let macvlan = Backend { address: [10, 77, 0, 4].into(), ..backend(4, Some("n2")) };
+        let mut port = port(vec![backend(1, Some("n1")), backend(2, Some("n9")), backend(3, None), macvlan.clone()]);
+        for node in ["n1", "n2"] {
+            (1..4).for_each(|n| judge(&mut view, node, target(n, 8080), Verdict::Healthy));
+            judge(&mut view, node, Target { address: macvlan.address, ..target(4, 8080) }, Verdict::Healthy);
+        }
+        assert_eq!(used(&port, &view), [1, 2, 3, 4]);
+        port.protocol = Protocol::Sctp;
+        assert_eq!(used(&port, &view), [1]);
+        assert!(port.backends[1..].iter().all(|backend| carrier(&port, backend, VIP, &view).is_none()));
     }
 
     #[test]

@@ -11,7 +11,12 @@ use forwarder_ebpf::DropReason;
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The drops that tell of a shortage, and what is lacking.
-const SHORTAGES: [(DropReason, &str); 2] = [
+const SHORTAGES: [(DropReason, &str); 3] = [
+    (
+        DropReason::FlowTable,
+        "no room for a new connection: raise forwarder.flows; if crier_flow_table_flows is far below crier_flow_table_size, connections \
+         lead to more than 16,384 sockets of this node's pods: spread the pods over more nodes",
+    ),
     (
         DropReason::NatPort,
         "no port is free for new connections to a backend behind full NAT; widen the gap below net.ipv4.ip_local_port_range, \
@@ -71,17 +76,19 @@ mod tests {
 
     #[test]
     fn a_shortage_is_counted_as_it_grows_and_said_once_a_minute() {
-        let (mut shortages, begin) = (Shortages::default(), Instant::now());
-        let mut look = |count, seconds| {
-            let drops = BTreeMap::from([(DropReason::NatPort, count), (DropReason::FlowTable, 7)]);
-            let grown = shortages.look(&drops, begin + Duration::from_secs(seconds));
-            grown.first().map(|shortage| (shortage.more, shortage.say.is_some()))
-        };
-        assert_eq!(look(0, 0), None);
-        assert_eq!(look(3, 1), Some((3, true)));
-        assert_eq!(look(5, 2), Some((2, false)));
-        assert_eq!(look(5, 3), None);
-        assert_eq!(look(6, 62), Some((1, true)));
-        assert_eq!(look(1, 63), Some((1, false)), "it counts anew");
+        for reason in [DropReason::FlowTable, DropReason::NatPort, DropReason::NatRoute] {
+            let (mut shortages, begin) = (Shortages::default(), Instant::now());
+            let mut look = |count, seconds| {
+                let drops = BTreeMap::from([(reason, count), (DropReason::Malformed, 7)]);
+                let grown = shortages.look(&drops, begin + Duration::from_secs(seconds));
+                grown.first().map(|shortage| (shortage.reason, shortage.more, shortage.say.is_some()))
+            };
+            assert_eq!(look(0, 0), None);
+            assert_eq!(look(3, 1), Some((reason, 3, true)));
+            assert_eq!(look(5, 2), Some((reason, 2, false)));
+            assert_eq!(look(5, 3), None);
+            assert_eq!(look(6, 62), Some((reason, 1, true)));
+            assert_eq!(look(1, 63), Some((reason, 1, false)), "it counts anew");
+        }
     }
 }

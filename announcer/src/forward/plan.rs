@@ -23,6 +23,13 @@ pub enum Write {
         /// The pod's tag.
         tag: u32,
     },
+    /// A pod has this counter again, which goes on, by its tag.
+    ResumeAccount {
+        /// The counter's number among the pods'.
+        number: u32,
+        /// The pod's tag.
+        tag: u32,
+    },
     /// A pod has this counter no more; what was counted there becomes its service port's, if that is still there.
     CloseAccount {
         /// The counter's number among the pods'.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use membership::{NodeName, Target, View};
 
 use crate::{
-    gateway::gateway,
-    model::{Backend, Check, Desired, Service, TrafficPolicy},
+    gateway::{can_carry, gateway},
+    model::{Backend, Check, Desired, Service, ServicePort, TrafficPolicy},
 };
 
 /// The probes of one node: every socket it asks, and how.
@@ -35,7 +35,7 @@ pub fn plan(desired: &Desired, view: &View, me: &NodeName) -> Plan {
         let Some(check) = &port.check else { continue };
         for backend in &port.backends {
             let counts = if backend.terminating { backend.serving } else { backend.ready };
-            let mine = || backend.node.as_ref() == Some(me) || is_gateway(service, backend, view, me);
+            let mine = || backend.node.as_ref() == Some(me) || is_gateway(service, port, backend, view, me);
             if counts && mine() {
                 targets.entry(target_of(backend, check)).or_insert_with(|| check.clone());
             }
@@ -45,9 +45,10 @@ pub fn plan(desired: &Desired, view: &View, me: &NodeName) -> Plan {
 }
 
 /// Whether this node carries a backend's connections to any of the service's VIPs.
-fn is_gateway(service: &Service, backend: &Backend, view: &View, me: &NodeName) -> bool {
+fn is_gateway(service: &Service, port: &ServicePort, backend: &Backend, view: &View, me: &NodeName) -> bool {
     let vips = service.vips.iter().map(|vip| vip.address).filter(|vip| vip.is_ipv4() == backend.address.is_ipv4());
     service.traffic_policy == TrafficPolicy::Cluster
+        && can_carry(port.protocol)
         && vips.filter_map(|vip| gateway(backend, vip, view)).any(|gateway| gateway.node == me)
 }
 
@@ -58,7 +59,7 @@ mod tests {
     use membership::{Facts, Interface, Member, MemberState, NodeDocument};
 
     use super::*;
-    use crate::model::{CheckKind, Protocol, ServiceName, ServicePort, Vip};
+    use crate::model::{CheckKind, Protocol, ServiceName, Vip};
 
     fn check(port: Option<u16>) -> Check {
         Check {
@@ -134,6 +135,16 @@ mod tests {
             plans.into_iter().sum::<usize>()
         };
         assert_eq!(probed(&desired), 1);
+        let speak = |desired: &mut Desired, protocol| {
+            desired
+                .services
+                .values_mut()
+                .flat_map(|service| &mut service.ports)
+                .for_each(|port| port.protocol = protocol);
+        };
+        speak(&mut desired, Protocol::Sctp);
+        assert_eq!(probed(&desired), 0, "SCTP has no gateways");
+        speak(&mut desired, Protocol::Tcp);
         desired.services.values_mut().for_each(|service| service.traffic_policy = TrafficPolicy::Local);
         assert_eq!(probed(&desired), 0);
     }

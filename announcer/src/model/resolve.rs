@@ -79,9 +79,10 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
             })
             .collect();
         problems.extend(unserved(source, name, wish, slices, &ports));
-        problems.extend(
-            ports.iter_mut().enumerate().filter_map(|(index, port)| leave_out_other_ports(source, index, port)),
-        );
+        for (index, port) in ports.iter_mut().enumerate().filter(|(_, port)| port.protocol == Protocol::Sctp) {
+            problems.extend(leave_out_other_ports(source, index, port));
+            problems.extend(leave_out_without_node(source, index, port));
+        }
         services.insert(
             name.clone(),
             Service {
@@ -191,7 +192,7 @@ fn unserved(
 /// An SCTP packet's checksum is none that could be changed with its ports: pods that listen on another are not used, with a warning.
 fn leave_out_other_ports(source: &Source, index: usize, port: &mut ServicePort) -> Option<Problem> {
     let number = port.port;
-    let other = port.backends.iter().find(|pod| pod.port != number).filter(|_| port.protocol == Protocol::Sctp)?;
+    let other = port.backends.iter().find(|pod| pod.port != number)?;
     let message = format!(
         "SCTP is served with the port unchanged only: pods on another port, as {}, are not used; let them listen on {number}",
         SocketAddr::new(other.address, other.port)
@@ -199,6 +200,18 @@ fn leave_out_other_ports(source: &Source, index: usize, port: &mut ServicePort) 
     port.backends.retain(|pod| pod.port == number);
     let field = format!("spec.ports[{index}].targetPort");
     Some(Problem::error(&source.origin, &source.key, &field, message).as_warning())
+}
+
+/// For the same reason no other node can carry SCTP in its own name: pods that are on none are not used, with a warning.
+fn leave_out_without_node(source: &Source, index: usize, port: &mut ServicePort) -> Option<Problem> {
+    let homeless = port.backends.iter().find(|pod| pod.node.is_none())?;
+    let message = format!(
+        "SCTP is carried to pods by their own node only, not by full NAT: endpoints without nodeName, as {}, are not used; \
+         give them the nodeName of a node with an agent (crier.io/backends: address:port@node)",
+        SocketAddr::new(homeless.address, homeless.port)
+    );
+    port.backends.retain(|pod| pod.node.is_some());
+    Some(Problem::error(&source.origin, &source.key, &format!("spec.ports[{index}]"), message).as_warning())
 }
 
 /// A warning about VIPs of a pool that nobody announces.

@@ -60,6 +60,16 @@ fn clients_with_affinity_beyond_the_room_are_counted_but_not_those_whose_time_wa
     assert!((BEYOND..BEYOND + AFFINITIES / 16).contains(&(gone as u32)), "{gone}");
     assert_eq!(lost(&mut agent), 0, "counted once");
 
+    // A successor finds the map full, and others come.
+    agent.restart_in(host, Mode::Xdp);
+    serve_for(&mut agent, &mut wanted, 600);
+    assert_eq!(lost(&mut agent), 0, "nobody came yet");
+    let kernel = Kernel::of(host, agent.pins.path());
+    let come = |from: u32, to: u32| host.run(|| (from..to).for_each(|n| drop(kernel.run(Way::Ingress, &syn(n)))));
+    come(2 * AFFINITIES, 2 * AFFINITIES + BEYOND);
+    let gone = lost(&mut agent);
+    assert!((BEYOND - AFFINITIES / 16..BEYOND + AFFINITIES / 16).contains(&(gone as u32)), "{gone}");
+
     // The same clients, of a service whose time is short: they make room for others by themselves.
     let mut agent = Agent::start_in(host, Mode::Xdp);
     serve_for(&mut agent, &mut wanted, 1);

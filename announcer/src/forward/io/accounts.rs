@@ -50,7 +50,12 @@ impl Accounts {
     pub(super) fn open(&mut self, number: u32, tag: u32) -> Result<(), MapError> {
         let counted = limits::COUNTED + number;
         self.set(counted, Counter { tag, ..Counter::default() })?;
-        self.by_tag.insert(tag, counted, 0)
+        self.resume(number, tag)
+    }
+
+    /// A pod has this counter again. Its tag may lead to another by now: of the same pod, with another own address.
+    pub(super) fn resume(&mut self, number: u32, tag: u32) -> Result<(), MapError> {
+        self.by_tag.insert(tag, limits::COUNTED + number, 0)
     }
 
     /// A pod has it no more. What its last connections are counted by from now on is their service's counter.

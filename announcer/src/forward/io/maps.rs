@@ -73,6 +73,7 @@ impl Maps {
             Write::Backend(index, entry) => (map::BACKENDS, self.backends.set(*index, entry, 0)),
             Write::ResetCounters(counted) => (map::COUNTERS, self.accounts.reset(*counted)),
             Write::OpenAccount { number, tag } => (map::COUNTERS, self.accounts.open(*number, *tag)),
+            Write::ResumeAccount { number, tag } => (map::COUNTED, self.accounts.resume(*number, *tag)),
             Write::CloseAccount { number, tag, service } => {
                 (map::COUNTERS, self.accounts.close(*number, *tag, *service))
             }

@@ -204,7 +204,8 @@ struct Running {
     kernel: Kernel,
     maps: Maps,
     tables: Tables,
-    clients: Clients,
+    /// From when the map is this program's alone.
+    clients: Option<Clients>,
     table: Arc<FlowTable>,
     broken: bool,
 }
@@ -221,14 +222,14 @@ impl Running {
         let inherits = kernel.inherits_flows;
         let tables = if inherits { Tables::inheriting(kernel.translates) } else { Tables::default() };
         let tables = tables.with_rows(options.rows);
-        Ok(Self {
-            kernel,
-            maps,
-            tables,
-            clients: Clients::new(limits::AFFINITIES),
-            table: Arc::new(table),
-            broken: false,
-        })
+        Ok(Self { kernel, maps, tables, clients: None, table: Arc::new(table), broken: false })
+    }
+
+    /// Begins the books of clients with what a predecessor left in the map. What is added while it is looked at is in none of
+    /// them: rather that than a loss that was none.
+    fn count_clients(&mut self) -> Result<Clients, aya::maps::MapError> {
+        let (_, present) = self.maps.forget_clients(uptime()?)?;
+        Ok(Clients::new(limits::AFFINITIES, present, self.maps.event(AFFINITIES_ADDED)?))
     }
 }
 
@@ -266,6 +267,10 @@ impl Forwarder {
         }
         running.broken = false;
         let attached = running.kernel.attach(&wanted.uplinks)?;
+        if running.clients.is_none() {
+            // Another try with the next call.
+            running.clients = running.count_clients().ok();
+        }
         let mut limits = plan.limits;
         if running.kernel.left_out > 0 {
             limits.insert(Limit::Flows, running.kernel.left_out);
@@ -304,15 +309,13 @@ impl Forwarder {
     /// # Errors
     /// If the kernel refuses to read or change the map.
     pub fn forget_clients(&mut self, now: Instant) -> Result<u64, aya::maps::MapError> {
-        let Some(running) = &mut self.running else { return Ok(0) };
-        let added = running.maps.event(AFFINITIES_ADDED)?;
-        let Some(seconds) = clock_gettime(ClockId::CLOCK_MONOTONIC).ok().filter(|_| running.clients.is_due(added, now))
-        else {
+        let Some(Running { maps, clients: Some(clients), .. }) = &mut self.running else { return Ok(0) };
+        let added = maps.event(AFFINITIES_ADDED)?;
+        if !clients.is_due(added, now) {
             return Ok(0);
-        };
-        // As the program counts them.
-        let (removed, left) = running.maps.forget_clients(seconds.tv_sec() as u32)?;
-        Ok(running.clients.looked(added, removed, left, now))
+        }
+        let (removed, left) = maps.forget_clients(uptime()?)?;
+        Ok(clients.looked(added, removed, left, now))
     }
 
     /// The connections of this node's pods, to be looked at by whoever has the time: with many it takes a while.
@@ -356,4 +359,10 @@ impl Forwarder {
             None => Info { mode: "off", ..Info::default() },
         }
     }
+}
+
+/// Seconds, as the program counts them for clients.
+fn uptime() -> Result<u32, aya::maps::MapError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from)?;
+    Ok(now.tv_sec() as u32)
 }

@@ -6,11 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{BackendKey, Tables};
+use forwarder_ebpf::BackendEntry;
+
+use super::{
+    BackendKey, Tables,
+    services::{backend_entry, backends},
+};
 use crate::forward::{
     counters::Labels,
     plan::{Limit, Plan, Write},
-    wanted::Socket,
+    wanted::{Socket, Targets},
 };
 
 /// A pod's counter.
@@ -24,6 +29,13 @@ pub struct Account {
     tag: u32,
     /// The pod is gone, and its counter is free from then on.
     until: Option<Instant>,
+}
+
+/// Whether a pod's counter begins or goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Fresh,
+    Again,
 }
 
 /// Numbers of counters, by pods.
@@ -42,12 +54,12 @@ impl Accounts {
         Self { by_pod: BTreeMap::new(), free: Vec::new(), next: 1, capacity, rest }
     }
 
-    /// The pod's counter: the one it has, or had and nobody was given since, or a new one, whose number must be written
-    /// (`true`). `None` if all are taken.
-    fn assign(&mut self, pod: &BackendKey, labels: &Labels, tag: u32) -> Option<(u32, bool)> {
+    /// The pod's counter: the one it has, or had and nobody was given since, or a new one. `None` if all are taken.
+    fn assign(&mut self, pod: &BackendKey, labels: &Labels, tag: u32) -> Option<(u32, Given)> {
         if let Some(account) = self.by_pod.get_mut(pod) {
             account.until = None;
-            return Some((account.number, false));
+            account.labels.clone_from(labels);
+            return Some((account.number, Given::Again));
         }
         let number = match self.free.pop() {
             Some(number) => number,
@@ -58,7 +70,23 @@ impl Accounts {
             None => return None,
         };
         self.by_pod.insert(*pod, Account { number, labels: labels.clone(), tag, until: None });
-        Some((number, true))
+        Some((number, Given::Fresh))
+    }
+
+    /// Whether a pod that has none would get one.
+    fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.next < self.capacity
+    }
+
+    /// Whether the pod has one, or has had one until a moment ago.
+    fn has(&self, pod: &BackendKey) -> bool {
+        self.by_pod.contains_key(pod)
+    }
+
+    /// The pod's service has other labels; whether the pod has a counter.
+    fn relabel(&mut self, pod: &BackendKey, labels: &Labels) -> bool {
+        let account = self.by_pod.get_mut(pod);
+        account.map(|account| account.labels.clone_from(labels)).is_some()
     }
 
     /// The pods that are not to be kept are gone.
@@ -103,10 +131,11 @@ impl Tables {
     /// The number of a pod's counter, and its tag; of its service's, if the pod gets none.
     pub(super) fn account(&mut self, pod: &BackendKey, labels: &Labels, tag: u32, plan: &mut Plan) -> (u32, u32) {
         match self.accounts.assign(pod, labels, tag) {
-            Some((number, fresh)) => {
-                if fresh {
-                    plan.writes.push(Write::OpenAccount { number, tag });
-                }
+            Some((number, given)) => {
+                plan.writes.push(match given {
+                    Given::Fresh => Write::OpenAccount { number, tag },
+                    Given::Again => Write::ResumeAccount { number, tag },
+                });
                 (forwarder_ebpf::limits::COUNTED + number, tag)
             }
             None => (self.counted.get(labels).unwrap_or(0), 0),
@@ -119,9 +148,42 @@ impl Tables {
             plan.writes.push(Write::CloseAccount { number, tag, service: self.counted.get(&labels) });
         }
         self.accounts.release(now, |pod| self.backends.get(pod).is_some());
-        let without = self.backends.iter().count().saturating_sub(self.accounts.in_use());
-        if let Ok(without @ 1..) = u32::try_from(without) {
+        if self.without_account() > 0 && self.accounts.has_room() {
+            self.give_accounts(plan);
+        }
+        if let Ok(without @ 1..) = u32::try_from(self.without_account()) {
             plan.limits.insert(Limit::CountedPods, without);
+        }
+    }
+
+    /// A service has other labels than before: so have the counters of its pods, and the pods without one are counted by its new one.
+    pub(super) fn relabel_accounts(&mut self, socket: &Socket, targets: &Targets, plan: &mut Plan) {
+        let service = self.counted.get(&targets.labels).unwrap_or(0);
+        for (pod, _) in backends(socket, targets) {
+            if !self.accounts.relabel(&pod, &targets.labels)
+                && let Some(index) = self.backends.get(&pod)
+            {
+                plan.writes.push(Write::Backend(index, BackendEntry { counted: service, ..backend_entry(&pod) }));
+            }
+        }
+    }
+
+    fn without_account(&self) -> usize {
+        self.backends.iter().count().saturating_sub(self.accounts.in_use())
+    }
+
+    /// Counters for pods that found none free when they came.
+    fn give_accounts(&mut self, plan: &mut Plan) {
+        let without: Vec<(BackendKey, u32)> =
+            self.backends.iter().filter(|(pod, _)| !self.accounts.has(pod)).map(|(pod, index)| (*pod, index)).collect();
+        for (pod, index) in without {
+            if !self.accounts.has_room() {
+                return;
+            }
+            let Some(labels) = self.labels(&pod.0).cloned() else { continue };
+            let mut entry = backend_entry(&pod);
+            (entry.counted, entry.counted_by) = self.account(&pod, &labels, entry.tag, plan);
+            plan.writes.push(Write::Backend(index, entry));
         }
     }
 }
@@ -151,12 +213,12 @@ mod tests {
     #[test]
     fn a_pod_that_is_back_in_time_has_its_counter_again_and_nobody_has_it_before() {
         let (mut accounts, start) = (Accounts::new(3, REST), Instant::now());
-        assert_eq!(accounts.assign(&pod(1), &labels(), 7), Some((1, true)));
+        assert_eq!(accounts.assign(&pod(1), &labels(), 7), Some((1, Given::Fresh)));
         accounts.release(start, |_| false);
         assert_eq!(accounts.wake(start + REST / 2), []);
-        assert_eq!(accounts.assign(&pod(2), &labels(), 8), Some((2, true)));
+        assert_eq!(accounts.assign(&pod(2), &labels(), 8), Some((2, Given::Fresh)));
         assert_eq!(accounts.assign(&pod(3), &labels(), 9), None, "that of the pod that is gone is not free yet");
-        assert_eq!(accounts.assign(&pod(1), &labels(), 7), Some((1, false)));
+        assert_eq!(accounts.assign(&pod(1), &labels(), 7), Some((1, Given::Again)));
         assert_eq!(accounts.wake(start + 2 * REST), []);
         assert_eq!(accounts.in_use(), 2);
     }
@@ -170,6 +232,6 @@ mod tests {
         let woken: Vec<_> =
             accounts.wake(start + REST).into_iter().map(|account| (account.number, account.tag)).collect();
         assert_eq!(woken, [(1, 7)]);
-        assert_eq!(accounts.assign(&pod(2), &labels(), 8), Some((1, true)));
+        assert_eq!(accounts.assign(&pod(2), &labels(), 8), Some((1, Given::Fresh)));
     }
 }

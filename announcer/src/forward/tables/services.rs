@@ -121,6 +121,9 @@ impl Tables {
             if fresh_locals {
                 self.rows.release(old.local_run, now);
             }
+            if old.targets.labels != targets.labels {
+                self.relabel_accounts(socket, targets, plan);
+            }
         }
     }
 
@@ -257,14 +260,15 @@ fn length<T>(table: &[T]) -> u32 {
 }
 
 /// A service's backends on this node with their shares.
-fn backends(socket: &Socket, targets: &Targets) -> impl Iterator<Item = (BackendKey, u32)> {
+pub(super) fn backends(socket: &Socket, targets: &Targets) -> impl Iterator<Item = (BackendKey, u32)> {
     targets
         .local
         .iter()
         .map(|((ip, port), share)| ((*socket, *ip, *port, targets.translated.get(&(*ip, *port)).copied()), *share))
 }
 
-fn backend_entry((socket, ip, port, own): &BackendKey) -> BackendEntry {
+/// A pod's entry, but for its counter.
+pub(super) fn backend_entry((socket, ip, port, own): &BackendKey) -> BackendEntry {
     let own_address = own.map_or([0; 16], address);
     let (key, address, port) = (key(socket), address(*ip), port.to_be_bytes());
     let hash = xxh3_64(&[&key.vip[..], &key.port[..], &[key.protocol], &address[..], &port[..]].concat());

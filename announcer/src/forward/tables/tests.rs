@@ -43,7 +43,10 @@ impl Kernel {
             Write::Row(index, row) => drop(self.rows.insert(index, *row)),
             Write::Node(place, entry) => drop(self.nodes.insert(place, entry)),
             Write::Backend(index, entry) => drop(self.backends.insert(index, entry)),
-            Write::ResetCounters(_) | Write::OpenAccount { .. } | Write::CloseAccount { .. } => {}
+            Write::ResetCounters(_)
+            | Write::OpenAccount { .. }
+            | Write::ResumeAccount { .. }
+            | Write::CloseAccount { .. } => {}
             Write::Source(set, net) => assert!(self.sources.insert((set, net))),
             Write::RemoveSource(set, net) => assert!(self.sources.remove(&(set, net))),
             Write::Service(place, entry) => drop(self.entries.insert(place, entry)),
