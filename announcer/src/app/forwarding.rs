@@ -17,7 +17,10 @@ use tracing::{debug, error, info, warn};
 use super::shortages::{Shortage, Shortages};
 use crate::{
     announce::Order,
-    forward::{Active, Counters, FlowTable, Forwarder, Info, Tally, Wanted, plan::cut_off_since},
+    forward::{
+        Active, Counters, FlowTable, Forwarder, Info, Tally, Wanted,
+        plan::{Limit, cut_off_since},
+    },
     metrics::Limits,
     shadow,
 };
@@ -156,6 +159,8 @@ async fn run(
                     info!("everything fits into the forwarder's tables again");
                 }
                 reached = applied.limits;
+                // Those are lost: no later call finds room for them.
+                reached.remove(&Limit::Flows);
                 None
             }
             Err(problem) => {

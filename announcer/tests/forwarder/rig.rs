@@ -120,6 +120,11 @@ impl Agent {
         host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap())
     }
 
+    /// Applies what cannot be applied wholly; why not.
+    pub(crate) fn fails_to_apply(&mut self, host: &Host, wanted: &Wanted) -> String {
+        host.run(|| self.forwarder.apply(wanted, Instant::now()).unwrap_err().to_string())
+    }
+
     /// The same, as if at another time.
     pub(crate) fn apply_at(&mut self, host: &Host, wanted: &Wanted, now: Instant) {
         host.run(|| self.forwarder.apply(wanted, now).unwrap());

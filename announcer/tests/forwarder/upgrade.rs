@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use announcer::{forward::plan::Limit, model::Protocol};
+use announcer::{
+    forward::{Wanted, plan::Limit, wanted::Uplink},
+    model::Protocol,
+};
 use forwarder_ebpf::{
     Grant,
     limits::MIN_FLOWS,
@@ -213,6 +216,57 @@ fn an_agent_that_ends_before_it_takes_over_leaves_it_to_the_next() {
     streams.iter_mut().for_each(|stream| echo(stream, 1 << 10));
 }
 
+/// An uplink that nothing can be attached to.
+fn add_missing_uplink(wanted: &mut Wanted) {
+    wanted.uplinks.insert(i32::MAX as u32, Uplink { name: "missing".into(), mac: [2, 0, 0, 0, 0, 9] });
+}
+
+#[test]
+fn an_uplink_that_cannot_be_attached_to_holds_up_no_takeover() {
+    let mut rig = Rig::new();
+    let mut stream = connect(&rig.lan.client, socket(vip4(), 80)).0;
+    rig.wanted.iter_mut().for_each(add_missing_uplink);
+    for n in 0..rig.agents.len() {
+        let (agent, node, number) = (&mut rig.agents[n], &rig.lan.nodes[n], n as u8 + 1);
+        agent.restart_with(node, 2 * MIN_FLOWS);
+        assert!(agent.fails_to_apply(node, &rig.wanted[n]).contains("missing"));
+        let pod = socket(pod_v4(number), 8081);
+        tcp_server(&rig.lan.pods[n], pod, "new");
+        serve(&mut rig.wanted[n], vip4(), Protocol::Tcp, &[0, 1], &[pod]);
+        assert!(agent.fails_to_apply(node, &rig.wanted[n]).contains("missing"));
+    }
+    // The predecessor's tables know nothing of the new pods.
+    for _ in 0..12 {
+        assert!(connect(&rig.lan.client, socket(vip4(), 80)).1.starts_with("new"));
+    }
+    echo(&mut stream, 1 << 14);
+    assert_eq!(rig.agents[0].pins_of("flows").len(), 2, "the predecessor may run on the other uplink");
+    rig.change(|_, wanted| drop(wanted.uplinks.remove(&(i32::MAX as u32))));
+    assert_eq!(rig.agents[0].pins_of("flows").len(), 1);
+    echo(&mut stream, 1 << 14);
+}
+
+#[test]
+fn programs_that_are_given_up_before_they_are_attached_leave_no_pin() {
+    let lan = Lan::new(1);
+    let mut agent = Agent::start(&lan.nodes[0]);
+    let mut nowhere = nodes(&lan, 0);
+    nowhere.uplinks.clear();
+    add_missing_uplink(&mut nowhere);
+    agent.fails_to_apply(&lan.nodes[0], &nowhere);
+    agent.kill();
+    assert!(agent.pins_of("stages").is_empty());
+    agent.restart_with(&lan.nodes[0], MIN_FLOWS);
+    agent.apply(&lan.nodes[0], &nodes(&lan, 0));
+    let attached = agent.pins_of("stages");
+    assert_eq!(attached.len(), 1);
+    for _ in 0..3 {
+        agent.restart_with(&lan.nodes[0], MIN_FLOWS);
+    }
+    agent.kill();
+    assert_eq!(agent.pins_of("stages"), attached);
+}
+
 #[test]
 fn flows_whose_description_nobody_can_read_are_left_and_the_agent_starts() {
     let mut rig = Rig::new();
@@ -257,6 +311,8 @@ fn a_hundred_thousand_flows_are_taken_over_and_of_too_many_those_stay_that_are_i
     let [in_use, half_open] = kinds(&agent);
     println!("of {FLOWS} flows, {left_out} found no room among {small}: {in_use} are in use, {half_open} half-open");
     assert_eq!(in_use + half_open + left_out, FLOWS + 1);
+    let again = agent.try_apply(&lan.nodes[0], &wanted);
+    assert!(again.limits.is_empty(), "they are reported once: {:?}", again.limits);
     assert!(in_use > FLOWS / 2 * 9 / 10 && half_open < in_use / 3, "{in_use} in use, {half_open} half-open");
     echo(&mut stream, 1 << 14);
 }

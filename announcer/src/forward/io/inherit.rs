@@ -74,11 +74,23 @@ impl Legacy {
         let (flows, states, pods) =
             (memory(map::FLOWS, FLOW)?, memory(map::FLOW_STATES, FLOW_STATES)?, memory(map::PODS, POD)?);
         let affinities = pin(map::AFFINITIES).ok().and_then(|map| {
-            let recipes = [Recipe::new(&layout, AFFINITY_KEY).ok()?, Recipe::new(&layout, AFFINITY).ok()?];
-            Some((Affinities::try_from(Map::LruHashMap(map)).ok()?, recipes))
+            let lost = |reason: Lost| {
+                tracing::warn!(
+                    reason = crate::app::with_causes(&reason),
+                    "what a former agent remembers of clients with affinity cannot be read: they get a pod anew"
+                );
+            };
+            known_affinities(&layout, map).map_err(lost).ok()
         });
         Ok(Self { layout, flows, states, pods, affinities })
     }
+}
+
+/// Clients with affinity, and how theirs are read. Only of records as long as this agent's own.
+fn known_affinities(layout: &Layout, map: MapData) -> Result<(Affinities, [Recipe; 2]), Lost> {
+    let recipes = [Recipe::new(layout, AFFINITY_KEY)?, Recipe::new(layout, AFFINITY)?];
+    let map = Affinities::try_from(Map::LruHashMap(map)).map_err(|error| Lost::Map(map::AFFINITIES, error))?;
+    Ok((map, recipes))
 }
 
 /// This agent's maps.

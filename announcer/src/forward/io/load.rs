@@ -55,7 +55,7 @@ pub(super) struct Kernel {
     flow_pins: String,
     /// A predecessor's flows that are to be taken over, once this agent's programs are attached.
     inheritance: Option<Inheritance>,
-    /// How many of them found no room.
+    /// How many of them found no room, until it is reported.
     pub(super) left_out: u32,
     /// Flows are here that a predecessor's left, or will be.
     pub(super) inherits_flows: bool,
@@ -95,7 +95,7 @@ impl Kernel {
         let table = FlowTable::take(&mut ebpf, buckets)?;
         inherit::describe(&mut ebpf)?;
         let inheritance = Inheritance::open(pin_dir, &flow_pins, &flow_pins::others(&pins(pin_dir), &flow_pins));
-        let stages = stages::load(&mut ebpf, pin_dir)?;
+        let stages = stages::load(&mut ebpf)?;
         let inherited = Some(inherited(pin_dir));
         let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
         let kernel = Self {
@@ -118,6 +118,8 @@ impl Kernel {
     /// Attaches to the uplinks that are not attached to yet, and lets go of what is no uplink any more.
     /// The names of those that were attached to.
     pub(super) fn attach(&mut self, uplinks: &BTreeMap<u32, Uplink>) -> Result<Vec<String>, ApplyError> {
+        let pinned = self.stages.pin(&self.pin_dir);
+        pinned.map_err(|(path, source)| ApplyError::Keep { path, source: Box::new(source) })?;
         if self.inherited.take().is_some() {
             detach_clsact_elsewhere(uplinks);
             if let Some(inheritance) = &mut self.inheritance {
@@ -142,7 +144,11 @@ impl Kernel {
                 self.accelerator.look_again(index, &uplink.name);
                 continue;
             }
-            let hooks = HOOKS.iter().try_for_each(|hook| self.attach_hook(index, &uplink.name, *hook));
+            let hooks = HOOKS.iter().try_for_each(|hook| {
+                self.attach_hook(index, &uplink.name, *hook)?;
+                self.stages.are_in_use();
+                Ok(())
+            });
             match hooks {
                 Ok(()) => {
                     let pin = self.pin_dir.join(link_pin(index, XDP_HOOK));
@@ -158,11 +164,14 @@ impl Kernel {
         let mut kept: Vec<String> = uplinks.keys().flat_map(|index| hook_pins(*index)).flatten().collect();
         kept.extend(accelerated.map(|index| link_pin(*index, XDP_HOOK)));
         remove_pins(&self.pin_dir, |name| is_hook_pin(name) && !kept.iter().any(|pin| pin == name));
+        // Not only when all are attached: until then what begins would go by the predecessor's tables, which nobody keeps.
+        if failed.is_none() || !self.attached.is_empty() {
+            let inheritance = self.inheritance.take();
+            self.left_out += inheritance.map_or(0, |inheritance| inheritance.complete(&mut self.stages.array));
+        }
+        // On the others the predecessor may run still.
         if let Some(error) = failed {
             return Err(error);
-        }
-        if let Some(inheritance) = self.inheritance.take() {
-            self.left_out = inheritance.complete(&mut self.stages.array);
         }
         // No predecessor's program is left that enters its own, or looks for flows.
         remove_pins(&self.pin_dir, |name| {

@@ -111,15 +111,6 @@ pub enum StartError {
     /// The object has no such map or program: it does not belong to this agent.
     #[error("the embedded eBPF object has no {0}: it is stale, run hack/build-ebpf")]
     Stale(&'static str),
-    /// What must outlive the agent could not be pinned.
-    #[error("what must outlive the agent could not be pinned at {path}")]
-    Pin {
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: Box<aya::pin::PinError>,
-    },
     /// A map is not what the agent expects.
     #[error("the map {name} cannot be used; if it is pinned by another version, `crier cleanup` removes it")]
     Map {
@@ -146,6 +137,15 @@ pub enum ApplyError {
     /// After a failed write the program could not be loaded anew.
     #[error("the forwarder could not be loaded again")]
     Restart(#[from] StartError),
+    /// What must outlive the agent could not be pinned, so nothing is attached anew.
+    #[error("what must outlive the agent could not be pinned at {path}")]
+    Keep {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::pin::PinError>,
+    },
     /// A program could not be attached. All others are.
     #[error("the eBPF program could not be attached to {interface}: is the interface there?")]
     Attach {
@@ -175,7 +175,7 @@ pub struct Applied {
     pub writes: usize,
     /// Interfaces attached to by this call.
     pub attached: Vec<String>,
-    /// What did not fit, how many of each: to be counted and logged.
+    /// What did not fit, how many of each: to be counted and logged. [`Limit::Flows`] only by the call that took them over.
     pub limits: BTreeMap<Limit, u32>,
     /// When another `apply` with the same tables finds room that is resting now.
     pub again: Option<Instant>,
@@ -272,8 +272,9 @@ impl Forwarder {
             running.clients = running.count_clients().ok();
         }
         let mut limits = plan.limits;
-        if running.kernel.left_out > 0 {
-            limits.insert(Limit::Flows, running.kernel.left_out);
+        let left_out = std::mem::take(&mut running.kernel.left_out);
+        if left_out > 0 {
+            limits.insert(Limit::Flows, left_out);
         }
         Ok(Applied { writes: plan.writes.len(), attached, limits, again: running.tables.next_wake() })
     }
