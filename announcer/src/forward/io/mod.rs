@@ -307,12 +307,8 @@ impl Forwarder {
     pub fn forget_clients(&mut self, now: Instant) -> Result<u64, aya::maps::MapError> {
         let Some(running) = &mut self.running else { return Ok(0) };
         let added = running.maps.event(AFFINITIES_ADDED)?;
-        let Some(seconds) = clock_gettime(ClockId::CLOCK_MONOTONIC).ok().filter(|_| running.clients.is_due(added, now))
-        else {
-            return Ok(0);
-        };
-        // As the program counts them.
-        let (removed, left) = running.maps.forget_clients(seconds.tv_sec() as u32)?;
+        let Some(seconds) = seconds().ok().filter(|_| running.clients.is_due(added, now)) else { return Ok(0) };
+        let (removed, left) = running.maps.forget_clients(seconds)?;
         Ok(running.clients.looked(added, removed, left, now))
     }
 
@@ -357,4 +353,9 @@ impl Forwarder {
             None => Info { mode: "off", ..Info::default() },
         }
     }
+}
+
+/// The clock that flows and clients are remembered by, as the programs count it.
+fn seconds() -> nix::Result<u32> {
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec() as u32)
 }
