@@ -18,9 +18,8 @@ use aya::{
     programs::ProgramFd,
 };
 use forwarder_ebpf::{Affinity, AffinityKey, Flow, FlowStates, Pod, Predecessor, describe::Text, map};
-use nix::time::{ClockId, clock_gettime};
 
-use super::{StartError, flow_pins, memory::Memory};
+use super::{StartError, flow_pins, memory::Memory, seconds};
 use crate::forward::inherit::{
     Heir, Layout, Maps, Recipe, Table, Tally, Unreadable, check,
     layout::{AFFINITY, AFFINITY_KEY, FLOW, FLOW_STATES, POD},
@@ -192,11 +191,11 @@ impl Inheritance {
         let table = self.own.tables.table();
         let heirs = self.legacies.iter().filter_map(|legacy| heir(legacy, table));
         let mut heirs: Vec<Heir<'_>> = heirs.collect();
-        heirs.iter_mut().for_each(|heir| tally = tally.and(heir.pass(seconds())));
+        heirs.iter_mut().for_each(|heir| tally = tally.and(heir.pass(seconds().unwrap_or_default())));
         take_affinities(&self.legacies, &mut self.own.affinities);
         let_go(stages, &[Predecessor::Beginning]);
         wait_for_programs();
-        heirs.iter_mut().for_each(|heir| tally = tally.and(heir.pass(seconds())));
+        heirs.iter_mut().for_each(|heir| tally = tally.and(heir.pass(seconds().unwrap_or_default())));
         take_affinities(&self.legacies, &mut self.own.affinities);
         drop(heirs);
         let_go(stages, &Predecessor::ALL);
@@ -210,7 +209,7 @@ impl Inheritance {
         let table = self.own.tables.table();
         for legacy in &self.legacies {
             if let Some(mut heir) = heir(legacy, table) {
-                heir.pass(seconds());
+                heir.pass(seconds().unwrap_or_default());
             }
         }
         take_affinities(&self.legacies, &mut self.own.affinities);
@@ -260,10 +259,4 @@ fn wait_for_programs() {
         // Not there on kernels with processors of their own (nohz_full): far longer than a packet's way takes.
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-}
-
-/// The clock that flows are remembered by.
-fn seconds() -> u32 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec());
-    u32::try_from(now).unwrap_or(u32::MAX)
 }

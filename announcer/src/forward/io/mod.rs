@@ -228,7 +228,7 @@ impl Running {
     /// Begins the books of clients with what a predecessor left in the map. What is added while it is looked at is in none of
     /// them: rather that than a loss that was none.
     fn count_clients(&mut self) -> Result<Clients, aya::maps::MapError> {
-        let (_, present) = self.maps.forget_clients(uptime()?)?;
+        let (_, present) = self.maps.forget_clients(seconds().map_err(io::Error::from)?)?;
         Ok(Clients::new(limits::AFFINITIES, present, self.maps.event(AFFINITIES_ADDED)?))
     }
 }
@@ -315,7 +315,7 @@ impl Forwarder {
         if !clients.is_due(added, now) {
             return Ok(0);
         }
-        let (removed, left) = maps.forget_clients(uptime()?)?;
+        let (removed, left) = maps.forget_clients(seconds().map_err(io::Error::from)?)?;
         Ok(clients.looked(added, removed, left, now))
     }
 
@@ -362,8 +362,7 @@ impl Forwarder {
     }
 }
 
-/// Seconds, as the program counts them for clients.
-fn uptime() -> Result<u32, aya::maps::MapError> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from)?;
-    Ok(now.tv_sec() as u32)
+/// The clock that flows and clients are remembered by, as the programs count it.
+fn seconds() -> nix::Result<u32> {
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec() as u32)
 }

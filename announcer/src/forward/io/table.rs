@@ -2,12 +2,7 @@
 //!
 //! It is mapped piece by piece and only while it is looked at, since what is mapped counts as the agent's own memory.
 
-use std::{
-    fmt, io,
-    os::fd::{AsFd as _, AsRawFd as _},
-    ptr::NonNull,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{fmt, io};
 
 use aya::{
     Ebpf,
@@ -17,9 +12,8 @@ use forwarder_ebpf::{
     Flow, FlowStates, Grant, Pod, limits, map,
     table::{State, WAYS},
 };
-use nix::time::{ClockId, clock_gettime};
 
-use super::StartError;
+use super::{StartError, memory::Memory, seconds};
 use crate::forward::connections::{Connection, Phase, Tally};
 
 /// Buckets that are mapped at a time: 4 MiB of flows. As many states fill whole pages.
@@ -91,24 +85,24 @@ impl FlowTable {
     /// # Errors
     /// If the kernel refuses to map them.
     pub fn pods(&self) -> io::Result<Pods> {
-        Piece::map(&self.pods, 0, limits::PODS).map(Pods)
+        Memory::piece::<Pod>(&self.pods, 0, limits::PODS).map(Pods)
     }
 
     /// Shows each connection, in no order, and the time in seconds, until the answer is no.
     fn look(&self, mut each: impl FnMut(&Flow, Phase, u32) -> bool) -> io::Result<()> {
-        let now = u32::try_from(clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec() & i64::from(u32::MAX)).unwrap_or(0);
+        let now = seconds()?;
         for first in (0..self.buckets).step_by(PIECE as usize) {
             let count = PIECE.min(self.buckets - first);
-            let states = Piece::<FlowStates>::map(&self.states, first, count)?;
+            let states = Memory::piece::<FlowStates>(&self.states, first, count)?;
             let mut flows = None;
             for place in 0..count * WAYS {
-                let Some(phase) = Phase::of(states.state(place), now) else { continue };
+                let Some(phase) = Phase::of(State(states.half_word(place)), now) else { continue };
                 let flows = match &mut flows {
                     Some(flows) => flows,
                     // Where nobody lies there is nothing to be mapped.
-                    none => none.insert(Piece::<Flow>::map(&self.flows, first * WAYS, count * WAYS)?),
+                    none => none.insert(Memory::piece::<Flow>(&self.flows, first * WAYS, count * WAYS)?),
                 };
-                if let Some(flow) = flows.get(place)
+                if let Some(flow) = flows.copy::<Flow>(place)
                     && !each(&flow, phase, now)
                 {
                     return Ok(());
@@ -120,61 +114,12 @@ impl FlowTable {
 }
 
 /// The pods of a [`FlowTable`].
-pub struct Pods(Piece<Pod>);
+pub struct Pods(Memory);
 
 impl Pods {
     /// The pod of this number.
     #[must_use]
     pub fn get(&self, number: u16) -> Option<Pod> {
-        self.0.get(number.into())
-    }
-}
-
-/// Entries of an array in the kernel, one after another, mapped into memory to be read.
-struct Piece<T> {
-    at: NonNull<T>,
-    count: u32,
-}
-
-impl<T: aya::Pod> Piece<T> {
-    /// Maps `count` entries from `first` on, which begins a page.
-    fn map(array: &MapData, first: u32, count: u32) -> io::Result<Self> {
-        let offset = libc::off_t::from(first) * libc::off_t::try_from(size_of::<T>()).unwrap_or(0);
-        let (length, fd) = (Self::bytes(count), array.fd().as_fd().as_raw_fd());
-        // SAFETY: a new mapping, wherever the kernel puts it; of the array's own memory, of which it maps no more than there is.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, fd, offset) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        NonNull::new(at.cast()).map(|at| Self { at, count }).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
-    }
-
-    fn bytes(count: u32) -> usize {
-        count as usize * size_of::<T>()
-    }
-
-    /// A copy of an entry, which the kernel program may be changing: of parts that belong together, perhaps.
-    fn get(&self, number: u32) -> Option<T> {
-        // SAFETY: below the number of entries that are mapped, while this lives; any bytes are a value (`aya::Pod`).
-        (number < self.count).then(|| unsafe { self.at.as_ptr().add(number as usize).read_volatile() })
-    }
-}
-
-impl Piece<FlowStates> {
-    /// The state of a place.
-    fn state(&self, place: u32) -> State {
-        if place / WAYS >= self.count {
-            return State::FREE;
-        }
-        // SAFETY: an aligned word that is mapped, while this lives; whoever changes it changes it whole.
-        let word = unsafe { &*self.at.as_ptr().cast::<AtomicU32>().add(place as usize) };
-        State(word.load(Ordering::Relaxed))
-    }
-}
-
-impl<T> Drop for Piece<T> {
-    fn drop(&mut self) {
-        // SAFETY: mapped with this address and length, and nothing refers to it any more.
-        unsafe { libc::munmap(self.at.as_ptr().cast(), self.count as usize * size_of::<T>()) };
+        self.0.copy(number.into())
     }
 }
