@@ -199,6 +199,8 @@ impl Inheritance {
         take_affinities(&self.legacies, &mut self.own.affinities);
         drop(heirs);
         let_go(stages, &Predecessor::ALL);
+        // Its parts go with their pin.
+        wait_for_programs();
         let Tally { taken, known, over, left_out } = tally;
         tracing::info!(taken, known, over, left_out, took = ?start.elapsed(), "took over a former agent's flows");
         left_out
