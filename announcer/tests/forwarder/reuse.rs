@@ -19,6 +19,7 @@ use crate::{
     Rig, eventually, frames,
     lan::{Host, pod_v4, socket},
     rig::{Entry, ask, echo, greeting, serve, tcp_server, vip4},
+    tap::Tap,
 };
 
 const PORT: u16 = 40_000;
@@ -55,9 +56,14 @@ fn visit(rig: &Rig, to: SocketAddr) -> String {
 
 /// Only this node serves, with its pod.
 fn serve_only(rig: &mut Rig, serving: usize) {
+    serve_by(rig, Some(serving));
+}
+
+/// Only this node serves, or none.
+fn serve_by(rig: &mut Rig, serving: Option<usize>) {
     rig.change(|n, wanted| {
         let pods = [socket(pod_v4(n as u8 + 1), 8080)];
-        serve(wanted, vip4(), Protocol::Tcp, &[serving], if n == serving { &pods } else { &[] });
+        serve(wanted, vip4(), Protocol::Tcp, serving.as_slice(), if serving == Some(n) { &pods } else { &[] });
     });
 }
 
@@ -96,6 +102,48 @@ fn what_a_new_owner_remembers_of_a_port_is_forgotten_after_a_while() {
         assert!(greeting(&mut stream).starts_with("one"));
         rig.lan.announce(vip4(), 1);
         echo(&mut stream, 1 << 12);
+    }
+}
+
+/// The slot moves from the node of the port's earlier connection and back, while the later one lives elsewhere.
+#[test]
+fn a_connection_is_not_caught_by_a_closed_one_from_its_port_where_its_slot_comes_back_to() {
+    for owner in 0..3 {
+        let mut rig = Rig::of(3);
+        rig.lan.announce(vip4(), owner);
+        serve_only(&mut rig, 1);
+        assert!(visit(&rig, socket(vip4(), 80)).starts_with("two"));
+        rig.agents[1].edit_flows(|entry| entry.age(2));
+        // The owner, by whom the SYN comes, forgets the port's old connection; here it is not where that was.
+        rig.lan.announce(vip4(), if owner == 1 { 0 } else { owner });
+        serve_only(&mut rig, 2);
+        let mut stream = connect_from(&rig.lan.client, PORT, socket(vip4(), 80)).unwrap();
+        assert!(greeting(&mut stream).starts_with("three"));
+        rig.lan.announce(vip4(), owner);
+        serve_only(&mut rig, 1);
+        echo(&mut stream, 1 << 14);
+    }
+}
+
+/// As long as its pod may wait for them.
+#[test]
+fn what_a_client_says_late_on_a_closed_connection_reaches_its_pod_though_its_slot_has_moved() {
+    for serving in [Some(1), Some(0), None] {
+        let mut rig = Rig::new();
+        serve_only(&mut rig, 1);
+        assert!(visit(&rig, socket(vip4(), 80)).starts_with("two"));
+        serve_by(&mut rig, serving);
+        rig.agents[1].edit_flows(|entry| entry.age(2));
+        let seen = Tap::new(&rig.lan.pods[1], "eth0");
+        let [sent, late] = [80, 8080].map(|port| frames::tcp(PORT, port, 0x10));
+        let client: IpAddr = "10.77.0.9".parse().unwrap();
+        frames::send(&rig.lan.client, &[frames::ip(rig.lan.nodes[0].mac("eth0"), client, vip4(), 6, &sent)]);
+        let ends = |packet: &[u8]| packet[..4].to_vec();
+        let is_it = |frame: &[u8]| {
+            frame.len() >= 54 && frame[23] == 6 && frame[26..30] == [10, 77, 0, 9] && ends(&frame[34..]) == ends(&late)
+        };
+        assert!(seen.next(is_it).is_some(), "served by {serving:?}");
+        assert_eq!(rig.agents[1].flows().iter().map(Entry::closed).collect::<Vec<_>>(), [[true; 2]]);
     }
 }
 

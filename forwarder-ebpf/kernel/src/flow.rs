@@ -4,9 +4,9 @@
 //! looks for another pod when the old one takes none. A UDP flow has no beginning: it is new after a pause, and
 //! moves when its pod is out; but QUIC's packets that say that they are of a connection stay as TCP's do.
 //!
-//! A flow that is over must not catch a later connection from the same port, which may live on another node: it is
-//! known no more when both ends have closed, or after long silence, and forgotten when a SYN goes elsewhere. The pod's
-//! late replies are its own even then.
+//! A flow that is over must not catch a later connection from the same port, which may live on another node: once both ends
+//! have closed it takes only what no other node knows ([`late`]), and that for a while; it is known no more after long
+//! silence, and forgotten when a SYN goes elsewhere. The pod's late replies are its own even then.
 //!
 //! A flow lies where the client's end says, and serves both ways. Only one whose client is known to the pod by another
 //! port ([`ports`]), or by this node's address ([`crate::translate`]), needs a second entry for the way back, since the pod names another end.
@@ -28,6 +28,9 @@ use crate::{
 
 /// Entries of the same ends that are looked for: CPUs that enter a flow at the same moment may make two.
 const TWINS: u32 = 2;
+/// Seconds of silence after which a client's packet need not be a closed connection's: its port may serve a later one, which lives
+/// where the slot has been meanwhile. Before, it is the end of the closed one, and not worth a search.
+const PROMPT: i32 = 1;
 /// Seconds of silence after which a SYN is no repetition of the one before: longer than hosts wait (RFC 6298).
 const SYN_PAUSE: i32 = 75;
 
@@ -112,8 +115,28 @@ pub fn find(tuple: &Tuple) -> Option<Known> {
     if silence(seconds(), flow.seen) > patience {
         return None;
     }
+    leads_to(&place)
+}
+
+#[inline(always)]
+fn leads_to(place: &Place) -> Option<Known> {
     let pod = maps::pod(place.grant.pod)?;
-    Some(Known { pod, client_port: place.grant.client_port, account: account(&place) })
+    Some(Known { pod, client_port: place.grant.client_port, account: account(place) })
+}
+
+/// The closed connection that a packet in mid-flow may be a late one of, if no other node knows a later connection from its
+/// port.
+#[inline(always)]
+pub fn late(packet: &Packet) -> Option<Known> {
+    if packet.is_datagram() || packet.opens() {
+        return None;
+    }
+    scratch::note(scratch::get()?, PACKET, &packet.tuple);
+    let place = Place::at(table::crier_find(PACKET, State::FORWARD))?;
+    if !place.state.has(State::CLOSED) || is_forgotten(&place, seconds()) {
+        return None;
+    }
+    leads_to(&place)
 }
 
 /// Once a second, and at every SYN: notes the time, and makes sure that replies are known as this flow's. They may have
@@ -165,7 +188,7 @@ fn is_over(packet: &Packet, place: &Place, silent: i32) -> bool {
     if packet.opens() {
         return place.state.0 & State::CLOSED != 0 || silent > TCP_IDLE || !takes_new(place.flow());
     }
-    silent > patience(place.state)
+    silent > if place.state.has(State::CLOSED) { PROMPT } else { TCP_IDLE }
 }
 
 /// Whether the service lets the client in no more. Looked at once a second, since its ranges seldom change: then the packet

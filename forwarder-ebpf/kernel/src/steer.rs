@@ -20,9 +20,15 @@ const SEARCH_OVER: u8 = 6;
 /// A packet of a flow that lives here.
 #[inline(always)]
 pub fn known(packet: &Packet) -> Option<Deliver> {
-    let (flow::Known { pod, client_port, account }, what) = flow::known(packet)?;
+    let (end, what) = flow::known(packet)?;
+    Some(deliver(end, what))
+}
+
+#[inline(always)]
+fn deliver(end: flow::Known, what: u32) -> Deliver {
+    let flow::Known { pod, client_port, account } = end;
     let translated = pod.way == Pod::TRANSLATED;
-    Some(Deliver { address: &pod.address, port: pod.port, client_port, account, what, translated })
+    Deliver { address: &pod.address, port: pod.port, client_port, account, what, translated }
 }
 
 /// Whose a packet to a service is.
@@ -93,7 +99,11 @@ fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: No
     };
     let Some(node) = maps::node(slot.current(), frame.uplink) else {
         // Nobody takes new connections; pods on their way out may still have theirs.
-        return line.next(packet).and_then(second).unwrap_or(Whose::Nobodys(DropReason::NoBackend));
+        return match line.next(packet).and_then(second) {
+            Some(others) => others,
+            None if flow::late(packet).is_some() => Whose::Mine(0, 0),
+            None => Whose::Nobodys(DropReason::NoBackend),
+        };
     };
     if node.flags & NodeEntry::SELF != 0 || mac_of_node(node) == frame.source {
         let found = if searches { search(frame, packet, node, slot, &line).and_then(second) } else { None };
@@ -115,11 +125,12 @@ fn away(frame: &Frame, packet: &Packet, service: &'static ServiceEntry, slot: No
 /// away; who has not the flow either passes it on to the next. If the slot's own node sent it here, and there is no
 /// other, it goes back, and is searched for no more: that node has lost the flow, and its tables find the pod again; or the
 /// connection is dead, and its pod says so. If who sent it here is the only other, it goes back too, marked: what this node
-/// remembers is older than what the sender knows, whose own record comes next.
+/// remembers is older than what the sender knows, whose own record comes next. Who has a closed connection from the packet's
+/// port is such a last one too: so it goes no farther back, and to that connection's pod.
 #[inline(always)]
 fn search(frame: &Frame, packet: &Packet, node: &NodeEntry, slot: NodeSlot, line: &Line) -> Option<(u16, u8)> {
     let next = line.next(packet).or(line.newer(packet));
-    if next.is_some() {
+    if next.is_some() || flow::late(packet).is_some() {
         return next;
     }
     if node.flags & NodeEntry::SELF == 0 {
@@ -182,9 +193,13 @@ impl Line {
 }
 
 /// A packet for one of this node's pods, of a connection this node does not know. Mid-flow TCP too: the pod's
-/// stack answers what it does not know by a reset, which the client should get at once.
+/// stack answers what it does not know by a reset, which the client should get at once. The pod of a closed connection from the same
+/// port is asked before any other.
 #[inline(always)]
 pub fn to_pod(packet: &Packet, service: &ServiceEntry, hash: u64, index: u32) -> Result<Deliver, DropReason> {
+    if let Some(end) = flow::late(packet) {
+        return Ok(deliver(end, 0));
+    }
     let backend = maps::backend(index).ok_or(DropReason::NoBackend)?;
     affinity::remember(packet, service, index, backend);
     let account = Account { counted: backend.counted, tag: backend.counted_by, place: counters::NONE };
