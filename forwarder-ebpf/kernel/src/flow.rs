@@ -28,9 +28,10 @@ use crate::{
 
 /// Entries of the same ends that are looked for: CPUs that enter a flow at the same moment may make two.
 const TWINS: u32 = 2;
-/// Seconds of silence after which a client's packet need not be a closed connection's: its port may serve a later one, which lives
-/// where the slot has been meanwhile. Before, it is the end of the closed one, and not worth a search.
-const PROMPT: i32 = 1;
+/// Whole seconds of silence after which a client's packet need not be a closed connection's: its port may serve a later one, which
+/// lives where the slot has been meanwhile. Before, it is the end of the closed one, and not worth a search. A busy client has
+/// its ports again within two seconds or three.
+const PROMPT: i32 = 0;
 /// Seconds of silence after which a SYN is no repetition of the one before: longer than hosts wait (RFC 6298).
 const SYN_PAUSE: i32 = 75;
 
