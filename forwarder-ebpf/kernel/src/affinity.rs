@@ -33,20 +33,20 @@ pub fn pod(packet: &Packet, service: &ServiceEntry) -> u32 {
     }
 }
 
-/// Remembers the pod that a client got, and when.
+/// Remembers the pod that a client got whose packet is in the [`scratch::Scratch`], and when.
 #[inline(always)]
 pub fn remember(packet: &Packet, service: &ServiceEntry, index: u32, backend: &BackendEntry) {
-    let Some(scratch) = scratch::get() else { return };
-    scratch::note(scratch, PACKET, &packet.tuple);
-    crier_stay(index, backend.tag, service.counted, service.affinity, packet.continues() as u32);
+    if service.affinity != 0 {
+        crier_stay(index, backend.tag, service.counted, service.affinity, packet.continues() as u32);
+    }
 }
 
-/// Remembers that the client whose packet is in the [`scratch::Scratch`] stays with a pod for so many seconds, if it begins a connection
-/// and the service asks for that. A function of its own, which the verifier goes through once, and which leaves no fork behind.
+/// Remembers that the client whose packet is in the [`scratch::Scratch`] stays with a pod for so many seconds, if it begins a
+/// connection. A function of its own, which the verifier goes through once, and which leaves no fork behind.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_stay(backend: u32, tag: u32, counted: u32, patience: u32, continues: u32) -> u32 {
-    if patience == 0 || continues != 0 {
+    if continues != 0 {
         return 0;
     }
     let Some(scratch) = scratch::get() else { return 0 };

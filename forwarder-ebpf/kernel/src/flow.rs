@@ -132,8 +132,7 @@ pub fn late(packet: &Packet) -> Option<Known> {
     if packet.is_datagram() || packet.opens() {
         return None;
     }
-    scratch::note(scratch::get()?, PACKET, &packet.tuple);
-    let place = Place::at(table::crier_find(PACKET, State::FORWARD))?;
+    let place = Place::at(scratch::found(scratch::get()?))?;
     if !place.state.has(State::CLOSED) || is_forgotten(&place, seconds()) {
         return None;
     }
@@ -169,7 +168,8 @@ fn refresh(place: &Place, pod: *mut Pod, tuple: &Tuple, now: u32) {
     } else {
         scratch::copy(scratch, place.flow());
         // Without room the connection is without replies; the next second tries again.
-        table::put(REPLY, State::REVERSE, State::REVERSE | protocol(tuple), now);
+        let earlier = table::crier_find(REPLY, State::REVERSE);
+        table::put(earlier, REPLY, State::REVERSE, State::REVERSE | protocol(tuple), now);
     }
 }
 
@@ -257,14 +257,13 @@ fn change_all(ends: u32, tuple: &Tuple, role: u32, set: u32) {
     }
 }
 
-/// Remembers that a client's packets go to a pod, and what the pod's replies must look like. The client's port as the
-/// pod shall see it.
+/// Remembers that a client's packets, whose ends are the scratch's [`PACKET`], go to a pod, and what the pod's replies must look
+/// like. The client's port as the pod shall see it.
 #[inline(always)]
 pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) -> Result<[u8; 2], DropReason> {
     let full = DropReason::FlowTable;
     let scratch = scratch::get().ok_or(full)?;
     let (tuple, now) = (&packet.tuple, seconds());
-    scratch::note(scratch, PACKET, tuple);
     let translated = backend.flags & BackendEntry::TRANSLATED != 0;
     let mut reply = reversed(&backend.address, backend.port, tuple);
     if translated {
@@ -287,11 +286,13 @@ pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) 
     let mut roles = State::FORWARD | State::REVERSE;
     if translated || client_port != tuple.source_port {
         roles = State::FORWARD;
-        if !table::put(REPLY, State::REVERSE, State::REVERSE | begun, now) {
+        let earlier = table::crier_find(REPLY, State::REVERSE);
+        if !table::put(earlier, REPLY, State::REVERSE, State::REVERSE | begun, now) {
             return Err(full);
         }
     }
-    if table::put(PACKET, State::FORWARD, roles | begun, now) { Ok(client_port) } else { Err(full) }
+    let earlier = scratch::found(scratch);
+    if table::put(earlier, PACKET, State::FORWARD, roles | begun, now) { Ok(client_port) } else { Err(full) }
 }
 
 /// What a packet from a pod must look as if it came from; by what it is counted, and as what.

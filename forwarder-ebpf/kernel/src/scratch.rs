@@ -15,6 +15,8 @@ use crate::{
 pub struct Scratch {
     /// Ends of packets: [`PACKET`], [`REPLY`], [`OTHER`].
     pub ends: [Tuple; ENDS as usize],
+    /// Where the flow of [`PACKET`] lies ([`crate::table::crier_find`]), once it was looked for ([`crate::stage`]).
+    pub found: u64,
     /// A flow to be put into the table.
     pub flow: Flow,
     /// Which datagram a fragment belongs to.
@@ -69,6 +71,20 @@ pub fn note(scratch: *mut Scratch, ends: u32, tuple: &Tuple) {
 pub fn noted(scratch: *mut Scratch, ends: u32) -> &'static Tuple {
     // SAFETY: as above; not kept for longer than till the next is noted.
     unsafe { &(*scratch).ends[(ends % ENDS) as usize] }
+}
+
+/// Notes where the flow of the scratch's [`PACKET`] lies.
+#[inline(always)]
+pub fn note_found(scratch: *mut Scratch, found: u64) {
+    // SAFETY: points into the map, which outlives the program's run; this CPU's own.
+    unsafe { (&raw mut (*scratch).found).write_volatile(found) };
+}
+
+/// Where it lay then.
+#[inline(always)]
+pub fn found(scratch: *mut Scratch) -> u64 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*scratch).found).read_volatile() }
 }
 
 /// What a flow was chosen for.

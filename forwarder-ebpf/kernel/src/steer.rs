@@ -8,6 +8,7 @@ use crate::{
     counters::{self, Account},
     flow, maps,
     parse::{Frame, Packet},
+    scratch, table,
     verdict::{Deliver, Forward, Reply},
 };
 
@@ -48,6 +49,7 @@ pub fn error(frame: &Frame, about: &Packet) -> Result<flow::Known, Option<Forwar
     if let Some(end) = flow::find(&about.tuple) {
         return Ok(end);
     }
+    scratch::note_found(scratch::get().ok_or(None)?, table::NOWHERE);
     let Some(service) = maps::service(&about.tuple) else { return Err(None) };
     match away(frame, about, service, maps::node_slot(service, hash(about, service))) {
         Whose::Others(forward) => Err(Some(forward)),

@@ -256,12 +256,11 @@ pub extern "C" fn crier_rank(state: u32, now: u32) -> u32 {
 }
 
 /// Puts the flow in the [`Scratch`] into the table, in the place of an earlier one with the same ends, or of one that is
-/// easily spared. Whether there was room.
+/// easily spared. The earlier one was found there. Whether there was room.
 #[inline(always)]
-pub fn put(ends: u32, role: u32, flags: u32, now: u32) -> bool {
+pub fn put(mut earlier: u64, ends: u32, role: u32, flags: u32, now: u32) -> bool {
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        let earlier = crier_find(ends, role);
         let place = if earlier == NOWHERE { crier_room(ends, role, now) } else { earlier };
         if place == NOWHERE {
             return false;
@@ -270,6 +269,7 @@ pub fn put(ends: u32, role: u32, flags: u32, now: u32) -> bool {
         if crier_write(place, ends, role | newcomer, flags, now) != 0 {
             return true;
         }
+        earlier = crier_find(ends, role);
         attempt = once_more(attempt);
     }
     false
