@@ -5,7 +5,7 @@ use forwarder_ebpf::{Address, DropReason, SCTP, TCP, Tuple, UDP, Uplink, mapped}
 
 use crate::{
     bytes::{self, Mac, half, mac_of, word},
-    maps,
+    maps, sctp,
 };
 
 /// Bytes of an Ethernet header.
@@ -28,23 +28,18 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// IPv6 extension headers that are walked.
 const EXTENSIONS: u32 = 4;
 
-const TCP_FIN: u8 = 0x01;
-const TCP_SYN: u8 = 0x02;
-const TCP_RST: u8 = 0x04;
-const TCP_ACK: u8 = 0x10;
+pub const TCP_FIN: u8 = 0x01;
+pub const TCP_SYN: u8 = 0x02;
+pub const TCP_RST: u8 = 0x04;
+pub const TCP_ACK: u8 = 0x10;
 
 /// Bytes of headers without options.
 const TCP_HEADER: u32 = 20;
 const UDP_HEADER: u32 = 8;
 const ICMP_HEADER: u32 = 8;
-/// With the first chunk's header.
-const SCTP_HEADER: u32 = 12 + 4;
-
-/// Types of SCTP chunks (RFC 9260, 3.2).
-pub const SCTP_INIT: u8 = 1;
-const SCTP_INIT_ACK: u8 = 2;
-pub const SCTP_ABORT: u8 = 6;
-const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
+const SCTP_HEADER: u32 = 12;
+/// Bytes of the header of each chunk behind it.
+const SCTP_CHUNK: u32 = 4;
 
 /// The port of HTTP/3, on which UDP is taken for QUIC.
 const QUIC_PORT: [u8; 2] = 443_u16.to_be_bytes();
@@ -333,22 +328,34 @@ fn udp(ctx: &TcContext, packet: &mut Packet) -> Transport {
 }
 
 /// The SCTP header, and what its first chunk says of the association in terms of TCP: it opens one, or ends it for both.
+///
+/// Of many packets that the kernel carries as one, the chunks of each lie in a piece of their own, by which it tells them apart
+/// again: to read one with the header would put its bytes there, and the receiver abort. No need to: what opens or ends an
+/// association is always a packet by itself.
 #[inline(always)]
 fn sctp(ctx: &TcContext, packet: &mut Packet) -> Transport {
     let Some(header) = bytes::at(ctx, packet.transport, SCTP_HEADER) else {
         return Transport::Unfit(DropReason::Malformed);
     };
     // SAFETY: these bytes are the packet's.
-    let (both, chunk) = unsafe { (word(header), *header.add(12)) };
-    let flags = match chunk {
-        SCTP_INIT => TCP_SYN,
-        SCTP_INIT_ACK => TCP_SYN | TCP_ACK,
-        SCTP_ABORT => TCP_RST,
-        SCTP_SHUTDOWN_COMPLETE => TCP_RST | TCP_FIN,
-        _ => TCP_ACK,
-    };
+    let both = unsafe { word(header) };
+    let mut flags = TCP_ACK;
+    if !is_many(ctx) {
+        let Some(header) = bytes::at(ctx, packet.transport, SCTP_HEADER + SCTP_CHUNK) else {
+            return Transport::Unfit(DropReason::Malformed);
+        };
+        // SAFETY: as above.
+        flags = sctp::flags(unsafe { *header.add(SCTP_HEADER as usize) });
+    }
     packet.flags = bytes::unforeseen(ctx, flags as u32) as u8;
     ports(packet, both)
+}
+
+/// Whether this is many packets, which the kernel carries as one.
+#[inline(always)]
+fn is_many(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid for the program's run.
+    unsafe { (*ctx.skb.skb).gso_size != 0 }
 }
 
 /// Type and code of an ICMP message.
