@@ -40,6 +40,7 @@ unit: ## Unit, property and simulation tests, and what loads eBPF or opens raw s
 
 .PHONY: e2e
 e2e: ## Scenarios: real agents on the testbed (needs root)
+	@hack/kubernetes
 	@hack/build-other
 	@cargo build -p crier -p crierctl -p crier-e2e --bins
 	@$(if $(AS_ROOT),$(RUNNER)='$(AS_ROOT)') hack/test-scenarios

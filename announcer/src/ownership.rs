@@ -5,6 +5,8 @@
 //! that covers it there, or else one whose prefixes contain it) and, under `externalTrafficPolicy: Local`, a usable pod.
 //! While some of these nodes forward, those that do not (their hooks failed, or `forwarder.mode` is off there) own nothing.
 //!
+//! A node that a service prefers (`crier.io/preferred-node`) is its only candidate while it is one.
+//!
 //! Services that share a VIP each bring their own conditions. A node must meet all of them. Where no node can, those
 //! that meet the most may own it (advertisements first, pods among what is left): part of the services served is better
 //! than none. A condition that no node at all
@@ -33,7 +35,18 @@ const MAX_KEPT: usize = 64;
 pub fn eligible(desired: &Desired, view: &View) -> Candidates {
     let mut reach = Reach::new(view);
     let by_vip = by_vip(desired);
-    by_vip.into_iter().map(|(vip, uses)| (vip, with_local_pods(vip, &uses, view, reach.nodes(vip, &uses)))).collect()
+    let may_own = |vip, uses: &[Use<'_>], reaching| preferred(uses, with_local_pods(vip, uses, view, reaching));
+    by_vip.into_iter().map(|(vip, uses)| (vip, may_own(vip, &uses, reach.nodes(vip, &uses)))).collect()
+}
+
+/// The node that a service prefers, alone, if it is one of those; so another hands over to it as if it drained. Of services
+/// that share a VIP the first by name that prefers such a node decides.
+fn preferred(uses: &[Use<'_>], nodes: Arc<BTreeSet<NodeName>>) -> Arc<BTreeSet<NodeName>> {
+    let mut wished = uses.iter().filter_map(|user| user.service.preferred.as_ref());
+    match wished.find(|node| nodes.contains(*node)) {
+        Some(node) => Arc::new(BTreeSet::from([node.clone()])),
+        None => nodes,
+    }
 }
 
 /// The uplinks of a node on which it announces a VIP, by what advertisements say; empty: it must not.

@@ -386,20 +386,28 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         ensure!(path.is_file(), "CRIER_BIN leads to {}, which does not exist", path.display());
         return Ok(path);
     }
-    let executable = std::env::current_exe()?;
-    let profile = executable.ancestors().find(|dir| dir.ends_with("debug") || dir.ends_with("release"));
-    let target =
-        profile.and_then(Path::parent).context("the test runs outside cargo's target folder: set CRIER_BIN")?;
-    let candidates = [
-        profile.map(|dir| dir.join(name)),
-        Some(target.join("release").join(name)),
-        Some(target.join("debug").join(name)),
-    ];
-    let found = candidates.into_iter().flatten().find(|path| path.is_file());
+    let profile = profile_dir().context("set CRIER_BIN")?;
+    let target = target_dir()?;
+    let candidates = [profile.join(name), target.join("release").join(name), target.join("debug").join(name)];
+    let found = candidates.into_iter().find(|path| path.is_file());
     let how = match name {
         "crier-other" => "hack/build-other".to_owned(),
         "crier" => "cargo build -p crier --bin crier".to_owned(),
         _ => format!("cargo build -p crierctl --bin {name}"),
     };
     found.with_context(|| format!("{name} is not built: run `{how}`, or set CRIER_BIN"))
+}
+
+/// Cargo's target folder, seen from the running test.
+///
+/// # Errors
+/// When the test was taken elsewhere.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    Ok(profile_dir()?.parent().context("a profile's folder is in another")?.to_owned())
+}
+
+fn profile_dir() -> Result<PathBuf> {
+    let executable = std::env::current_exe()?;
+    let profile = executable.ancestors().find(|dir| dir.ends_with("debug") || dir.ends_with("release"));
+    Ok(profile.context("the test runs outside cargo's target folder")?.to_owned())
 }

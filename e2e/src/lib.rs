@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`scenario`] (what a test writes), [`topology`] (the network), [`faults`] (what is done to it),
 //! [`agent`] and [`pods`] (what runs in it), [`traffic`] and [`observe`] (what is measured), [`manifests`] (what
-//! the agents read), [`chaos`] (what all of it is put to), [`netns`] and [`cleanup`] (how namespaces come and, whatever
-//! happens, go).
+//! the agents read), [`kubernetes`] (a real API server to read them from), [`chaos`] (what all of it is put to), [`netns`]
+//! and [`cleanup`] (how namespaces come and, whatever happens, go).
 //!
 //! ```no_run
 //! use e2e::{manifests::web, scenario::Cluster};
@@ -31,6 +31,7 @@ pub mod crowd;
 pub mod faults;
 pub mod http;
 pub mod keepalived;
+pub mod kubernetes;
 pub mod longlived;
 pub mod lossless;
 pub mod manifests;

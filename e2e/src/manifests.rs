@@ -229,15 +229,16 @@ impl ServiceSpec {
 
     fn service_yaml(&self) -> String {
         let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();
+        let wish = format!("  annotations:\n    crier.io/loadBalancerIPs: \"{}\"\n", vips.join(","));
         let families = if self.dual_stack { "[IPv4, IPv6]" } else { "[IPv4]" };
         let policy = if self.dual_stack { "RequireDualStack" } else { "SingleStack" };
         let traffic = if self.local { "Local" } else { "Cluster" };
         let mut yaml = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\n  annotations:\n    \
-             crier.io/loadBalancerIPs: \"{}\"\nspec:\n  type: LoadBalancer\n  ipFamilies: {families}\n  \
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\n{}\
+             spec:\n  type: LoadBalancer\n  ipFamilies: {families}\n  \
              ipFamilyPolicy: {policy}\n  externalTrafficPolicy: {traffic}\n{}  ports:\n",
             self.name,
-            vips.join(","),
+            if vips.is_empty() { "" } else { &wish },
             self.extra,
         );
         for (name, protocol, port, target) in self.ports() {

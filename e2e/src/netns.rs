@@ -202,7 +202,7 @@ pub(crate) fn remove(path: &PathBuf) {
 }
 
 /// Runs a command with `stdin`, to its end.
-fn feed(mut command: Command, stdin: &str) -> Result<String> {
+pub(crate) fn feed(mut command: Command, stdin: &str) -> Result<String> {
     use std::{io::Write, process::Stdio};
     let program = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -5,6 +5,7 @@
 //! `new_owner`). When a test ends, the ends of the agents' logs are printed, which the test harness shows on failure.
 
 mod build;
+mod kubernetes;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +19,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crate::{
     agent::{Agent, Config},
     cleanup::RunDir,
+    kubernetes::ApiServer,
     longlived::LongLived,
     manifests::{Endpoint, Folder, ServiceSpec},
     observe::{eventually, neighbour},
@@ -27,6 +29,7 @@ use crate::{
 };
 
 pub use build::ClusterBuilder;
+pub use kubernetes::{NAMESPACE, manifest};
 
 /// How long a cluster may take to settle after a start or a fault. Far beyond what it should need.
 pub const SETTLE: Duration = Duration::from_secs(20);
@@ -50,6 +53,8 @@ pub struct Cluster {
     pub agents: Vec<Agent>,
     /// The pods.
     pub pods: Vec<Pod>,
+    /// The API server, where the agents read from one.
+    api: Option<ApiServer>,
     /// The network.
     pub lan: Lan,
     /// What the agents read.
@@ -304,13 +309,24 @@ impl Cluster {
         let service = self.services.iter_mut().find(|service| service.name == name);
         let service = service.with_context(|| format!("there is no service {name}"))?;
         change(service);
-        self.manifests.write(&format!("{name}.yaml"), &service.yaml())
+        let yaml = service.yaml();
+        self.write(name, &yaml)
+    }
+
+    /// Writes a service's objects to where the agents read them.
+    fn write(&self, name: &str, yaml: &str) -> Result<()> {
+        match &self.api {
+            Some(api) => api.apply(yaml),
+            None => self.manifests.write(&format!("{name}.yaml"), yaml),
+        }
     }
 
     fn add(&mut self, index: u8, mut service: ServiceSpec) -> Result<()> {
-        service.assign(index)?;
+        if self.api.is_none() {
+            service.assign(index)?;
+        }
         service.endpoints = self.pods.iter().map(Endpoint::from).collect();
-        self.manifests.write(&format!("{}.yaml", service.name), &service.yaml())?;
+        self.write(&service.name, &service.yaml())?;
         self.services.push(service);
         Ok(())
     }

@@ -106,6 +106,9 @@ pub struct Backend {
 /// Where objects come from.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Source {
+    /// It can be read.
+    #[serde(default)]
+    pub connected: bool,
     /// What is wrong with them.
     #[serde(default)]
     pub problems: Vec<Problem>,

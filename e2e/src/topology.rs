@@ -5,6 +5,7 @@
 //!        |                                                       ---- n1-p2 10.78.1.12  fd78:1::12
 //!        +------ n2 ...
 //!        +------ c1 eth0 10.77.0.9  fd77::9    02:c7:00:00:00:09   (the client: offloads on, routes to all pods)
+//!        +------ api eth0 10.77.0.10 fd77::a   02:c7:00:00:00:0a   (where there is a Kubernetes API server)
 //! ```
 //! A bridge port has the name of its host. The switch is as plain as a cheap one: no spanning tree, no snooping.
 //! Nodes forward, masquerade what pods send out of the cluster, and drop what conntrack calls invalid, as
@@ -33,6 +34,8 @@ impl fmt::Display for Mac {
 
 /// The client's host number.
 const CLIENT: u8 = 9;
+/// The host number of the API server.
+const API_SERVER: u8 = 10;
 /// The number of a node's first pod, less one.
 const FIRST_POD: u8 = 10;
 
@@ -75,6 +78,8 @@ pub struct Lan {
     pub nodes: Vec<Node>,
     /// The client, if there is one.
     client: Option<Host>,
+    /// The API server's host, if there is one.
+    api: Option<Host>,
     pub(crate) switch: Netns,
     pub(crate) faults: Mutex<FaultPlan>,
 }
@@ -85,6 +90,7 @@ pub struct LanBuilder {
     nodes: u8,
     pods: u8,
     client: bool,
+    api: bool,
 }
 
 impl Lan {
@@ -92,7 +98,7 @@ impl Lan {
     #[must_use]
     #[expect(clippy::new_ret_no_self, reason = "a builder reads as one sentence: Lan::new(..).nodes(3).build()")]
     pub fn new() -> LanBuilder {
-        LanBuilder { nodes: 0, pods: 0, client: false }
+        LanBuilder { nodes: 0, pods: 0, client: false, api: false }
     }
 
     /// The client.
@@ -111,13 +117,12 @@ impl Lan {
         &self.switch
     }
 
-    /// A node or the client by name.
+    /// A host on the bridge by name: a node, `c1`, `api`.
     ///
     /// # Errors
     /// When there is none.
     pub fn host(&self, name: &str) -> Result<&Host> {
-        let nodes = self.nodes.iter().map(|node| &node.host);
-        nodes.chain(&self.client).find(|host| host.name == name).with_context(|| format!("there is no host {name}"))
+        self.hosts().find(|host| host.name == name).with_context(|| format!("there is no host {name}"))
     }
 
     /// All pods, of `n1` first.
@@ -128,14 +133,18 @@ impl Lan {
     /// The names of all hosts on the bridge.
     #[must_use]
     pub fn host_names(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| &node.host).chain(&self.client).map(|host| host.name.clone()).collect()
+        self.hosts().map(|host| host.name.clone()).collect()
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.nodes.iter().map(|node| &node.host).chain(&self.client).chain(&self.api)
     }
 
     /// One line a namespace, on how to look inside; for failed tests and curious people.
     #[must_use]
     pub fn enter_hints(&self) -> String {
-        let hosts =
-            self.nodes.iter().flat_map(|node| std::iter::once(&node.host).chain(&node.pods)).chain(&self.client);
+        let nodes = self.nodes.iter().flat_map(|node| std::iter::once(&node.host).chain(&node.pods));
+        let hosts = nodes.chain(&self.client).chain(&self.api);
         hosts.map(|host| format!("{:8} {}\n", host.name, host.ns.enter_hint())).collect()
     }
 }
@@ -152,6 +161,13 @@ impl LanBuilder {
     #[must_use]
     pub fn client(mut self) -> Self {
         self.client = true;
+        self
+    }
+
+    /// With a host for a [Kubernetes API server](crate::kubernetes), `api`.
+    #[must_use]
+    pub fn api_server(mut self) -> Self {
+        self.api = true;
         self
     }
 
@@ -176,14 +192,16 @@ impl LanBuilder {
             host.ns.output("nft", &["-f", "-"], NODE_RULES)?;
             nodes.push(Node { host, pods });
         }
-        let client = if self.client {
-            let host = build_host(&switch, "c1".to_owned(), CLIENT, false)?;
-            host.ns.ip(&self.routes(None))?;
-            Some(host)
-        } else {
-            None
-        };
-        Ok(Lan { nodes, client, switch, faults: Mutex::default() })
+        let client = self.client.then(|| self.build_outsider(&switch, "c1", CLIENT)).transpose()?;
+        let api = self.api.then(|| self.build_outsider(&switch, "api", API_SERVER)).transpose()?;
+        Ok(Lan { nodes, client, api, switch, faults: Mutex::default() })
+    }
+
+    /// A host that is no node, and reaches all pods.
+    fn build_outsider(&self, switch: &Netns, name: &str, number: u8) -> Result<Host> {
+        let host = build_host(switch, name.to_owned(), number, false)?;
+        host.ns.ip(&self.routes(None))?;
+        Ok(host)
     }
 
     /// Routes to the pods of all nodes but `own`.

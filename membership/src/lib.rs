@@ -50,6 +50,6 @@ pub use election::Candidates;
 pub use identity::Identity;
 pub use node::NodeName;
 pub use restarts::GRACE_MAX;
-pub use seal::{KeyError, KeyRing, Nonces};
+pub use seal::{KeyError, KeyRing, Nonces, new_key};
 pub use stats::{Detections, Limit, RejectReason, Stats, WatchStats};
 pub use view::{Member, MemberState, View};

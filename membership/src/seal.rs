@@ -3,7 +3,7 @@
 //! The cipher is XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha), whose nonce of 24 bytes is long enough to be drawn
 //! at random for every datagram by every node without coordination. A [`KeyRing`] holds several keys so that a key
 //! is exchanged without an outage: add the new key last on every node, then move it first, then drop the old one.
-//! Nonces are arguments: this module has no randomness of its own.
+//! Nonces are arguments: what seals has no randomness of its own.
 
 use std::fmt;
 
@@ -53,6 +53,12 @@ pub enum KeyError {
         /// Counted from 1.
         line: usize,
     },
+}
+
+/// A new key, as a line of a key file.
+#[must_use]
+pub fn new_key() -> String {
+    STANDARD.encode(rand::random::<[u8; KEY_LEN]>())
 }
 
 impl KeyRing {

@@ -74,6 +74,10 @@ pub struct Controller {
     facts: Facts,
     /// The hooks of an agent that ran here before carry traffic, and this one's tables have not replaced theirs yet.
     inherited: bool,
+    /// Somebody has told this node to drain.
+    told_to_drain: bool,
+    /// Its Node object says that it should own nothing.
+    leaving: bool,
     /// The VIPs this node answers for, with the epoch of its claim.
     answering: BTreeMap<IpAddr, u64>,
     defence: Defence,
@@ -96,6 +100,8 @@ impl Controller {
             ownership,
             facts,
             inherited,
+            told_to_drain: false,
+            leaving: false,
             defence: Defence::default(),
             macs: Macs::default(),
             answering: BTreeMap::new(),
@@ -202,6 +208,7 @@ impl Controller {
             publish(&self.outputs.plan, Some(Arc::new(plan(&snapshot.desired, &self.view, &self.me))));
             self.gateways = gateways;
         }
+        self.leave_if_wished(&snapshot);
         self.decide_ownership(&snapshot, &links).await;
         self.publish_facts(&links).await;
         self.settle_disputes();
@@ -216,6 +223,21 @@ impl Controller {
         let links: Vec<Link> = links.uplinks.values().map(link).collect();
         let wanted = wanted(&snapshot.desired, &self.view, &links, &self.me);
         publish(&self.outputs.wanted, Some(Arc::new(wanted)));
+    }
+
+    /// Drains while this node's Node object asks for it.
+    fn leave_if_wished(&mut self, snapshot: &Snapshot) {
+        let why = snapshot.desired.leaving.get(&self.me);
+        if why.is_some() == self.leaving {
+            return;
+        }
+        self.leaving = why.is_some();
+        if let Some(why) = why {
+            info!(why, "draining: what this node owns is handed over");
+        } else {
+            info!("its Node asks for it no more: this node may own VIPs again");
+        }
+        self.drain_or_not(Instant::now());
     }
 
     async fn decide_ownership(&mut self, snapshot: &Arc<Snapshot>, links: &Links) {

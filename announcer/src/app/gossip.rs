@@ -88,7 +88,13 @@ fn literal(seed: &HostPort) -> Option<SocketAddr> {
 
 /// Keeps the gossip's seeds what their names resolve to. A name that does not resolve keeps its last addresses, and is
 /// tried again: at boot, name servers may come up later than this agent.
-pub(super) async fn keep_seeds(mut seeds: watch::Receiver<Vec<HostPort>>, gossip: mpsc::Sender<Command>) {
+///
+/// Beside them, `peers` are where the source says that nodes are.
+pub(super) async fn keep_seeds(
+    mut seeds: watch::Receiver<Vec<HostPort>>,
+    mut peers: watch::Receiver<Vec<SocketAddr>>,
+    gossip: mpsc::Sender<Command>,
+) {
     let mut known: BTreeMap<(String, u16), Vec<SocketAddr>> = BTreeMap::new();
     let mut told = Vec::new();
     loop {
@@ -108,6 +114,7 @@ pub(super) async fn keep_seeds(mut seeds: watch::Receiver<Vec<HostPort>>, gossip
             }
             all.extend(known.get(&key).into_iter().flatten());
         }
+        all.extend(peers.borrow_and_update().iter());
         known.retain(|(host, port), _| wanted.iter().any(|seed| (&seed.host, seed.port) == (host, *port)));
         if all != told {
             told.clone_from(&all);
@@ -118,6 +125,7 @@ pub(super) async fn keep_seeds(mut seeds: watch::Receiver<Vec<HostPort>>, gossip
         let pause = tokio::time::sleep(if unresolved { RETRY } else { REFRESH });
         tokio::select! {
             changed = seeds.changed() => if changed.is_err() { return },
+            Ok(()) = peers.changed() => {}
             () = pause => {}
         }
     }

@@ -17,6 +17,7 @@ mod reload;
 pub mod report;
 mod restart;
 mod shortages;
+mod source;
 pub mod strangers;
 
 use std::{
@@ -35,14 +36,17 @@ use tracing::{debug, info, warn};
 
 use crate::{
     announce,
-    config::{ForwarderMode, Settings, SourceSettings},
+    config::{ForwarderMode, Settings},
     forward, health,
     http::{Orders, listen, router},
     link::{self, Links},
     log::Lines,
     metrics::{Limits, Metrics, MetricsError},
     selftest, shadow,
-    source::{self, manifests},
+    source::{
+        Limit,
+        kubernetes::{self, AccessError, writer},
+    },
 };
 use changes::{count_limits, count_lost_lines};
 pub use cleanup::{CleanupError, cleanup};
@@ -73,6 +77,9 @@ pub enum AppError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The uplinks cannot be watched.
     #[error(transparent)]
     Links(#[from] link::LinkError),
@@ -119,10 +126,10 @@ pub enum AppError {
 ///
 /// # Errors
 /// See [`AppError`]: only while starting.
-pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(), AppError> {
+pub async fn run(mut settings: Settings, reload: Reload, lines: Lines) -> Result<(), AppError> {
     let started = SystemTime::now();
     let signals = Signals::install().map_err(AppError::Signals)?;
-    let keys = read_keys(&settings)?;
+    let (origin, keys) = find_source(&mut settings).await?;
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
     let doors = Doors::open(&settings).await?;
     let links = link::watch(settings.interfaces.clone()).await?;
@@ -134,10 +141,11 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
 
     let gossiping = start_gossip(&settings, keys, advertise).await?;
     let gossip = gossiping.handle();
-    let SourceSettings::Manifests(folder) = &settings.source;
-    log_start(&settings, advertise, &links.borrow());
+    let source_name = origin.name();
+    log_start(&settings, advertise, &source_name.1, &links.borrow());
 
-    let snapshot = manifests::watch(folder.clone()).await;
+    let objects = origin.read(&settings.state_dir).await;
+    let (snapshot, peers) = (objects.snapshots.clone(), objects.peers(settings.gossip.bind.port()));
     let (plan, plans) = watch::channel(None);
     let prober = health::start(plans, metrics.probes.clone(), metrics.limits.clone(), name_seed(&settings))?;
     let forwarding = forwarding::start(forwarder, metrics.limits.clone(), announcer.orders());
@@ -153,7 +161,7 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     let reporter = Arc::new(Reporter {
         node: settings.node.clone(),
         started,
-        source: ("manifests", folder.display().to_string()),
+        source: source_name,
         forwarder_off: settings.forwarder == ForwarderMode::Off,
         view: gossip.view(),
         gossip: gossip.stats(),
@@ -168,6 +176,7 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
         selftest: selftest.results.clone(),
     });
     doors.serve(&reporter, &metrics, orders);
+    write_back(objects.api, &settings, gossip, &reporter);
 
     let inputs = Inputs {
         view: gossip.view(),
@@ -193,12 +202,32 @@ pub async fn run(settings: Settings, reload: Reload, lines: Lines) -> Result<(),
     };
     count_bounds(&metrics.limits, gossip, &reporter, lines);
     let controller = Controller::new(settings.node.clone(), ownership(&settings), inputs, outputs);
-    let ending = until_stopped(controller, &settings, reload, signals, gossip).await;
+    let ending = until_stopped(controller, &settings, reload, signals, gossip, peers).await;
     say_farewell(ending, gossiping, &settings).await;
     info!(
         "the agent has left; its forwarding hooks stay and carry established connections (`crier cleanup` removes them)"
     );
     Ok(())
+}
+
+/// Where the objects come from; and the gossip's keys, which may come from there as well.
+async fn find_source(settings: &mut Settings) -> Result<(source::Origin, KeyRing), AppError> {
+    let origin = source::Origin::find(settings).await?;
+    settings.gossip.key_file = origin.key_file(settings).await;
+    Ok((origin, read_keys(settings)?))
+}
+
+/// Writes what people look at to where the objects come from, if that can be written to.
+fn write_back(
+    api: Option<kubernetes::Source>,
+    settings: &Settings,
+    gossip: &membership::io::Handle,
+    reporter: &Reporter,
+) {
+    if let Some(api) = api {
+        let (me, view, owners) = (settings.node.clone(), gossip.view(), reporter.owners.clone());
+        tokio::spawn(writer::run(api, writer::Inputs { me, view, owners }));
+    }
 }
 
 /// Who owns what, as far as this agent knows at its start.
@@ -231,11 +260,12 @@ async fn until_stopped(
     reload: Reload,
     signals: Signals,
     gossip: &membership::io::Handle,
+    peers: watch::Receiver<Vec<SocketAddr>>,
 ) -> Ending {
     let (stop, stopped) = watch::channel(false);
     let (seeds_out, seeds) = watch::channel(settings.gossip.join.clone());
     let helpers = [
-        tokio::spawn(keep_seeds(seeds, gossip.commands())),
+        tokio::spawn(keep_seeds(seeds, peers, gossip.commands())),
         tokio::spawn(reload.run(signals, settings.clone(), gossip.commands(), seeds_out, stop)),
     ];
     let ending = controller.run(stopped, HANDOVER_PATIENCE, settings.restart_grace).await;
@@ -247,15 +277,14 @@ async fn until_stopped(
 fn count_bounds(limits: &Limits, gossip: &membership::io::Handle, reporter: &Reporter, lines: Lines) {
     tokio::spawn(count_lost_lines(lines, limits.clone()));
     let (read, asked) = (reporter.snapshot.clone(), reporter.selftest.clone());
-    tokio::spawn(count_limits(read, |read| &read.limits, source::Limit::label, limits.clone()));
+    tokio::spawn(count_limits(read, |read| &read.limits, Limit::label, limits.clone()));
     tokio::spawn(count_limits(gossip.stats(), |stats| &stats.limits, membership::Limit::label, limits.clone()));
     tokio::spawn(count_limits(asked, |asked| &asked.limits, |what| what, limits.clone()));
 }
 
-fn log_start(settings: &Settings, advertise: SocketAddr, links: &Links) {
-    let SourceSettings::Manifests(folder) = &settings.source;
+fn log_start(settings: &Settings, advertise: SocketAddr, source: &str, links: &Links) {
     info!(
-        node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), source = %folder.display(),
+        node = %settings.node, %advertise, version = env!("CARGO_PKG_VERSION"), source,
         interfaces = links.uplinks.keys().map(String::as_str).collect::<Vec<_>>().join(","),
         "the agent has started"
     );

@@ -8,7 +8,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Args, HostPort, Settings},
+    config::{Args, HostPort, Settings, SourceSettings},
     log,
 };
 
@@ -73,7 +73,7 @@ impl Reload {
     /// Puts what can change into effect; a faulty file changes nothing.
     async fn reread(&self, started: &Settings, gossip: &mpsc::Sender<Command>, seeds: &watch::Sender<Vec<HostPort>>) {
         let new = match crate::config::load(&self.args, &self.hostname) {
-            Ok(new) => new,
+            Ok(new) => with_keys_of(started, new),
             Err(problem) => {
                 error!(%problem, "SIGHUP: the configuration is faulty; the one in effect stays");
                 return;
@@ -98,6 +98,14 @@ impl Reload {
             warn!(keys = ?waiting, "SIGHUP: keys, gossip.join and log.level are in effect; these changes wait for a restart");
         }
     }
+}
+
+/// Where the keys came from the API server, they still do: the file that is configured need not be there.
+fn with_keys_of(started: &Settings, mut new: Settings) -> Settings {
+    if matches!(new.source, SourceSettings::Kubernetes(_)) && !new.gossip.key_file.exists() {
+        new.gossip.key_file.clone_from(&started.gossip.key_file);
+    }
+    new
 }
 
 /// The keys that differ and are only read at the start.

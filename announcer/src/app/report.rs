@@ -349,6 +349,15 @@ fn health(desired: &Desired, view: &View) -> Vec<metrics::BackendHealth> {
     healths.into_iter().map(one).collect()
 }
 
+/// Of every service its pods, and whether all of their ports get connections.
+pub(crate) fn service_health(desired: &Desired, view: &View) -> BTreeMap<ServiceName, BTreeMap<IpAddr, bool>> {
+    let mut services: BTreeMap<ServiceName, BTreeMap<IpAddr, bool>> = BTreeMap::new();
+    for one in health(desired, view) {
+        *services.entry(one.service).or_default().entry(one.backend.ip()).or_insert(true) &= one.healthy;
+    }
+    services
+}
+
 /// Datagrams refused by gossip and watch, by reason.
 fn rejected(gossip: &Stats) -> BTreeMap<&'static str, u64> {
     let mut all = BTreeMap::new();

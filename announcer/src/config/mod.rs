@@ -98,10 +98,23 @@ pub struct Report {
     pub ok: bool,
 }
 
+/// The API server is not asked: whether it answers now says nothing about when the agent starts.
+fn check_kubernetes(settings: &Settings, kubeconfig: Option<&Path>) -> Report {
+    let problem = kubeconfig.and_then(|path| fs::File::open(path).err().map(|error| (path, error)));
+    let problem = problem.map(|(path, error)| format!("source.kubernetes.kubeconfig: {}: {error}", path.display()));
+    let by = kubeconfig.map_or_else(|| "the pod's service account".to_owned(), |path| path.display().to_string());
+    let ok = problem.is_none();
+    let summary = format!("node {}, the Kubernetes API by {by}, which is not asked", settings.node);
+    Report { problems: problem.into_iter().collect(), summary, ok }
+}
+
 /// Checks what the settings point to: the manifests. (The settings themselves were checked by [`load`].)
 #[must_use]
 pub fn check(settings: &Settings) -> Report {
-    let SourceSettings::Manifests(folder) = &settings.source;
+    let folder = match &settings.source {
+        SourceSettings::Manifests(folder) => folder,
+        SourceSettings::Kubernetes(kubeconfig) => return check_kubernetes(settings, kubeconfig.as_deref()),
+    };
     let snapshot = crate::source::manifests::read_once(folder);
     let errors = snapshot.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let warnings = snapshot.problems.len() - errors;

@@ -147,12 +147,13 @@ fn watch(raw: &Raw) -> Result<WatchSettings, Fault> {
 fn source(raw: &Raw, overrides: &Overrides) -> Result<SourceSettings, Fault> {
     let flag = "--manifests or CRIER_MANIFESTS";
     let given = Given::new("source.manifests", flag, raw.source.manifests.as_ref(), overrides.manifests.as_ref());
-    if raw.source.kubernetes.is_some() && given.value.is_none() {
-        let message = "is not built yet; use source.manifests with a folder of the same objects";
-        return Err(Given::new("source.kubernetes", "", raw.source.kubernetes.as_ref(), None).fault(None, message));
-    }
     if raw.source.kubernetes.is_some() && raw.source.manifests.is_some() {
         return Err(given.fault(None, "there is source.kubernetes too; a node has one source, remove one of them"));
+    }
+    if let (Some(kubernetes), None) = (&raw.source.kubernetes, &given.value) {
+        let kubeconfig = Given::new("source.kubernetes.kubeconfig", "", kubernetes.kubeconfig.as_ref(), None);
+        let kubeconfig = kubernetes.kubeconfig.is_some().then(|| kubeconfig.path("")).transpose()?;
+        return Ok(SourceSettings::Kubernetes(kubeconfig));
     }
     given.path("/etc/crier/manifests").map(SourceSettings::Manifests)
 }

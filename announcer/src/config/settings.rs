@@ -88,6 +88,8 @@ impl fmt::Display for HostPort {
 pub enum SourceSettings {
     /// A folder of manifests.
     Manifests(PathBuf),
+    /// The Kubernetes API, by a kubeconfig or else by the pod's service account.
+    Kubernetes(Option<PathBuf>),
 }
 
 /// How packets are forwarded.

@@ -110,7 +110,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("restartGrace: 2m\n", "crier.yaml:1: restartGrace: must be 0s to 60s"),
     ("forwarder:\n  rows: 1000\n", "crier.yaml:2: forwarder.rows: must be 1024 to 1048576; each costs 512 bytes"),
     ("forwarder:\n  flows: 1000\n", "crier.yaml:2: forwarder.flows: must be 1024 to 16777216; each costs 68 bytes"),
-    ("source: {kubernetes: {}}\n", "crier.yaml:1: source.kubernetes: is not built yet; use source.manifests"),
+    ("source: {kubernetes: {kubeconfig: ''}}\n", "crier.yaml:1: source.kubernetes.kubeconfig: empty; give a path"),
     ("source: {kubernetes: {}, manifests: /x}\n", "crier.yaml:1: source.manifests: there is source.kubernetes too"),
     ("http: {bind: 'localhost'}\n", "crier.yaml:1: http.bind: \"localhost\" is not ADDRESS:PORT"),
     ("stateDir: ''\n", "crier.yaml:1: stateDir: empty; give a path"),

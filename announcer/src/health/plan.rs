@@ -93,6 +93,7 @@ mod tests {
                 vips: vec![],
                 ports: vec![port],
                 traffic_policy: TrafficPolicy::Cluster,
+                preferred: None,
                 affinity: None,
                 sources: std::collections::BTreeSet::new(),
             };
@@ -128,7 +129,7 @@ mod tests {
         let members = [1, 2].map(|last| (format!("n{last}").parse().unwrap(), member(last)));
         let view = View { members: members.into(), caught_up: true };
         let mut desired = desired(vec![("web", Some(check(None)), vec![backend(3, None)])]);
-        let vip = Vip { address: "10.77.0.100".parse().unwrap(), advertise: vec![] };
+        let vip = Vip { address: "10.77.0.100".parse().unwrap(), pool: String::new(), advertise: vec![] };
         desired.services.values_mut().for_each(|service| service.vips = vec![vip.clone()]);
         let probed = |desired: &Desired| {
             let plans = ["n1", "n2"].map(|node| plan(desired, &view, &node.parse().unwrap()).targets.len());

@@ -123,6 +123,11 @@ impl Index {
         self.files.keys().map(String::as_str)
     }
 
+    /// The newest readable version of every object, in the order of the files.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Object)> {
+        self.files.values().flat_map(|content| &content.objects).map(|(key, slot)| (key, &slot.current.object))
+    }
+
     /// How many objects came from files other than `file`.
     #[must_use]
     pub fn count_without(&self, file: &str) -> usize {

@@ -9,6 +9,7 @@
 mod endpoints;
 mod health;
 pub mod index;
+mod node;
 pub mod objects;
 pub mod parse;
 mod pool;
@@ -21,6 +22,7 @@ mod weight;
 pub use index::Index;
 pub use problem::{Problem, Severity};
 pub use resolve::{PoolUsage, Resolved};
+pub use service::{is_ours, wants_conditions};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,6 +56,8 @@ impl fmt::Display for ServiceName {
 pub struct Desired {
     /// The services that are ours and complete enough to serve, by name. No two share a VIP, port and protocol.
     pub services: BTreeMap<ServiceName, Service>,
+    /// The nodes that should own no VIP, and why.
+    pub leaving: BTreeMap<NodeName, &'static str>,
 }
 
 /// A load-balanced service.
@@ -65,6 +69,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Whether only the owner's own pods may serve.
     pub traffic_policy: TrafficPolicy,
+    /// The node that should own its addresses while it can.
+    pub preferred: Option<NodeName>,
     /// `sessionAffinity: ClientIP`: for so long after its last new connection a client gets the same pod.
     pub affinity: Option<Duration>,
     /// `loadBalancerSourceRanges`: the clients that are let in; empty: all.
@@ -76,6 +82,8 @@ pub struct Service {
 pub struct Vip {
     /// The address.
     pub address: IpAddr,
+    /// The pool it comes from.
+    pub pool: String,
     /// Which nodes may announce it, and on which of their interfaces. Empty: no L2Advertisement covers it.
     pub advertise: Vec<Advertise>,
 }

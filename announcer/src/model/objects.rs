@@ -35,8 +35,11 @@ pub mod annotation {
     /// The node that should own the VIPs.
     pub const PREFERRED_NODE: &str = "preferred-node";
 
+    /// `true`: the pods get a condition that says what their probes find (from Kubernetes alone).
+    pub const READINESS_GATE: &str = "readiness-gate";
+
     /// All of them.
-    pub const ALL: [&str; 6] = [ADDRESSES, POOL, SHARE, HEALTH_CHECK, BACKENDS, PREFERRED_NODE];
+    pub const ALL: [&str; 7] = [ADDRESSES, POOL, SHARE, HEALTH_CHECK, BACKENDS, PREFERRED_NODE, READINESS_GATE];
 }
 
 /// A kind that is understood.
@@ -74,6 +77,20 @@ impl Kind {
         }
     }
 
+    /// Its name, as in manifests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::IPAddressPool => "IPAddressPool",
+            Self::L2Advertisement => "L2Advertisement",
+            Self::HealthCheck => "HealthCheck",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+        }
+    }
+
     /// Whether its objects live in a namespace.
     #[must_use]
     pub fn is_namespaced(self) -> bool {
@@ -83,7 +100,7 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        f.write_str(self.name())
     }
 }
 
@@ -109,7 +126,8 @@ impl fmt::Display for ObjectKey {
 }
 
 /// An object of a kind that is understood.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
 #[expect(missing_docs, reason = "the variants are the kinds' names")]
 pub enum Object {
     Namespace(Box<Namespace>),
@@ -140,7 +158,7 @@ impl Object {
 macro_rules! crier_object {
     ($(#[$doc:meta])* $name:ident, $spec:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
         pub struct $name {
             /// `crier.io/v1alpha1`.
@@ -173,7 +191,7 @@ crier_object!(
 );
 
 /// The spec of an [`IPAddressPool`].
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PoolSpec {
     /// CIDR prefixes and ranges `first-last`.
@@ -189,7 +207,7 @@ pub struct PoolSpec {
 }
 
 /// Which services may get an address of a pool.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceAllocation {
     /// Lower numbers are asked first; 0 or unset last.
@@ -207,7 +225,7 @@ pub struct ServiceAllocation {
 }
 
 /// The spec of an [`L2Advertisement`].
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdvertisementSpec {
     /// Pools by name; with no pool selector either: all pools.
@@ -228,7 +246,7 @@ pub struct AdvertisementSpec {
 }
 
 /// The spec of a [`HealthCheck`]. One of `tcp` and `http`; neither means `tcp`.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthCheckSpec {
     /// Services of its namespace by name.
@@ -258,7 +276,7 @@ pub struct HealthCheckSpec {
 }
 
 /// The weight of some pods. Without nodes and addresses: of all.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WeightSpec {
     /// Pods on these nodes.
@@ -272,7 +290,7 @@ pub struct WeightSpec {
 }
 
 /// A TCP probe.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpCheckSpec {
     /// The pod's port to probe; unset: the one that serves.
@@ -280,7 +298,7 @@ pub struct TcpCheckSpec {
 }
 
 /// An HTTP or HTTPS probe.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpCheckSpec {
     /// Path and query. Default: `/`.

@@ -5,6 +5,7 @@
 //! complaints (an address that is none is an error). A file that is not well-formed is refused as a whole; a
 //! well-formed document with a mistake is refused alone.
 
+mod api;
 mod locate;
 mod tree;
 
@@ -18,6 +19,7 @@ use super::{
     problem::{Complaint, Origin, Problem, Severity},
     service,
 };
+pub use api::{API, read_api};
 pub use locate::line_of;
 
 /// A document, or an item of a `List`, that should be an object.

@@ -89,6 +89,7 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
                 vips,
                 ports,
                 traffic_policy: wish.policy,
+                preferred: wish.preferred.clone(),
                 affinity: wish.affinity,
                 sources: wish.sources.clone(),
             },
@@ -97,7 +98,7 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
     problems.extend(silent.into_iter().filter_map(|(pool, vips)| unannounced(&world, pool, &vips)));
     let mut all = world.problems;
     all.extend(problems);
-    Resolved { desired: Desired { services }, problems: all, pools, incumbents }
+    Resolved { desired: Desired { services, leaving: world.leaving }, problems: all, pools, incumbents }
 }
 
 fn vip(world: &World, wish: &Wish, assigned: &Assignment) -> Vip {
@@ -105,7 +106,7 @@ fn vip(world: &World, wish: &Wish, assigned: &Assignment) -> Vip {
     let advertise = world.pools.get(&assigned.pool).map_or_else(Vec::new, |pool| {
         pool::advertise(advertisements, &assigned.pool, pool, &wish.labels, &world.nodes)
     });
-    Vip { address: assigned.address, advertise }
+    Vip { address: assigned.address, pool: assigned.pool.clone(), advertise }
 }
 
 fn backends(port: &PortWish, wish: &Wish, slices: &[endpoints::Slice]) -> Vec<Backend> {

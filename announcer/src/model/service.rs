@@ -7,6 +7,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv6Net};
+use membership::NodeName;
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
@@ -43,6 +44,8 @@ pub(super) struct Wish {
     pub(super) families: Families,
     pub(super) ports: Vec<PortWish>,
     pub(super) policy: TrafficPolicy,
+    /// The node that should own its addresses while it can.
+    pub(super) preferred: Option<NodeName>,
     pub(super) affinity: Option<Duration>,
     pub(super) sources: BTreeSet<IpNet>,
     pub(super) publish_not_ready: bool,
@@ -80,15 +83,28 @@ pub(super) struct PortWish {
     pub(super) target: Option<u16>,
 }
 
+/// Whether a Service is to be served: of type LoadBalancer, and of no other class.
+#[must_use]
+pub fn is_ours(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| {
+        spec.type_.as_deref() == Some("LoadBalancer")
+            && spec.load_balancer_class.as_deref().is_none_or(|class| class == CLASS)
+    })
+}
+
+/// Whether its pods are to be told by a condition what their probes find.
+#[must_use]
+pub fn wants_conditions(service: &Service) -> bool {
+    annotated(&service.metadata, annotation::READINESS_GATE).is_some_and(|(_, value)| value == "true")
+}
+
 /// Reads a Service; `None` if it is not ours, which is nobody's fault.
 pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
     let Some(spec) = &service.spec else { return (None, Vec::new()) };
-    let ours = spec.type_.as_deref() == Some("LoadBalancer")
-        && spec.load_balancer_class.as_deref().is_none_or(|class| class == CLASS);
-    if !ours {
+    if !is_ours(service) {
         return (None, Vec::new());
     }
-    let mut complaints = unhonoured(service);
+    let mut complaints = unknown_annotations(service);
     let mut wish = Wish {
         labels: service.metadata.labels.clone().unwrap_or_default(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -113,6 +129,12 @@ pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
     let non_empty = |name| annotated(&service.metadata, name).filter(|(_, value)| !value.is_empty());
     wish.pool = non_empty(annotation::POOL).map(|(key, value)| (annotation_field(&key), value.to_owned()));
     wish.share = non_empty(annotation::SHARE).map(|(_, value)| value.to_owned());
+    if let Some((key, text)) = non_empty(annotation::PREFERRED_NODE) {
+        match text.parse() {
+            Ok(node) => wish.preferred = Some(node),
+            Err(error) => complaints.push(Complaint::error(annotation_field(&key), error)),
+        }
+    }
     if let Some((key, text)) = non_empty(annotation::HEALTH_CHECK) {
         match health::read_annotation(text) {
             Ok(check) => wish.check = Some(check),
@@ -171,14 +193,8 @@ fn read_sources(spec: &ServiceSpec, complaints: &mut Vec<Complaint>) -> BTreeSet
 }
 
 /// Warnings for what is known and has no effect: nobody should believe it has.
-fn unhonoured(service: &Service) -> Vec<Complaint> {
+fn unknown_annotations(service: &Service) -> Vec<Complaint> {
     let mut complaints = Vec::new();
-    if annotated(&service.metadata, annotation::PREFERRED_NODE).is_some() {
-        complaints.push(Complaint::warning(
-            format!("metadata.annotations.crier.io/{}", annotation::PREFERRED_NODE),
-            "not honoured yet: the VIP's owner is elected without it",
-        ));
-    }
     for key in service.metadata.annotations.iter().flatten().map(|(key, _)| key) {
         if let Some(name) = key.strip_prefix("crier.io/").filter(|name| !annotation::ALL.contains(name)) {
             let hint = crate::config::closest(name, annotation::ALL);

@@ -59,9 +59,10 @@ fn port(number: u16, pods_on: &[&str]) -> ServicePort {
 
 fn service(traffic_policy: TrafficPolicy, advertise: Vec<Advertise>, ports: Vec<ServicePort>) -> Service {
     Service {
-        vips: vec![Vip { address: ip(VIP), advertise }],
+        vips: vec![Vip { address: ip(VIP), pool: String::new(), advertise }],
         ports,
         traffic_policy,
+        preferred: None,
         affinity: None,
         sources: BTreeSet::new(),
     }
@@ -69,7 +70,10 @@ fn service(traffic_policy: TrafficPolicy, advertise: Vec<Advertise>, ports: Vec<
 
 fn desired(services: Vec<Service>) -> Desired {
     let name = |n: usize| ServiceName { namespace: "default".into(), name: format!("s{n}") };
-    Desired { services: services.into_iter().enumerate().map(|(n, service)| (name(n), service)).collect() }
+    Desired {
+        services: services.into_iter().enumerate().map(|(n, service)| (name(n), service)).collect(),
+        ..Desired::default()
+    }
 }
 
 fn eligible_nodes(services: Vec<Service>, view: &View) -> BTreeSet<NodeName> {
@@ -185,12 +189,13 @@ fn an_owner_announces_where_any_of_the_services_asks_for_it() {
 
 #[test]
 fn vips_with_equal_conditions_share_one_set() {
-    let vip = |n: u8| Vip { address: IpAddr::from([10, 77, 0, n]), advertise: vec![anywhere()] };
-    let off_segment = Vip { address: ip("10.99.0.1"), advertise: vec![anywhere()] };
+    let vip = |n: u8| Vip { address: IpAddr::from([10, 77, 0, n]), pool: String::new(), advertise: vec![anywhere()] };
+    let off_segment = Vip { address: ip("10.99.0.1"), pool: String::new(), advertise: vec![anywhere()] };
     let service = Service {
         vips: vec![vip(1), vip(2), off_segment],
         ports: vec![],
         traffic_policy: TrafficPolicy::Cluster,
+        preferred: None,
         affinity: None,
         sources: BTreeSet::new(),
     };

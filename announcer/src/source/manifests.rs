@@ -23,9 +23,9 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Limit, Snapshot};
+use super::{Limit, Snapshot, report};
 use crate::model::{
-    Index, Problem, Severity,
+    Index, Problem,
     parse::{self, line_of},
 };
 use folder::{Fingerprint, Listing};
@@ -103,20 +103,6 @@ async fn run(
             report(Some(&publish.borrow()), &snapshot);
             publish.send_replace(Arc::new(snapshot));
         }
-    }
-}
-
-/// Logs what is new.
-fn report(before: Option<&Snapshot>, now: &Snapshot) {
-    let known: BTreeSet<_> = before.iter().flat_map(|before| &before.problems).collect();
-    for problem in now.problems.iter().filter(|problem| !known.contains(problem)) {
-        match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
-        }
-    }
-    if before.is_none_or(|before| before.desired != now.desired) {
-        tracing::info!(services = now.desired.services.len(), problems = now.problems.len(), "manifests read");
     }
 }
 
@@ -257,6 +243,7 @@ impl Reader {
             connected,
             loaded_at: SystemTime::now(),
             limits: self.limits.clone(),
+            peers: BTreeSet::new(),
         }
     }
 

@@ -1,10 +1,15 @@
 //! Where objects come from. A source reads them, keeps a [`crate::model::Index`], and publishes [`Snapshot`]s.
 
+pub mod kubernetes;
 pub mod manifests;
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::SystemTime,
+};
 
-use crate::model::{Desired, PoolUsage, Problem, objects::Kind};
+use crate::model::{Desired, PoolUsage, Problem, Severity, objects::Kind};
 
 /// What a source knows at one moment.
 #[derive(Debug, Clone)]
@@ -23,6 +28,39 @@ pub struct Snapshot {
     pub loaded_at: SystemTime,
     /// How many readings so far, this one included, ran into which limit. Whatever is beyond a limit has a problem.
     pub limits: BTreeMap<Limit, u64>,
+    /// Where the source says that nodes are; agents run there.
+    pub peers: BTreeSet<IpAddr>,
+}
+
+impl Snapshot {
+    /// Nothing is known.
+    #[must_use]
+    pub fn empty(loaded_at: SystemTime) -> Self {
+        Self {
+            desired: Desired::default(),
+            problems: Vec::new(),
+            objects: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            connected: false,
+            loaded_at,
+            limits: BTreeMap::new(),
+            peers: BTreeSet::new(),
+        }
+    }
+}
+
+/// Logs what is new.
+fn report(before: Option<&Snapshot>, now: &Snapshot) {
+    let known: BTreeSet<_> = before.iter().flat_map(|before| &before.problems).collect();
+    for problem in now.problems.iter().filter(|problem| !known.contains(problem)) {
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::Warning => tracing::warn!("{problem}"),
+        }
+    }
+    if before.is_none_or(|before| before.desired != now.desired) {
+        tracing::info!(services = now.desired.services.len(), problems = now.problems.len(), "objects read");
+    }
 }
 
 /// A bound on what is read.

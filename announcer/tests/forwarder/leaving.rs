@@ -57,7 +57,7 @@ impl Bed {
     /// What the agents make of the objects and of each other.
     fn apply(&mut self) {
         let service = Service {
-            vips: vec![Vip { address: vip4(), advertise: Vec::new() }],
+            vips: vec![Vip { address: vip4(), pool: String::new(), advertise: Vec::new() }],
             ports: vec![ServicePort {
                 name: String::new(),
                 protocol: Protocol::Tcp,
@@ -66,11 +66,12 @@ impl Bed {
                 check: None,
             }],
             traffic_policy: self.policy,
+            preferred: None,
             affinity: None,
             sources: BTreeSet::new(),
         };
         let name_of = ServiceName { namespace: "default".into(), name: "web".into() };
-        let desired = Desired { services: [(name_of, service)].into() };
+        let desired = Desired { services: [(name_of, service)].into(), ..Desired::default() };
         let view = self.view();
         for (n, host) in self.rig.lan.nodes.iter().enumerate() {
             let (index, mac) = (host.index("eth0"), host.mac("eth0"));

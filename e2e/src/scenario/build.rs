@@ -14,6 +14,7 @@ use crate::{
     agent::{Agent, Config, GOSSIP_PORT},
     backbone,
     cleanup::RunDir,
+    kubernetes::ApiServer,
     manifests::{Folder, POOL, ServiceSpec},
     pods::Pod,
     topology::{Host, Lan},
@@ -34,6 +35,7 @@ pub struct ClusterBuilder {
     interfaces: Vec<String>,
     extra: String,
     files: Option<PathBuf>,
+    pub(super) kubernetes: bool,
 }
 
 impl Cluster {
@@ -59,6 +61,7 @@ impl Cluster {
             interfaces: vec!["eth0".to_owned()],
             extra: String::new(),
             files: None,
+            kubernetes: false,
         }
     }
 }
@@ -149,7 +152,8 @@ impl ClusterBuilder {
     pub fn build(self) -> Result<Cluster> {
         let run = RunDir::new(&self.name)?;
         let pods_behind = if self.host_network { 0 } else { self.pods };
-        let lan = Lan::new().nodes(self.nodes).client().pods(pods_behind).build()?;
+        let lan = Lan::new().nodes(self.nodes).client().pods(pods_behind);
+        let lan = if self.kubernetes { lan.api_server() } else { lan }.build()?;
         if !self.quiet {
             println!("{}: inside by\n{}", self.name, lan.enter_hints());
         }
@@ -161,6 +165,7 @@ impl ClusterBuilder {
         let mut cluster = Cluster {
             agents: Vec::new(),
             pods,
+            api: self.kubernetes.then(|| ApiServer::on(&lan)).transpose()?,
             lan,
             manifests,
             services: Vec::new(),
@@ -170,9 +175,19 @@ impl ClusterBuilder {
         };
         match &self.files {
             Some(folder) => cluster.read_files(folder)?,
+            None if self.kubernetes => self.generate_from_api(&mut cluster)?,
             None => self.generate(&mut cluster)?,
         }
         Ok(cluster)
+    }
+
+    fn generate_from_api(&self, cluster: &mut Cluster) -> Result<()> {
+        cluster.install()?;
+        cluster.prepare_agents(&self.extra)?;
+        for (index, service) in (0..).zip(&self.services) {
+            cluster.add(index, service.clone())?;
+        }
+        Ok(())
     }
 
     fn generate(&self, cluster: &mut Cluster) -> Result<()> {
@@ -206,8 +221,9 @@ impl ClusterBuilder {
     /// # Errors
     /// When it does not settle.
     pub fn start(self) -> Result<Cluster> {
-        let cluster = self.build()?;
+        let mut cluster = self.build()?;
         cluster.agents.iter().try_for_each(Agent::start)?;
+        cluster.learn_addresses()?;
         cluster.settle()?;
         Ok(cluster)
     }

@@ -11,12 +11,18 @@ impl Controller {
         let now = Instant::now();
         let done = match order.action {
             Action::Drain => {
-                self.ownership.drain(now);
+                self.told_to_drain = true;
+                self.drain_or_not(now);
                 Ok(format!("draining: {} VIPs are being handed over", self.answering.len()))
             }
             Action::Undrain => {
-                self.ownership.undrain(now);
-                Ok("this node may own VIPs again".to_owned())
+                self.told_to_drain = false;
+                self.drain_or_not(now);
+                Ok(if self.leaving {
+                    "its Node object still says that this node should own nothing: uncordon it".to_owned()
+                } else {
+                    "this node may own VIPs again".to_owned()
+                })
             }
             Action::Rebalance => self.rebalance(now),
             Action::Announce(None) => {
@@ -33,6 +39,15 @@ impl Controller {
         };
         // Whoever asked may have gone away meanwhile; what was asked is done all the same.
         let _ = order.reply.send(done);
+    }
+
+    /// Drains if anybody wants that.
+    pub(super) fn drain_or_not(&mut self, now: Instant) {
+        if self.told_to_drain || self.leaving {
+            self.ownership.drain(now);
+        } else {
+            self.ownership.undrain(now);
+        }
     }
 
     fn rebalance(&mut self, now: Instant) -> Result<String, Refused> {

@@ -52,15 +52,19 @@ fn backend(address: &str, node: &str) -> Backend {
 fn desired(policy: TrafficPolicy) -> Desired {
     let backends = vec![backend("10.1.1.2", "n1"), backend("10.1.2.2", "n2"), backend("10.1.2.3", "n2")];
     let port = ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, backends, check: None };
-    let vip = Vip { address: "10.77.0.100".parse().unwrap(), advertise: Vec::new() };
+    let vip = Vip { address: "10.77.0.100".parse().unwrap(), pool: String::new(), advertise: Vec::new() };
     let service = Service {
         vips: vec![vip],
         ports: vec![port],
         traffic_policy: policy,
+        preferred: None,
         affinity: None,
         sources: BTreeSet::new(),
     };
-    Desired { services: [(ServiceName { namespace: "default".into(), name: "web".into() }, service)].into() }
+    Desired {
+        services: [(ServiceName { namespace: "default".into(), name: "web".into() }, service)].into(),
+        ..Desired::default()
+    }
 }
 
 fn only(wanted: &Wanted) -> &Targets {

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use membership::NodeName;
+
 use crate::model::{
     ServiceName, endpoints, health,
     index::Loaded,
+    node,
     objects::{AdvertisementSpec, Labels, Object, ObjectKey},
     pool,
     problem::{Complaint, Origin, Problem},
@@ -30,6 +33,7 @@ impl Source {
 pub(super) struct World {
     pub(super) nodes: BTreeMap<String, Labels>,
     pub(super) namespaces: BTreeMap<String, Labels>,
+    pub(super) leaving: BTreeMap<NodeName, &'static str>,
     pub(super) pools: pool::Pools,
     pub(super) pool_sources: BTreeMap<String, Source>,
     pub(super) advertisements: BTreeMap<ObjectKey, (Source, AdvertisementSpec)>,
@@ -59,7 +63,12 @@ impl World {
         };
         match object {
             Object::Namespace(_) => drop(self.namespaces.insert(key.name, labels())),
-            Object::Node(_) => drop(self.nodes.insert(key.name, labels())),
+            Object::Node(object) => {
+                if let (Some(why), Ok(name)) = (node::leaving(object), key.name.parse()) {
+                    self.leaving.insert(name, why);
+                }
+                self.nodes.insert(key.name, labels());
+            }
             Object::IPAddressPool(object) => {
                 let (wish, complaints) = pool::read_pool(object);
                 complain(complaints);

@@ -56,16 +56,19 @@ impl Set {
             owners: Arc::new([(self.vip, owner)].into()),
         };
         let advertise = vec![Advertise { nodes: None, interfaces: BTreeSet::new() }];
-        let vips = vec![Vip { address: self.vip, advertise }];
+        let vips = vec![Vip { address: self.vip, pool: String::new(), advertise }];
         let service = Service {
             vips,
             ports: Vec::new(),
             traffic_policy: TrafficPolicy::Cluster,
+            preferred: None,
             affinity: None,
             sources: BTreeSet::new(),
         };
-        let desired =
-            Desired { services: [(ServiceName { namespace: "default".into(), name: "web".into() }, service)].into() };
+        let desired = Desired {
+            services: [(ServiceName { namespace: "default".into(), name: "web".into() }, service)].into(),
+            ..Desired::default()
+        };
         assign(&name(me), &scene, &desired, |_| usable)
     }
 

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::ServiceName;
+use crate::model::{ServiceName, Severity};
 
 const POOL: &str = "\
 apiVersion: crier.io/v1alpha1

@@ -1,0 +1,101 @@
+//! What is said of Crier's own objects: whether they are sound, and how full pools are.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use serde_json::{Value, json};
+
+use super::plan::Change;
+use crate::{
+    model::{
+        PoolUsage, Problem, Severity,
+        objects::{Kind, ObjectKey},
+    },
+    source::kubernetes::picture::{Judged, Picture},
+};
+
+/// A condition, before it is known since when it holds.
+struct Condition {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// The objects whose status should say something else.
+pub(super) fn plan(picture: &Picture, now: SystemTime) -> Vec<Change> {
+    let mistaken = picture.problems.iter().filter_map(|problem| problem.object.as_ref());
+    let unreadable = mistaken.filter(|key| is_own(key) && !picture.judged.contains_key(*key)).collect::<BTreeSet<_>>();
+    let nothing = Judged::default();
+    let all = picture.judged.iter().chain(unreadable.into_iter().map(|key| (key, &nothing)));
+    all.filter_map(|(key, judged)| change(picture, key, judged, now)).collect()
+}
+
+fn is_own(key: &ObjectKey) -> bool {
+    matches!(key.kind, Kind::IPAddressPool | Kind::L2Advertisement | Kind::HealthCheck)
+}
+
+fn change(picture: &Picture, key: &ObjectKey, judged: &Judged, now: SystemTime) -> Option<Change> {
+    let mut conditions = vec![valid(picture, key)];
+    let mut status = serde_json::Map::new();
+    if key.kind == Kind::IPAddressPool
+        && let Some(usage) = picture.pools.get(&key.name)
+    {
+        let free = usage.addresses.saturating_sub(usage.used as u128);
+        status.insert("addresses".into(), usage.addresses.to_string().into());
+        status.insert("used".into(), usage.used.into());
+        status.insert("free".into(), free.to_string().into());
+        conditions.push(exhausted(usage));
+    }
+    let at = humantime::format_rfc3339_seconds(now).to_string();
+    let conditions = conditions.into_iter().map(|one| one.object(judged, &at)).collect::<Vec<_>>();
+    status.insert("conditions".into(), conditions.into());
+    let status = Value::Object(status);
+    (status != judged.status).then(|| Change::Status { object: key.clone(), status })
+}
+
+fn valid(picture: &Picture, key: &ObjectKey) -> Condition {
+    let of = |problem: &&Problem| problem.object.as_ref() == Some(key);
+    let problems: Vec<&Problem> = picture.problems.iter().filter(of).collect();
+    let say = |problem: &&&Problem| {
+        if problem.field.is_empty() {
+            problem.message.clone()
+        } else {
+            format!("{}: {}", problem.field, problem.message)
+        }
+    };
+    let message = problems.iter().take(8).map(|problem| say(&problem)).collect::<Vec<_>>().join("; ");
+    let holds = !problems.iter().any(|problem| problem.severity == Severity::Error);
+    let reason = match (holds, problems.is_empty()) {
+        (false, _) => "Mistake",
+        (true, false) => "Warning",
+        (true, true) => "Accepted",
+    };
+    Condition { kind: "Valid", holds, reason, message }
+}
+
+fn exhausted(usage: &PoolUsage) -> Condition {
+    let holds = usage.used as u128 >= usage.addresses;
+    let message = format!("{} of {} addresses are taken", usage.used, usage.addresses);
+    Condition { kind: "Exhausted", holds, reason: if holds { "AllTaken" } else { "SomeLeft" }, message }
+}
+
+impl Condition {
+    /// As the API has it; since when it holds is kept from before.
+    fn object(self, judged: &Judged, now: &str) -> Value {
+        let status = if self.holds { "True" } else { "False" };
+        let before = judged.status.get("conditions").and_then(Value::as_array).into_iter().flatten();
+        let same = |one: &&Value| {
+            one.get("type").and_then(Value::as_str) == Some(self.kind)
+                && one.get("status").and_then(Value::as_str) == Some(status)
+        };
+        let since = before.filter(same).find_map(|one| one.get("lastTransitionTime")?.as_str());
+        json!({
+            "type": self.kind,
+            "status": status,
+            "reason": self.reason,
+            "message": self.message,
+            "lastTransitionTime": since.unwrap_or(now),
+            "observedGeneration": judged.generation,
+        })
+    }
+}

@@ -1,0 +1,280 @@
+//! What is to be written: what the API server should have, less what it has. A pure function.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use membership::{View, claims::Owner};
+use serde_json::Value;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    conditions,
+    event::{Event, Regarding},
+};
+use crate::{
+    app::{controller::Owners, report},
+    ipam::Family,
+    model::{
+        Problem, ServiceName, Severity, Vip,
+        objects::{Kind, ObjectKey},
+    },
+    source::kubernetes::{
+        picture::{Picture, Recorded},
+        vip::{VipAddress, VipStatus},
+    },
+};
+
+/// All that decides about what is written.
+pub(super) struct Scene<'a> {
+    pub(super) picture: &'a Picture,
+    pub(super) owners: &'a Owners,
+    pub(super) view: &'a View,
+    pub(super) now: SystemTime,
+}
+
+/// Something to be written, and what is told once it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Write {
+    pub(super) change: Change,
+    pub(super) events: Vec<Event>,
+    /// It changes often, and need not be written each time.
+    pub(super) can_wait: bool,
+}
+
+/// What is to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Change {
+    /// A service's addresses, if it still has this version.
+    Ingress { service: ServiceName, version: String, addresses: Vec<IpAddr> },
+    /// What is said of a service's addresses.
+    Vip { service: ServiceName, uid: String, status: VipStatus },
+    /// Nothing is to be said of a service any more.
+    NoVip { service: ServiceName },
+    /// The status of one of Crier's own objects.
+    Status { object: ObjectKey, status: Value },
+    /// A pod's condition.
+    Pod { namespace: String, pod: String, healthy: bool },
+    /// An event alone.
+    Tell { service: ServiceName, note: String },
+}
+
+/// What a change is about: two with the same key are the same at different times.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(u8, String, String);
+
+impl Change {
+    pub(super) fn key(&self) -> Key {
+        let of = |tag, name: &ServiceName| Key(tag, name.namespace.clone(), name.name.clone());
+        match self {
+            Self::Ingress { service, .. } => of(0, service),
+            Self::Vip { service, .. } => of(1, service),
+            Self::NoVip { service } => of(2, service),
+            Self::Status { object, .. } => Key(3, object.namespace.clone(), format!("{} {}", object.kind, object.name)),
+            Self::Pod { namespace, pod, .. } => Key(4, namespace.clone(), pod.clone()),
+            Self::Tell { service, .. } => of(5, service),
+        }
+    }
+
+    /// A hash of what is to be written.
+    pub(super) fn content(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        format!("{self:?}").hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ingress { service, addresses, .. } => write!(f, "status of Service {service}: {addresses:?}"),
+            Self::Vip { service, .. } => write!(f, "VIP {service}"),
+            Self::NoVip { service } => write!(f, "VIP {service}: removal"),
+            Self::Status { object, .. } => write!(f, "status of {object}"),
+            Self::Pod { namespace, pod, .. } => write!(f, "condition of Pod {namespace}/{pod}"),
+            Self::Tell { service, .. } => write!(f, "event about Service {service}"),
+        }
+    }
+}
+
+/// Everything that is to be written.
+pub(super) fn plan(scene: &Scene) -> Vec<Write> {
+    let health = report::service_health(&scene.picture.assigned, scene.view);
+    let mut writes = Vec::new();
+    for (name, recorded) in &scene.picture.services {
+        writes.extend(ingress(scene, name, recorded));
+        writes.extend(vip(scene, name, recorded, health.get(name)));
+    }
+    let orphans = scene.picture.vips.keys().filter(|name| !scene.picture.services.contains_key(name));
+    writes.extend(orphans.map(|name| quiet(Change::NoVip { service: name.clone() })));
+    writes.extend(conditions::plan(scene.picture, scene.now).into_iter().map(quiet));
+    for (name, pods) in &scene.picture.gated {
+        let Some(health) = health.get(name) else { continue };
+        for (address, pod) in pods {
+            let Some(healthy) = health.get(address) else { continue };
+            writes.push(quiet(Change::Pod { namespace: name.namespace.clone(), pod: pod.clone(), healthy: *healthy }));
+        }
+    }
+    writes
+}
+
+fn quiet(change: Change) -> Write {
+    Write { change, events: Vec::new(), can_wait: false }
+}
+
+/// The addresses that a service should have: its own families' order.
+fn assigned<'a>(scene: &'a Scene, name: &ServiceName, recorded: &Recorded) -> &'a [Vip] {
+    let service = scene.picture.assigned.services.get(name).filter(|_| recorded.ours);
+    service.map(|service| service.vips.as_slice()).unwrap_or_default()
+}
+
+/// The addresses of a service, if its status says others. What somebody else wrote into the status of a service that is not
+/// ours stays.
+fn ingress(scene: &Scene, name: &ServiceName, recorded: &Recorded) -> Option<Write> {
+    let vips = assigned(scene, name, recorded);
+    let wanted: Vec<IpAddr> = if recorded.ours {
+        vips.iter().map(|vip| vip.address).collect()
+    } else {
+        let was_ours: BTreeSet<IpAddr> =
+            scene.picture.vips.get(name).into_iter().flat_map(|vip| &vip.status.addresses).map(|one| one.ip).collect();
+        recorded.ingress.iter().filter(|address| !was_ours.contains(address)).copied().collect()
+    };
+    let same = wanted.iter().collect::<BTreeSet<_>>() == recorded.ingress.iter().collect();
+    if same {
+        return refusal(scene, name, recorded, vips);
+    }
+    let regarding = Regarding::service(name, &recorded.uid);
+    let event = if wanted.is_empty() {
+        let why = mistake(scene, name).map_or_else(String::new, |problem| format!(": {}", problem.message));
+        Event::warning(regarding, "AddressReleased", format!("released {}{why}", list(&recorded.ingress)))
+    } else {
+        let from: BTreeSet<&str> = vips.iter().map(|vip| vip.pool.as_str()).collect();
+        let from: Vec<&str> = from.into_iter().collect();
+        Event::normal(
+            regarding,
+            "AddressAssigned",
+            format!("assigned {} from IPAddressPool {}", list(&wanted), from.join(", ")),
+        )
+    };
+    let change = Change::Ingress { service: name.clone(), version: recorded.version.clone(), addresses: wanted };
+    Some(Write { change, events: vec![event], can_wait: false })
+}
+
+/// What is told about a service that gets no address.
+fn refusal(scene: &Scene, name: &ServiceName, recorded: &Recorded, vips: &[Vip]) -> Option<Write> {
+    let problem = mistake(scene, name).filter(|_| recorded.ours && vips.is_empty())?;
+    let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
+    let note = format!("{field}{}", problem.message);
+    let event = Event::warning(Regarding::service(name, &recorded.uid), "AssignmentFailed", note.clone());
+    Some(Write { change: Change::Tell { service: name.clone(), note }, events: vec![event], can_wait: false })
+}
+
+/// What stands against a service, if anything does.
+fn mistake<'a>(scene: &'a Scene, name: &ServiceName) -> Option<&'a Problem> {
+    scene.picture.problems.iter().find(|problem| {
+        problem.severity == Severity::Error
+            && problem.object.as_ref().is_some_and(|key| {
+                key.kind == Kind::Service && key.namespace == name.namespace && key.name == name.name
+            })
+    })
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What is said of a service's addresses, if something else is said.
+fn vip(
+    scene: &Scene,
+    name: &ServiceName,
+    recorded: &Recorded,
+    health: Option<&BTreeMap<IpAddr, bool>>,
+) -> Option<Write> {
+    let had = scene.picture.vips.get(name);
+    let vips: Vec<&Vip> =
+        assigned(scene, name, recorded).iter().filter(|vip| recorded.ingress.contains(&vip.address)).collect();
+    if vips.is_empty() {
+        // Its status is cleared first: what was ours is known by this.
+        return had
+            .filter(|_| recorded.ingress.is_empty() || !recorded.ours)
+            .map(|_| quiet(Change::NoVip { service: name.clone() }));
+    }
+    let status = status(scene, &vips, health);
+    let none = VipStatus::default();
+    let before = had.map_or(&none, |had| &had.status);
+    if *before == status && had.is_some_and(|had| had.service_uid == recorded.uid) {
+        return None;
+    }
+    let counts = (status.healthy, status.total, status.backends.clone());
+    let can_wait = VipStatus { healthy: counts.0, total: counts.1, backends: counts.2, ..before.clone() } == status;
+    let events = moves(name, &recorded.uid, before, &status);
+    Some(Write { change: Change::Vip { service: name.clone(), uid: recorded.uid.clone(), status }, events, can_wait })
+}
+
+fn status(scene: &Scene, vips: &[&Vip], health: Option<&BTreeMap<IpAddr, bool>>) -> VipStatus {
+    let addresses: Vec<VipAddress> = vips.iter().map(|vip| address(vip, scene.owners.get(&vip.address))).collect();
+    let families: BTreeSet<Family> = vips.iter().map(|vip| Family::of(vip.address)).collect();
+    let pods =
+        || health.into_iter().flatten().filter(|(pod, _)| families.contains(&Family::of(**pod)) || families.len() == 1);
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (healthy, total) = (count(pods().filter(|(_, healthy)| **healthy).count()), count(pods().count()));
+    let first = addresses.first();
+    VipStatus {
+        owner: first.map_or_else(String::new, |first| first.owner.clone()),
+        since: first.and_then(|first| first.since.clone()),
+        reason: first.map_or_else(String::new, |first| first.reason.clone()),
+        healthy,
+        total,
+        backends: format!("{healthy}/{total}"),
+        ips: addresses.iter().map(|one| one.ip.to_string()).collect::<Vec<_>>().join(","),
+        addresses,
+    }
+}
+
+fn address(vip: &Vip, owner: Option<&Owner>) -> VipAddress {
+    let none = if vip.advertise.is_empty() { "no L2Advertisement covers it" } else { "no node may own it" };
+    VipAddress {
+        ip: vip.address,
+        pool: vip.pool.clone(),
+        owner: owner.map_or_else(String::new, |owner| owner.node.to_string()),
+        epoch: owner.map_or(0, |owner| owner.epoch),
+        since: owner.map(|owner| rfc3339(owner.since_ms)),
+        reason: owner.map_or_else(|| none.to_owned(), |owner| owner.reason.as_str().to_owned()),
+    }
+}
+
+/// A moment as the API writes it, to the second.
+fn rfc3339(unix_ms: u64) -> String {
+    /// The last that can be written; another node's clock may say anything.
+    const YEAR_9999_MS: u64 = 253_402_300_799_000;
+    let at = UNIX_EPOCH + Duration::from_millis(unix_ms.min(YEAR_9999_MS));
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// Who announces an address now, and why, as far as that is new.
+fn moves(name: &ServiceName, uid: &str, before: &VipStatus, after: &VipStatus) -> Vec<Event> {
+    let was = |ip: IpAddr| before.addresses.iter().find(|one| one.ip == ip);
+    let is_new = |one: &&VipAddress| was(one.ip).is_none_or(|was| (&was.owner, was.epoch) != (&one.owner, one.epoch));
+    let tell = |one: &VipAddress| {
+        let regarding = Regarding::service(name, uid);
+        let from = was(one.ip).filter(|was| !was.owner.is_empty() && was.owner != one.owner);
+        let from = from.map_or_else(String::new, |was| format!(", before by node {}", was.owner));
+        if one.owner.is_empty() {
+            return Event::warning(
+                regarding,
+                "NotAnnounced",
+                format!("{} is announced by nobody{from}: {}", one.ip, one.reason),
+            );
+        }
+        let note = format!("{} is announced by node {}{from} ({}, epoch {})", one.ip, one.owner, one.reason, one.epoch);
+        Event::normal(regarding, "Announced", note)
+    };
+    after.addresses.iter().filter(is_new).map(tell).collect()
+}
+
+#[cfg(test)]
+mod tests;

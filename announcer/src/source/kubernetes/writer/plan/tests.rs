@@ -1,0 +1,224 @@
+use membership::claims::Owner;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::source::kubernetes::{
+    picture,
+    store::Store,
+    watch::News,
+    watched::{Watched, metadata},
+};
+
+/// An API server's objects, to which what is planned is done.
+struct Server {
+    store: Store,
+    owners: Owners,
+    services: BTreeMap<String, Value>,
+    vips: BTreeMap<String, Value>,
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "resourceVersion": "1"},
+        "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}
+    })
+}
+
+fn pool(addresses: &str) -> Value {
+    json!({"metadata": {"name": "lan", "namespace": "crier-system", "generation": 1}, "spec": {"addresses": [addresses]}})
+}
+
+const SERVICES: Watched = Watched::Model(Kind::Service);
+const POOLS: Watched = Watched::Model(Kind::IPAddressPool);
+
+impl Server {
+    fn new(pools: &[Value], services: Vec<Value>) -> Self {
+        let mut store = Store::default();
+        for what in Watched::all() {
+            store.take(what, News::Listing("a".to_owned()));
+            let objects = match what {
+                POOLS => pools.to_vec(),
+                SERVICES => services.clone(),
+                _ => Vec::new(),
+            };
+            store.take(what, News::Page(objects));
+            store.take(what, News::Listed);
+            store.take(what, News::Reached);
+        }
+        let services = services.into_iter().map(|one| (metadata(&one, "name").unwrap(), one)).collect();
+        Self { store, owners: Owners::new(), services, vips: BTreeMap::new() }
+    }
+
+    fn plan(&mut self) -> Vec<Write> {
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let (_, picture) = picture::take(&mut self.store, now);
+        assert!(picture.current);
+        plan(&Scene { picture: &picture, owners: &self.owners, view: &View::default(), now })
+    }
+
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
+        let service = self.services.get_mut(name).unwrap();
+        change(service);
+        self.store.take(SERVICES, News::Changed(service.clone()));
+    }
+
+    /// Does what is planned until nothing is; what was done.
+    fn settle(&mut self) -> Vec<Write> {
+        let mut done = Vec::new();
+        for _ in 0..8 {
+            let planned: Vec<_> =
+                self.plan().into_iter().filter(|write| !matches!(write.change, Change::Tell { .. })).collect();
+            if planned.is_empty() {
+                return done;
+            }
+            for write in planned {
+                self.carry_out(&write.change);
+                done.push(write);
+            }
+        }
+        panic!("it never ends: {done:#?}");
+    }
+
+    fn carry_out(&mut self, change: &Change) {
+        match change {
+            Change::Ingress { service, addresses, .. } => self.change(&service.name, |object| {
+                let ingress: Vec<_> = addresses.iter().map(|address| json!({"ip": address})).collect();
+                object["status"] = json!({"loadBalancer": {"ingress": ingress}});
+            }),
+            Change::Vip { service, uid, status } => {
+                let metadata =
+                    json!({"name": service.name, "namespace": service.namespace, "ownerReferences": [{"uid": uid}]});
+                let object = json!({"metadata": metadata, "status": status});
+                self.store.take(Watched::Vip, News::Changed(object.clone()));
+                self.vips.insert(service.name.clone(), object);
+            }
+            Change::NoVip { service } => {
+                let object = self.vips.remove(&service.name).unwrap();
+                self.store.take(Watched::Vip, News::Gone(object));
+            }
+            Change::Status { object, status } => {
+                assert_eq!(object.kind, Kind::IPAddressPool);
+                let key = object.to_string();
+                let addresses =
+                    self.store.objects(Kind::IPAddressPool).next().map(|(_, one)| serde_json::to_value(one).unwrap());
+                let mut pool = addresses.unwrap_or_else(|| panic!("no {key}"));
+                pool["status"] = status.clone();
+                self.store.take(POOLS, News::Changed(pool));
+            }
+            Change::Pod { .. } | Change::Tell { .. } => {}
+        }
+    }
+
+    fn ingress(&self, name: &str) -> Vec<String> {
+        let ingress = self.services[name]["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+        ingress.iter().map(|one| one["ip"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn notes(writes: &[Write]) -> String {
+    writes.iter().flat_map(|write| &write.events).map(|event| format!("{event:?}\n")).collect()
+}
+
+fn owner(node: &str, epoch: u64) -> Owner {
+    Owner {
+        node: node.parse().unwrap(),
+        epoch,
+        since_ms: 1_700_000_000_000,
+        reason: membership::claims::Reason::FirstClaim,
+    }
+}
+
+#[test]
+fn a_new_service_gets_an_address_an_object_and_events_and_then_nothing_is_left_to_write() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
+    let done = server.settle();
+    let [address] = &server.ingress("web")[..] else { panic!("{done:?}") };
+    assert!(notes(&done).contains(&format!("assigned {address} from IPAddressPool lan")));
+    let status = &server.vips["web"]["status"];
+    assert_eq!((status["owner"].as_str(), status["backends"].as_str()), (Some(""), Some("0/0")));
+    server.owners.insert(address.parse().unwrap(), owner("n2", 3));
+    let done = server.settle();
+    assert!(notes(&done).contains("is announced by node n2"), "{}", notes(&done));
+    server.owners.insert(address.parse().unwrap(), owner("n1", 4));
+    let done = server.settle();
+    assert!(notes(&done).contains("is announced by node n1, before by node n2"), "{}", notes(&done));
+    assert_eq!(server.vips["web"]["status"]["since"], "2023-11-14T22:13:20Z");
+}
+
+#[test]
+fn services_of_other_types_and_classes_are_not_touched() {
+    let mut other = service("other");
+    other["spec"]["loadBalancerClass"] = "example.org/other".into();
+    other["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    let mut internal = service("internal");
+    internal["spec"]["type"] = "ClusterIP".into();
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![other, internal]);
+    server.settle();
+    assert_eq!(server.ingress("other"), ["192.0.2.1"]);
+    assert!(server.vips.is_empty());
+}
+
+#[test]
+fn what_was_ours_is_released_when_the_type_changes_and_nothing_else() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
+    server.settle();
+    server.change("web", |object| {
+        object["spec"]["type"] = "ClusterIP".into();
+        let ours = object["status"]["loadBalancer"]["ingress"][0].clone();
+        object["status"]["loadBalancer"]["ingress"] = json!([ours, {"ip": "192.0.2.1"}]);
+    });
+    server.settle();
+    assert_eq!(server.ingress("web"), ["192.0.2.1"]);
+    assert!(server.vips.is_empty());
+}
+
+#[test]
+fn a_service_that_is_gone_takes_its_object_along() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
+    server.settle();
+    let gone = server.services.remove("web").unwrap();
+    server.store.take(SERVICES, News::Gone(gone));
+    server.settle();
+    assert!(server.vips.is_empty());
+}
+
+#[test]
+fn a_full_pool_is_told_to_the_service_and_by_a_condition() {
+    let mut server = Server::new(&[pool("10.0.0.8-10.0.0.8")], vec![service("one"), service("two")]);
+    server.settle();
+    let planned = server.plan();
+    let told = notes(&planned);
+    assert!(told.contains("AssignmentFailed") && told.contains("pool lan has 1, 1 taken"), "{told}");
+    let (_, picture) = picture::take(&mut server.store, UNIX_EPOCH);
+    let status = &picture.judged.values().next().unwrap().status;
+    assert_eq!((status["used"].as_u64(), status["free"].as_str()), (Some(1), Some("0")));
+    let exhausted = &status["conditions"][1];
+    assert_eq!((exhausted["type"].as_str(), exhausted["status"].as_str()), (Some("Exhausted"), Some("True")));
+    assert!(exhausted["message"].as_str().unwrap().contains("1 of 1"));
+}
+
+#[test]
+fn a_pool_that_shrinks_moves_its_services_to_what_is_left() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
+    server.settle();
+    let before = server.ingress("web");
+    let left = (8..12).map(|n| format!("10.0.0.{n}")).find(|one| *one != before[0]).unwrap();
+    server.store.take(POOLS, News::Changed(pool(&format!("{left}-{left}"))));
+    server.settle();
+    assert_eq!(server.ingress("web"), [left]);
+}
+
+#[test]
+fn an_object_with_a_mistake_is_told_the_field_and_what_to_write() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![]);
+    server.settle();
+    server.store.take(POOLS, News::Changed(pool("10.0.0.8/33")));
+    let writes = server.plan();
+    let Some(Change::Status { status, .. }) = writes.first().map(|write| &write.change) else { panic!("{writes:?}") };
+    let valid = &status["conditions"][0];
+    assert_eq!(
+        (valid["type"].as_str(), valid["status"].as_str(), valid["reason"].as_str()),
+        (Some("Valid"), Some("False"), Some("Mistake"))
+    );
+    assert!(valid["message"].as_str().unwrap().starts_with("spec.addresses[0]: "), "{valid}");
+}
