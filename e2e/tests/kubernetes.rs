@@ -4,9 +4,9 @@ use std::{net::IpAddr, time::Instant};
 
 use anyhow::{Result, ensure};
 use e2e::{
-    manifests::{service, web},
+    manifests::{POOL, service, web},
     observe::eventually,
-    scenario::{Cluster, SETTLE, WEB},
+    scenario::{Cluster, SETTLE, WEB, manifest},
 };
 use serde_json::json;
 
@@ -92,21 +92,45 @@ fn without_the_api_server_a_dead_owner_is_replaced_and_agents_restart_and_it_com
 
 #[test]
 fn a_wiped_store_takes_nothing_away_until_there_is_a_pool_again() -> Result<()> {
-    let cluster = Cluster::three("kube-wiped").kubernetes().service(web().tcp(WEB)).start()?;
+    let mut cluster = Cluster::three("kube-wiped").kubernetes().service(web().tcp(WEB)).start()?;
     let vip = cluster.vip4();
     cluster.api().wipe()?;
-    eventually(SETTLE, "the agents say that this is another cluster", || {
+    // Accounts are gone with all else, so nobody is let in.
+    all_agents_say(&cluster, "Unauthorized")?;
+    cluster.get(vip)?;
+
+    // Somebody installs everything anew, all but the pool. The agents are let in, and see that there is nothing.
+    cluster.api().define(&manifest()?)?;
+    cluster.register_nodes()?;
+    cluster.renew_account()?;
+    for agent in &cluster.agents {
+        agent.kill()?;
+        agent.start()?;
+    }
+    all_agents_say(&cluster, "another cluster")?;
+    cluster.owner(vip)?;
+    eventually(SETTLE, "it is still served", || cluster.get(vip).map(drop))?;
+
+    cluster.api().apply(POOL)?;
+    let vips = cluster.expose(web().tcp(WEB).at(&["10.77.0.119"]))?;
+    eventually(SETTLE, "what is there now is served", || cluster.get(vips[0]).map(drop))?;
+    eventually(SETTLE, "what was there before is gone", || {
+        ensure!(cluster.agents[0].status()?.vips.iter().all(|one| one.address != vip));
+        Ok(())
+    })?;
+    cluster.end_quietly();
+    Ok(())
+}
+
+fn all_agents_say(cluster: &Cluster, what: &str) -> Result<()> {
+    eventually(SETTLE * 2, &format!("the agents say {what:?}"), || {
         for agent in &cluster.agents {
             let source = agent.status()?.source;
-            let told = source.problems.iter().any(|problem| problem.message.contains("another cluster"));
+            let told = source.problems.iter().any(|problem| problem.message.contains(what));
             ensure!(!source.connected && told, "{}: {source:?}", agent.name);
         }
         Ok(())
-    })?;
-    cluster.get(vip)?;
-    cluster.owner(vip)?;
-    cluster.end_quietly();
-    Ok(())
+    })
 }
 
 #[test]
