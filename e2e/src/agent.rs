@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Output},
+    process::{Child, Command, ExitStatus, Output},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -87,6 +87,8 @@ pub struct Agent {
     dir: PathBuf,
     binary: PathBuf,
     child: Mutex<Option<Child>>,
+    /// Capabilities that it is started without, by their numbers.
+    withheld: Mutex<Vec<libc::c_ulong>>,
 }
 
 impl Agent {
@@ -117,7 +119,14 @@ impl Agent {
         }
         mount(Some("bpf"), &dir.join("bpf"), Some("bpf"), MsFlags::empty(), None::<&str>)
             .context("cannot mount a BPF file system: the kernel needs CONFIG_BPF_SYSCALL")?;
-        Ok(Self { name: host.name.clone(), ns: Arc::clone(&host.ns), dir, binary, child: Mutex::new(None) })
+        Ok(Self {
+            name: host.name.clone(),
+            ns: Arc::clone(&host.ns),
+            dir,
+            binary,
+            child: Mutex::default(),
+            withheld: Mutex::default(),
+        })
     }
 
     /// Writes config and key file; a running agent reads them on [`Agent::hup`] or restart.
@@ -170,7 +179,7 @@ impl Agent {
     /// # Errors
     /// When it runs already, or cannot be started.
     pub fn start(&self) -> Result<()> {
-        self.start_without(&[])
+        self.spawn(&self.binary)
     }
 
     /// Starts one whose pinned maps are laid out otherwise, as another version's would be.
@@ -178,35 +187,40 @@ impl Agent {
     /// # Errors
     /// When it runs already, or that program is not built.
     pub fn start_other(&self) -> Result<()> {
-        self.spawn(&binary("crier-other")?, &[])
+        self.spawn(&binary("crier-other")?)
     }
 
-    /// Starts it without some capabilities, given by their numbers (capability.h).
-    ///
-    /// # Errors
-    /// When it runs already, or cannot be started.
-    pub fn start_without(&self, capabilities: &'static [libc::c_ulong]) -> Result<()> {
-        self.spawn(&self.binary, capabilities)
+    /// From its next start on it has none of these capabilities, given by their numbers (capability.h).
+    pub fn withhold(&self, capabilities: impl IntoIterator<Item = libc::c_ulong>) {
+        *self.withheld.lock().unwrap_or_else(PoisonError::into_inner) = capabilities.into_iter().collect();
     }
 
-    fn spawn(&self, binary: &Path, capabilities: &'static [libc::c_ulong]) -> Result<()> {
-        let mut child = self.child();
-        ensure!(child.is_none(), "agent {} runs already", self.name);
-        let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
+    /// A command in the node's namespace, with the capabilities that the agent has.
+    fn command(&self, binary: &Path) -> Command {
+        let withheld = self.withheld.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut command = self.ns.command(binary);
-        command.arg("--config").arg(self.config_path()).env_remove("CRIER_BIN");
-        command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.env_remove("CRIER_BIN");
         // SAFETY: only prctl is called between fork and exec, which is async-signal-safe.
         unsafe {
             command.pre_exec(move || {
                 let drop_one = |capability: &libc::c_ulong| libc::prctl(libc::PR_CAPBSET_DROP, *capability, 0, 0, 0);
-                if capabilities.iter().all(|capability| drop_one(capability) == 0) {
+                if withheld.iter().all(|capability| drop_one(capability) == 0) {
                     Ok(())
                 } else {
                     Err(std::io::Error::last_os_error())
                 }
             });
         }
+        command
+    }
+
+    fn spawn(&self, binary: &Path) -> Result<()> {
+        let mut child = self.child();
+        ensure!(child.is_none(), "agent {} runs already", self.name);
+        let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
+        let mut command = self.command(binary);
+        command.arg("--config").arg(self.config_path());
+        command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
         *child = Some(spawn(command).with_context(|| format!("cannot start {}", binary.display()))?);
         Ok(())
     }
@@ -216,8 +230,8 @@ impl Agent {
     /// # Errors
     /// When it cannot be run.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.ns.command(&self.binary);
-        command.args(arguments).env_remove("CRIER_BIN");
+        let mut command = self.command(&self.binary);
+        command.args(arguments);
         command.output().with_context(|| format!("cannot run {}", self.binary.display()))
     }
 

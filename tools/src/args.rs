@@ -1,5 +1,7 @@
 //! What can be typed.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::client::Agent;
@@ -72,6 +74,16 @@ pub(crate) enum Command {
     Rebalance,
     /// All the agent tells of itself, as JSON
     Dump,
+    /// Print Crier's objects for MetalLB's, and on standard error what has no counterpart; asks kubectl, or reads files
+    Migrate {
+        /// A file or folder of manifests, or - for standard input, as from
+        /// `kubectl get ipaddresspools,l2advertisements,bgpadvertisements -A -o yaml`
+        #[arg(long = "filename", short, value_name = "PATH")]
+        files: Vec<PathBuf>,
+        /// The namespace of Crier's objects
+        #[arg(long, default_value = "crier-system")]
+        namespace: String,
+    },
 }
 
 #[cfg(test)]

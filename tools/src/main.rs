@@ -2,7 +2,7 @@
 //!
 //! [`args`] says what can be typed, [`client`] asks an agent, [`render`] makes tables, and each subcommand is a file in
 //! [`cmd`]: from the answer to the text. Nothing here decides anything; what an agent tells is in
-//! [`announcer::http::status`].
+//! [`announcer::http::status`]. `migrate` alone asks no agent.
 
 use std::{
     io::{self, Write},
@@ -25,6 +25,8 @@ const UNREACHABLE: u8 = 1;
 struct Outcome {
     /// What goes to standard output.
     text: String,
+    /// What goes to standard error beside it.
+    notes: String,
     /// The exit code.
     code: u8,
 }
@@ -32,7 +34,7 @@ struct Outcome {
 impl Outcome {
     /// Success, with this text.
     fn ok(text: String) -> Self {
-        Self { text, code: 0 }
+        Self { text, notes: String::new(), code: 0 }
     }
 }
 
@@ -51,6 +53,8 @@ async fn main() -> ExitCode {
 
 /// Writes the outcome. A reader that has seen enough (`crierctl dump | head`) is no error.
 fn say(outcome: &Outcome) -> ExitCode {
+    // Nothing can be done if not even this can be written.
+    let _ = io::stderr().write_all(outcome.notes.as_bytes());
     let mut out = io::stdout().lock();
     match out.write_all(outcome.text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

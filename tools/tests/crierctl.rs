@@ -195,3 +195,61 @@ fn without_an_agent_it_says_what_to_do() {
     assert_eq!(crierctl(&["status", "--agent", "https://n1"]).status.code(), Some(2));
     assert_eq!(crierctl(&["connections"]).status.code(), Some(2));
 }
+
+const METALLB: &str = "apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: lan, namespace: metallb-system}
+spec: {addresses: [10.0.0.0/28]}
+---
+apiVersion: metallb.io/v1beta1
+kind: BGPPeer
+metadata: {name: router, namespace: metallb-system}
+";
+
+#[test]
+fn migrate_prints_objects_and_says_the_rest_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("metallb.yaml");
+    std::fs::write(&file, METALLB).unwrap();
+    std::fs::write(folder.path().join("README"), "not a manifest").unwrap();
+    for path in [&file, folder.path()] {
+        let answer = crierctl(&["migrate", "-f", &path.display().to_string(), "--namespace", "lb"]);
+        let expected = "apiVersion: crier.io/v1alpha1\nkind: IPAddressPool\nmetadata:\n  name: lan\n  namespace: lb\nspec:\n  \
+                        addresses:\n  - 10.0.0.0/28\n";
+        assert_eq!(text(&answer.stdout), expected, "{answer:?}");
+        assert!(text(&answer.stderr).contains("BGPPeer metallb-system/router: left out"), "{answer:?}");
+        assert_eq!(answer.status.code(), Some(0));
+    }
+    let answer = crierctl(&["migrate", "-o", "json", "-f", &file.display().to_string()]);
+    let list: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!(list["items"][0]["metadata"]["namespace"], "crier-system");
+    let answer = crierctl(&["migrate", "-f", "/nonexistent.yaml"]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(text(&answer.stderr).contains("cannot read /nonexistent.yaml"), "{answer:?}");
+}
+
+#[test]
+fn migrate_reads_a_cluster_that_lacks_some_kinds_by_kubectl() {
+    let folder = tempfile::tempdir().unwrap();
+    let kubectl = folder.path().join("kubectl");
+    let pools = folder.path().join("pools.json");
+    let pool = r#"{"kind": "List", "items": [{"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool", "metadata": {"name": "lan"}, "spec": {"addresses": ["10.0.0.0/28"]}}]}"#;
+    std::fs::write(&pools, pool).unwrap();
+    let answers = format!(
+        "#!/bin/sh\ncase \"$*\" in\n'get ipaddresspools.metallb.io -A -o json') cat {};;\n'get services '*|'get configmaps '*) \
+         echo '{{\"kind\": \"List\", \"items\": []}}';;\n*) echo \"error: the server doesn't have a resource type \\\"$2\\\"\" >&2; \
+         exit 1;;\nesac\n",
+        pools.display()
+    );
+    std::fs::write(&kubectl, answers).unwrap();
+    std::fs::set_permissions(&kubectl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let migrate = || Command::new(env!("CARGO_BIN_EXE_crierctl")).arg("migrate").env("PATH", &path).output().unwrap();
+    let answer = migrate();
+    assert!(text(&answer.stdout).contains("name: lan"), "{answer:?}");
+    assert_eq!(answer.status.code(), Some(0));
+    std::fs::write(&kubectl, "#!/bin/sh\necho 'error: You must be logged in to the server' >&2\nexit 1\n").unwrap();
+    let answer = migrate();
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(text(&answer.stderr).contains("You must be logged in"), "{answer:?}");
+}

@@ -14,6 +14,7 @@ mod drain;
 mod dump;
 mod flows;
 mod members;
+mod migrate;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub(crate) async fn run(args: &Args) -> Result<Outcome> {
         Command::Flows { service, limit } => {
             return flows::run(&args.agent, args.output, service.as_deref(), *limit).await;
         }
+        Command::Migrate { files, namespace } => return migrate::run(files, namespace, args.output),
         Command::Rebalance => return drain::act(&args.agent, args.output, "/api/v1/rebalance").await,
         Command::Status | Command::Members | Command::Vips | Command::Backends => {}
     }
@@ -40,8 +42,10 @@ pub(crate) async fn run(args: &Args) -> Result<Outcome> {
         Command::Vips => vips::render(&status, style),
         Command::Backends if json => to_string_pretty(&status.backends)? + "\n",
         Command::Backends => backends::render(&status, style),
-        _ if json => return Ok(Outcome { text: to_string_pretty(&status)? + "\n", code: status::code(&status) }),
-        _ => return Ok(Outcome { text: status::render(&status, style), code: status::code(&status) }),
+        _ => {
+            let text = if json { to_string_pretty(&status)? + "\n" } else { status::render(&status, style) };
+            return Ok(Outcome { code: status::code(&status), ..Outcome::ok(text) });
+        }
     };
     Ok(Outcome::ok(text))
 }

@@ -131,6 +131,8 @@ impl Tables {
 pub(super) struct Inheritance {
     legacies: Vec<Legacy>,
     own: Own,
+    /// The predecessor's programs are asked for what this agent's do not know.
+    asks: bool,
 }
 
 /// Writes the description of the maps beside them.
@@ -158,7 +160,7 @@ impl Inheritance {
             return None;
         }
         let own = Own::open(pin_dir, own).map_err(|reason| lost(reason, own)).ok()?;
-        Some(Self { legacies, own })
+        Some(Self { legacies, own, asks: false })
     }
 
     /// Whether there may be flows to translated backends among them.
@@ -182,6 +184,7 @@ impl Inheritance {
                 return;
             }
         }
+        self.asks = true;
     }
 
     /// After they are attached: takes everything over. How many flows found no room.
@@ -202,7 +205,8 @@ impl Inheritance {
         // Its parts go with their pin.
         wait_for_programs();
         let Tally { taken, known, over, left_out } = tally;
-        tracing::info!(taken, known, over, left_out, took = ?start.elapsed(), "took over a former agent's flows");
+        let (asked, took) = (self.asks, start.elapsed());
+        tracing::info!(taken, known, over, left_out, asked, ?took, "took over a former agent's flows");
         left_out
     }
 

@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     programs::{
-        ProgramError, ProgramFd, ProgramInfo, SchedClassifier, TcAttachType,
+        ProgramError, ProgramFd, SchedClassifier, TcAttachType,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
@@ -19,7 +19,7 @@ use forwarder_ebpf::{OBJECT, constant, limits, map, program, table::WAYS};
 use super::{
     ApplyError, FlowTable, Info, Maps, Options, StartError, bpffs, flow_pins,
     inherit::{self, Inheritance},
-    nat,
+    nat, pins,
     stages::{self, Stages},
     xdp::Accelerator,
 };
@@ -28,10 +28,6 @@ use crate::forward::wanted::Uplink;
 /// Priority and handle of the clsact filters, where the kernel has no TCX: fixed, so that a successor replaces them.
 const PRIORITY: u16 = 0x0c71;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
-
-const LINK_PREFIX: &str = "link_";
-/// A clsact filter cannot be pinned: its program is, to tell a successor of it.
-const FILTER_PREFIX: &str = "filter_";
 
 const XDP_HOOK: &str = "xdp";
 
@@ -45,6 +41,8 @@ pub(super) struct Kernel {
     pin_dir: PathBuf,
     /// By interface index: its name.
     attached: BTreeMap<u32, String>,
+    /// The pins of the programs that are on links.
+    programs: BTreeSet<String>,
     /// The kernel has no TCX: the first attachment shows it, or a predecessor's.
     clsact: bool,
     /// What a predecessor attached to; `None` once this agent has attached.
@@ -94,14 +92,15 @@ impl Kernel {
         let maps = Maps::take(&mut ebpf)?;
         let table = FlowTable::take(&mut ebpf, buckets)?;
         inherit::describe(&mut ebpf)?;
-        let inheritance = Inheritance::open(pin_dir, &flow_pins, &flow_pins::others(&pins(pin_dir), &flow_pins));
+        let inheritance = Inheritance::open(pin_dir, &flow_pins, &flow_pins::others(&pins::all(pin_dir), &flow_pins));
         let stages = stages::load(&mut ebpf)?;
         let inherited = Some(inherited(pin_dir));
-        let clsact = pins(pin_dir).iter().any(|pin| pin.starts_with(FILTER_PREFIX));
+        let clsact = pins::all(pin_dir).iter().any(|pin| pin.starts_with(pins::FILTER_PREFIX));
         let kernel = Self {
             ebpf,
             pin_dir: pin_dir.to_owned(),
             attached: BTreeMap::new(),
+            programs: BTreeSet::new(),
             clsact,
             inherited,
             accelerator: Accelerator::new(options.mode),
@@ -151,7 +150,7 @@ impl Kernel {
             });
             match hooks {
                 Ok(()) => {
-                    let pin = self.pin_dir.join(link_pin(index, XDP_HOOK));
+                    let pin = self.pin_dir.join(pins::link(index, XDP_HOOK));
                     self.accelerator.attach(&mut self.ebpf, index, &uplink.name, &pin);
                     self.attached.insert(index, uplink.name.clone());
                     attached.push(uplink.name.clone());
@@ -162,8 +161,8 @@ impl Kernel {
         self.accelerator.retain(|index| uplinks.contains_key(&index));
         let accelerated = uplinks.keys().filter(|index| self.accelerator.is_attached(**index));
         let mut kept: Vec<String> = uplinks.keys().flat_map(|index| hook_pins(*index)).flatten().collect();
-        kept.extend(accelerated.map(|index| link_pin(*index, XDP_HOOK)));
-        remove_pins(&self.pin_dir, |name| is_hook_pin(name) && !kept.iter().any(|pin| pin == name));
+        kept.extend(accelerated.map(|index| pins::link(*index, XDP_HOOK)));
+        pins::remove(&self.pin_dir, |name| pins::is_of_hook(name) && !kept.iter().any(|pin| pin == name));
         // Not only when all are attached: until then what begins would go by the predecessor's tables, which nobody keeps.
         if failed.is_none() || !self.attached.is_empty() {
             let inheritance = self.inheritance.take();
@@ -174,8 +173,9 @@ impl Kernel {
             return Err(error);
         }
         // No predecessor's program is left that enters its own, or looks for flows.
-        remove_pins(&self.pin_dir, |name| {
+        pins::remove(&self.pin_dir, |name| {
             stages::is_pin(name) && name != self.stages.pin
+                || pins::is_of_program(name) && !self.programs.contains(name)
                 || flow_pins::is_one(name) && !name.ends_with(&self.flow_pins)
         });
         Ok(attached)
@@ -203,13 +203,14 @@ impl Kernel {
 
     fn attach_hook(&mut self, index: u32, interface: &str, hook: (TcAttachType, &str, &str)) -> Result<(), ApplyError> {
         let (direction, name, suffix) = hook;
-        let path = self.pin_dir.join(link_pin(index, suffix));
+        let path = self.pin_dir.join(pins::link(index, suffix));
         let failed = |source| ApplyError::Attach { interface: interface.to_owned(), source: Box::new(source) };
         let Some(program) = classifier(&mut self.ebpf, name) else {
             return Err(StartError::Stale("program").into());
         };
         if let Ok(pinned) = PinnedLink::from_pin(&path) {
             if replace(program, pinned).is_ok() {
+                self.programs.extend(pins::keep(program, &self.pin_dir));
                 return Ok(());
             }
             // The interface it was on is gone.
@@ -222,6 +223,7 @@ impl Kernel {
                 let link = program.take_link(id).map_err(failed)?;
                 let link = FdLink::try_from(link).map_err(|source| failed(link_error(source)))?;
                 let pinned = link.pin(&path);
+                self.programs.extend(pins::keep(program, &self.pin_dir));
                 pinned.map(drop).map_err(|source| ApplyError::Pin {
                     interface: interface.to_owned(),
                     path,
@@ -232,7 +234,7 @@ impl Kernel {
                 self.clsact = true;
                 attach_clsact(program, interface, direction).map_err(failed)?;
                 // Without it a successor does not know what it inherits until it has attached.
-                let path = self.pin_dir.join(filter_pin(index, suffix));
+                let path = self.pin_dir.join(pins::filter(index, suffix));
                 let _ = fs::remove_file(&path);
                 let _ = program.pin(&path);
                 Ok(())
@@ -258,7 +260,8 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if is_hook_pin(&name) || flow_pins::is_one(&name) || stages::is_pin(&name) {
+        let of_program = pins::is_of_hook(&name) || stages::is_pin(&name) || pins::is_of_program(&name);
+        if of_program || flow_pins::is_one(&name) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -303,7 +306,7 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, direction: TcAt
 
 /// The interfaces that a predecessor's programs are on, by the names of its pins.
 fn inherited(pin_dir: &Path) -> Vec<String> {
-    let pins = pins(pin_dir);
+    let pins = pins::all(pin_dir);
     let indices: BTreeSet<u32> = pins.iter().filter_map(|pin| pin.split('_').nth(1)?.parse().ok()).collect();
     let whole = |index: &u32| hook_pins(*index).iter().any(|both| both.iter().all(|pin| pins.contains(pin)));
     indices.into_iter().filter(whole).filter_map(interface_name).collect()
@@ -312,17 +315,11 @@ fn inherited(pin_dir: &Path) -> Vec<String> {
 /// The program that a predecessor has left on one of the uplinks' hooks.
 fn attached_program(pin_dir: &Path, uplinks: &BTreeMap<u32, Uplink>, hook: &str) -> Option<ProgramFd> {
     let by_link = |index| {
-        let link = PinnedLink::from_pin(pin_dir.join(link_pin(index, hook))).ok()?;
-        let id = FdLink::from(link).info().ok()?.program_id();
-        aya::programs::loaded_programs().flatten().find(|program| program.id() == id)
+        let link = PinnedLink::from_pin(pin_dir.join(pins::link(index, hook))).ok()?;
+        pins::open(pin_dir, &pins::program(FdLink::from(link).info().ok()?.program_id()))
     };
-    let by_filter = |index| ProgramInfo::from_pin(pin_dir.join(filter_pin(index, hook))).ok();
-    uplinks.keys().find_map(|index| by_link(*index).or_else(|| by_filter(*index))?.fd().ok())
-}
-
-fn pins(pin_dir: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let by_filter = |index| pins::open(pin_dir, &pins::filter(index, hook));
+    uplinks.keys().find_map(|index| by_link(*index).or_else(|| by_filter(*index)))
 }
 
 /// The interface's name, if it is there.
@@ -350,29 +347,9 @@ fn has_no_tcx(error: &ProgramError) -> bool {
     matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EINVAL))
 }
 
-fn link_pin(index: u32, hook: &str) -> String {
-    format!("{LINK_PREFIX}{index}_{hook}")
-}
-
-fn filter_pin(index: u32, hook: &str) -> String {
-    format!("{FILTER_PREFIX}{index}_{hook}")
-}
-
 /// What tells of an interface's two hooks: links, or filters.
 fn hook_pins(index: u32) -> [[String; 2]; 2] {
-    [link_pin, filter_pin].map(|pin| HOOKS.map(|(.., hook)| pin(index, hook)))
-}
-
-fn is_hook_pin(name: &str) -> bool {
-    name.starts_with(LINK_PREFIX) || name.starts_with(FILTER_PREFIX)
-}
-
-/// Removes pins that are of no use; one that stays does no harm.
-fn remove_pins(pin_dir: &Path, useless: impl Fn(&str) -> bool) {
-    let Ok(entries) = fs::read_dir(pin_dir) else { return };
-    for entry in entries.flatten().filter(|entry| useless(&entry.file_name().to_string_lossy())) {
-        let _ = fs::remove_file(entry.path());
-    }
+    [pins::link, pins::filter].map(|pin| HOOKS.map(|(.., hook)| pin(index, hook)))
 }
 
 fn load_error(error: EbpfError) -> StartError {

@@ -15,6 +15,7 @@ mod load;
 mod maps;
 mod memory;
 mod nat;
+mod pins;
 mod stages;
 mod table;
 mod xdp;
@@ -74,7 +75,7 @@ pub struct Options {
 pub enum StartError {
     /// The kernel refused.
     #[error(
-        "no permission to load eBPF programs: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN \
+        "no permission to load eBPF programs: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON \
          (forwarder.mode off announces only)"
     )]
     Permission(#[source] io::Error),
