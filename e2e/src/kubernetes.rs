@@ -27,6 +27,7 @@ mod certificates;
 mod daemon;
 mod kubectl;
 mod programs;
+mod proxy;
 
 use std::{
     fs,
@@ -47,6 +48,7 @@ use crate::{cleanup::RunDir, http, netns::Netns, observe::eventually, topology::
 use certificates::Pki;
 use daemon::Daemon;
 use programs::Programs;
+pub use proxy::Proxy;
 
 /// The port of the API.
 pub const PORT: u16 = 6443;
