@@ -1,9 +1,11 @@
 //! Crier in a cluster: real objects in a real API server, real agents with the rights that the manifest gives them.
+#![expect(clippy::disallowed_methods, reason = "edge: prints how long real things take")]
 
 use std::{net::IpAddr, time::Instant};
 
 use anyhow::{Result, ensure};
 use e2e::{
+    agent::Agent,
     manifests::{POOL, service, web},
     observe::eventually,
     scenario::{Cluster, SETTLE, WEB, manifest},
@@ -15,7 +17,7 @@ fn from_an_empty_api_server_to_a_first_answered_request() -> Result<()> {
     let mut cluster = Cluster::three("kube-start").kubernetes().build()?;
     let begun = Instant::now();
     let step = |what: &str| println!("{:7.3} s  {what}", begun.elapsed().as_secs_f64());
-    cluster.agents.iter().try_for_each(|agent| agent.start())?;
+    cluster.agents.iter().try_for_each(Agent::start)?;
     step("the manifest, a pool and three nodes are applied; the agents are started");
     cluster.settle()?;
     step("the members have found each other by the nodes' addresses, with a key from a Secret");
@@ -64,7 +66,7 @@ fn without_the_api_server_a_dead_owner_is_replaced_and_agents_restart_and_it_com
     for agent in cluster.agents.iter().filter(|agent| agent.is_running()) {
         agent.kill()?;
     }
-    cluster.agents.iter().try_for_each(|agent| agent.start())?;
+    cluster.agents.iter().try_for_each(Agent::start)?;
     let after = cluster.owner(vip)?;
     eventually(SETTLE, "it is served from disk", || cluster.get(vip).map(drop))?;
     for agent in &cluster.agents {

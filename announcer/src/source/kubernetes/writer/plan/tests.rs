@@ -1,3 +1,5 @@
+//! Plans are carried out on objects in memory until nothing is left to write.
+
 use membership::claims::Owner;
 use serde_json::{Value, json};
 
