@@ -83,6 +83,7 @@ async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<
     });
     let mut written = written.buffer_unordered(AT_ONCE);
     while let Some((write, done)) = written.next().await {
+        pace.attempted(&write, done.is_ok(), Instant::now());
         match done {
             Ok(()) => debug!(what = %write.change, "written"),
             // Somebody was faster; the newer version comes by the watch.
@@ -96,7 +97,6 @@ async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<
                 }
             }
         }
-        pace.attempted(&write, Instant::now());
     }
     more.then(Instant::now)
 }
