@@ -68,7 +68,9 @@ fn filter_of(level: LogLevel) -> Targets {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     // It warns at every look at the links of attributes that the kernel has and it does not know.
-    Targets::new().with_default(level).with_target("netlink_packet_route", LevelFilter::ERROR)
+    // The other tells of each request that fails; whoever asked says what it was for, once.
+    let quieter = [("netlink_packet_route", LevelFilter::ERROR), ("kube_client", LevelFilter::OFF)];
+    Targets::new().with_default(level).with_targets(quieter)
 }
 
 enum Item {

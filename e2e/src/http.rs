@@ -42,6 +42,20 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
     exchange(stream, "GET", path)
 }
 
+/// Any request with a body, over TCP, in the calling thread's namespace. The answer may take longer.
+///
+/// # Errors
+/// When there is none in time.
+pub fn send(address: SocketAddr, method: &str, path: &str, content_type: &str, body: &str) -> Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("no HTTP at {address}"))?;
+    stream.set_read_timeout(Some(10 * TIMEOUT))?;
+    let length = body.len();
+    let head =
+        format!("Host: {address}\r\nConnection: close\r\nContent-Type: {content_type}\r\nContent-Length: {length}");
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\n{head}\r\n\r\n{body}").as_bytes())?;
+    read(stream)
+}
+
 /// GET through a unix socket.
 ///
 /// # Errors
@@ -64,6 +78,10 @@ pub fn post_unix(socket: &Path, path: &str) -> Result<Response> {
 
 fn exchange(mut stream: impl Read + Write, method: &str, path: &str) -> Result<Response> {
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: crier\r\nConnection: close\r\n\r\n")?;
+    read(stream)
+}
+
+fn read(mut stream: impl Read) -> Result<Response> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes)).context("not an HTTP response")

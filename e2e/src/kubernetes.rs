@@ -21,12 +21,13 @@
 //! themselves. What is left to controllers does not happen: objects outlive their owners, a namespace that is
 //! deleted stays, and there are no ServiceAccounts but those that are made.
 //!
-//! The programs come from `hack/kubernetes` ([`mod@programs`]); their data, logs and keys are in a run directory.
+//! The programs come from `hack/kubernetes`; their data, logs and keys are in a run directory.
 
 mod certificates;
 mod daemon;
 mod kubectl;
 mod programs;
+mod proxy;
 
 use std::{
     fs,
@@ -47,6 +48,7 @@ use crate::{cleanup::RunDir, http, netns::Netns, observe::eventually, topology::
 use certificates::Pki;
 use daemon::Daemon;
 use programs::Programs;
+pub use proxy::Proxy;
 
 /// The port of the API.
 pub const PORT: u16 = 6443;
@@ -134,12 +136,14 @@ impl ApiServer {
         self.etcd.end(Signal::SIGKILL, END)
     }
 
-    /// Takes all its objects from it and starts it anew. Tokens given out before are no longer valid.
+    /// Takes all its objects from it, whether it runs or not, and starts it anew. Tokens given out before are no longer valid.
     ///
     /// # Errors
     /// As [`ApiServer::kill`] and [`ApiServer::start`].
     pub fn wipe(&self) -> Result<()> {
-        self.kill()?;
+        if self.server.pid().is_some() {
+            self.kill()?;
+        }
         fs::remove_dir_all(self.etcd_data()).context("cannot remove etcd's data")?;
         self.start()
     }
@@ -161,15 +165,8 @@ impl ApiServer {
     }
 
     /// Where nodes reach it.
-    #[must_use]
-    pub fn url(&self) -> String {
+    fn url(&self) -> String {
         format!("https://{}:{PORT}", self.address)
-    }
-
-    /// The ids of its processes, kube-apiserver and etcd, as far as they run.
-    #[must_use]
-    pub fn pids(&self) -> Vec<u32> {
-        [&self.server, &self.etcd].into_iter().filter_map(Daemon::pid).collect()
     }
 
     /// Waits until `check` succeeds; there is no use in waiting for a process that has ended.

@@ -125,6 +125,7 @@ fn objects_survive_its_end_and_go_when_it_is_wiped() -> Result<()> {
     api.start()?;
     assert_eq!(api.get("default", "service/web")?, first, "after an orderly end");
 
+    api.stop()?;
     api.wipe()?;
     assert!(api.get("default", "service/web").is_err(), "after it was wiped");
     assert!(api.get("default", "service/kubernetes").is_ok(), "and it is at work");

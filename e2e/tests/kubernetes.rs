@@ -1,12 +1,14 @@
 //! Crier in a cluster: real objects in a real API server, real agents with the rights that the manifest gives them.
+#![expect(clippy::disallowed_methods, reason = "edge: prints how long real things take")]
 
 use std::{net::IpAddr, time::Instant};
 
 use anyhow::{Result, ensure};
 use e2e::{
-    manifests::{service, web},
+    agent::Agent,
+    manifests::{POOL, service, web},
     observe::eventually,
-    scenario::{Cluster, SETTLE, WEB},
+    scenario::{Cluster, SETTLE, WEB, manifest},
 };
 use serde_json::json;
 
@@ -15,7 +17,7 @@ fn from_an_empty_api_server_to_a_first_answered_request() -> Result<()> {
     let mut cluster = Cluster::three("kube-start").kubernetes().build()?;
     let begun = Instant::now();
     let step = |what: &str| println!("{:7.3} s  {what}", begun.elapsed().as_secs_f64());
-    cluster.agents.iter().try_for_each(|agent| agent.start())?;
+    cluster.agents.iter().try_for_each(Agent::start)?;
     step("the manifest, a pool and three nodes are applied; the agents are started");
     cluster.settle()?;
     step("the members have found each other by the nodes' addresses, with a key from a Secret");
@@ -64,7 +66,7 @@ fn without_the_api_server_a_dead_owner_is_replaced_and_agents_restart_and_it_com
     for agent in cluster.agents.iter().filter(|agent| agent.is_running()) {
         agent.kill()?;
     }
-    cluster.agents.iter().try_for_each(|agent| agent.start())?;
+    cluster.agents.iter().try_for_each(Agent::start)?;
     let after = cluster.owner(vip)?;
     eventually(SETTLE, "it is served from disk", || cluster.get(vip).map(drop))?;
     for agent in &cluster.agents {
@@ -92,21 +94,45 @@ fn without_the_api_server_a_dead_owner_is_replaced_and_agents_restart_and_it_com
 
 #[test]
 fn a_wiped_store_takes_nothing_away_until_there_is_a_pool_again() -> Result<()> {
-    let cluster = Cluster::three("kube-wiped").kubernetes().service(web().tcp(WEB)).start()?;
+    let mut cluster = Cluster::three("kube-wiped").kubernetes().service(web().tcp(WEB)).start()?;
     let vip = cluster.vip4();
     cluster.api().wipe()?;
-    eventually(SETTLE, "the agents say that this is another cluster", || {
+    // Accounts are gone with all else, so nobody is let in.
+    all_agents_say(&cluster, "Unauthorized")?;
+    cluster.get(vip)?;
+
+    // Somebody installs everything anew, all but the pool. The agents are let in, and see that there is nothing.
+    cluster.api().define(&manifest()?)?;
+    cluster.register_nodes()?;
+    cluster.renew_account()?;
+    for agent in &cluster.agents {
+        agent.kill()?;
+        agent.start()?;
+    }
+    all_agents_say(&cluster, "another cluster")?;
+    cluster.owner(vip)?;
+    eventually(SETTLE, "it is still served", || cluster.get(vip).map(drop))?;
+
+    cluster.api().apply(POOL)?;
+    let vips = cluster.expose(web().tcp(WEB).at(&["10.77.0.119"]))?;
+    eventually(SETTLE, "what is there now is served", || cluster.get(vips[0]).map(drop))?;
+    eventually(SETTLE, "what was there before is gone", || {
+        ensure!(cluster.agents[0].status()?.vips.iter().all(|one| one.address != vip));
+        Ok(())
+    })?;
+    cluster.end_quietly();
+    Ok(())
+}
+
+fn all_agents_say(cluster: &Cluster, what: &str) -> Result<()> {
+    eventually(SETTLE * 2, &format!("the agents say {what:?}"), || {
         for agent in &cluster.agents {
             let source = agent.status()?.source;
-            let told = source.problems.iter().any(|problem| problem.message.contains("another cluster"));
+            let told = source.problems.iter().any(|problem| problem.message.contains(what));
             ensure!(!source.connected && told, "{}: {source:?}", agent.name);
         }
         Ok(())
-    })?;
-    cluster.get(vip)?;
-    cluster.owner(vip)?;
-    cluster.end_quietly();
-    Ok(())
+    })
 }
 
 #[test]

@@ -75,7 +75,8 @@ impl Cluster {
 
     /// Writes the agents' configs: with the ServiceAccount's token, without seeds and without a key.
     pub(super) fn prepare_agents(&mut self, extra: &str) -> Result<()> {
-        let kubeconfig = self.account()?;
+        let kubeconfig = self.kubeconfig();
+        self.renew_account()?;
         for node in &self.lan.nodes {
             let dir = self.run.path().join(&node.host.name);
             let here = dir.display();
@@ -90,13 +91,19 @@ impl Cluster {
         Ok(())
     }
 
-    /// A kubeconfig with the rights of the manifest's ServiceAccount.
+    /// The agents' kubeconfig.
+    fn kubeconfig(&self) -> PathBuf {
+        self.run.path().join("kubeconfig")
+    }
+
+    /// Gives the agents a token of the manifest's ServiceAccount, which they read when they start.
     ///
     /// # Errors
     /// When there is no such account.
-    pub fn account(&self) -> Result<PathBuf> {
+    pub fn renew_account(&self) -> Result<()> {
         let token = self.api().token(NAMESPACE, "crier")?;
-        self.api().kubeconfig_for(&token)
+        fs::rename(self.api().kubeconfig_for(&token)?, self.kubeconfig())?;
+        Ok(())
     }
 
     /// Waits until all services have addresses, and remembers them.

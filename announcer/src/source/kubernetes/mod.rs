@@ -44,8 +44,9 @@ const QUIET: Duration = Duration::from_millis(20);
 const BURST: Duration = Duration::from_millis(250);
 /// Of the time at most one part in so many goes into resolving.
 const SHARE: u32 = 4;
-/// Changes are kept on disk at most so often.
-const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// Changes are kept on disk after so long; and of the time at most one part in so many goes into that.
+const KEEP_AFTER: Duration = Duration::from_millis(200);
+const KEEP_SHARE: u32 = 20;
 
 /// What the source knows, whenever that changes.
 pub struct Source {
@@ -65,7 +66,7 @@ pub async fn start(access: Access, state_dir: &Path) -> Source {
         tokio::spawn(watch::watch(access.client.clone(), what, news_out.clone()));
     }
     let mut reader =
-        Reader { store: Some(store), remembers, state_dir: state_dir.to_owned(), kept: None, cost: Duration::ZERO };
+        Reader { store: Some(store), remembers, state_dir: state_dir.to_owned(), keep_at: None, cost: Duration::ZERO };
     let (snapshot, picture) =
         reader.resolve().await.unwrap_or_else(|| (Snapshot::empty(SystemTime::now()), Picture::default()));
     if remembers {
@@ -85,8 +86,8 @@ struct Reader {
     /// It has begun with a state, so that it need not wait for all of it before it serves.
     remembers: bool,
     state_dir: PathBuf,
-    /// When the state was kept last.
-    kept: Option<Instant>,
+    /// When the state is kept next, if it has changed.
+    keep_at: Option<Instant>,
     /// How long resolving took last.
     cost: Duration,
 }
@@ -100,7 +101,7 @@ impl Reader {
     ) {
         let mut unkept = false;
         loop {
-            let due = self.kept.map_or_else(Instant::now, |kept| kept + KEEP_EVERY);
+            let due = self.keep_at.unwrap_or_else(Instant::now);
             let first = tokio::select! {
                 () = snapshots.closed() => return,
                 first = news.recv() => first,
@@ -115,7 +116,10 @@ impl Reader {
                 continue;
             }
             let Some((snapshot, picture)) = self.resolve().await else { return };
-            unkept |= picture.current;
+            if picture.current && !unkept {
+                unkept = true;
+                self.keep_at = self.keep_at.max(Some(Instant::now() + KEEP_AFTER));
+            }
             report(Some(&snapshots.borrow()), &snapshot);
             snapshots.send_replace(Arc::new(snapshot));
             pictures.send_replace(Arc::new(picture));
@@ -170,7 +174,7 @@ impl Reader {
     }
 
     async fn keep(&mut self) {
-        self.kept = Some(Instant::now());
+        let begun = Instant::now();
         let Some(store) = self.store.take() else { return };
         let folder = self.state_dir.clone();
         let kept = tokio::task::spawn_blocking(move || {
@@ -186,5 +190,6 @@ impl Reader {
             }
             Err(panic) => error!(%panic, "keeping the state failed inside"),
         }
+        self.keep_at = Some(Instant::now() + begun.elapsed() * KEEP_SHARE);
     }
 }

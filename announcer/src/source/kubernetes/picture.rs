@@ -7,9 +7,11 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1;
-use serde_json::Value;
 
-use super::{store::Store, vip::VipRecord};
+use super::{
+    store::{Judged, Store},
+    vip::VipRecord,
+};
 use crate::{
     model::{
         Desired, PoolUsage, Problem, ServiceName, is_ours,
@@ -33,8 +35,8 @@ pub(super) struct Picture {
     pub(super) judged: BTreeMap<ObjectKey, Judged>,
     pub(super) pools: BTreeMap<String, PoolUsage>,
     pub(super) problems: Vec<Problem>,
-    /// The pods behind services that ask for a condition: where, and what they are called.
-    pub(super) gated: BTreeMap<ServiceName, BTreeMap<IpAddr, String>>,
+    /// The pods behind services that ask for a condition, by their addresses.
+    pub(super) gated: BTreeMap<ServiceName, BTreeMap<IpAddr, PodName>>,
 }
 
 /// A Service as the server has it.
@@ -47,12 +49,11 @@ pub(super) struct Recorded {
     pub(super) ingress: Vec<IpAddr>,
 }
 
-/// An object of Crier's own as the server has it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Judged {
+/// A pod; another of the same name has another UID.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PodName {
+    pub(super) name: String,
     pub(super) uid: String,
-    pub(super) generation: i64,
-    pub(super) status: Value,
 }
 
 /// Resolves what is stored. What is served are the addresses that the server has recorded: two agents that know it at
@@ -68,7 +69,7 @@ pub(super) fn take(store: &mut Store, now: SystemTime) -> (Snapshot, Picture) {
         current: store.is_current(),
         assigned: resolved.desired,
         vips: store.live.vips.clone(),
-        judged: judged(store),
+        judged: store.live.judged.clone(),
         pools: resolved.pools.clone(),
         problems: problems.clone(),
         gated: gated(store),
@@ -122,23 +123,6 @@ fn recorded(assigned: &Desired, services: &BTreeMap<ServiceName, Recorded>) -> D
     desired
 }
 
-fn judged(store: &Store) -> BTreeMap<ObjectKey, Judged> {
-    let mut judged = BTreeMap::new();
-    for (key, object) in store.live.index.objects() {
-        let status = match object {
-            Object::IPAddressPool(pool) => &pool.status,
-            Object::L2Advertisement(advertisement) => &advertisement.status,
-            Object::HealthCheck(check) => &check.status,
-            Object::Namespace(_) | Object::Node(_) | Object::Service(_) | Object::EndpointSlice(_) => continue,
-        };
-        let metadata = object.metadata();
-        let status = status.as_ref().and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
-        let uid = metadata.uid.clone().unwrap_or_default();
-        judged.insert(key.clone(), Judged { uid, generation: metadata.generation.unwrap_or_default(), status });
-    }
-    judged
-}
-
 /// Where the Nodes are: agents run there.
 fn peers(store: &Store) -> BTreeSet<IpAddr> {
     let nodes = store.objects(Kind::Node).filter_map(|(_, object)| match object {
@@ -150,14 +134,14 @@ fn peers(store: &Store) -> BTreeSet<IpAddr> {
 }
 
 /// The pods of services that ask for a condition on them.
-fn gated(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, String>> {
+fn gated(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, PodName>> {
     let asks = |object: &Object| matches!(object, Object::Service(service) if wants_conditions(service));
     let asking: BTreeSet<ServiceName> = store
         .objects(Kind::Service)
         .filter(|(_, object)| asks(object))
         .map(|(key, _)| ServiceName { namespace: key.namespace.clone(), name: key.name.clone() })
         .collect();
-    let mut gated: BTreeMap<ServiceName, BTreeMap<IpAddr, String>> = BTreeMap::new();
+    let mut gated: BTreeMap<ServiceName, BTreeMap<IpAddr, PodName>> = BTreeMap::new();
     if asking.is_empty() {
         return gated;
     }
@@ -170,10 +154,9 @@ fn gated(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, String>> {
             continue;
         }
         for endpoint in slice.endpoints.iter().flatten() {
-            let Some(pod) = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod")) else {
-                continue;
-            };
-            let Some(pod) = &pod.name else { continue };
+            let Some(target) = &endpoint.target_ref else { continue };
+            let (Some("Pod"), Some(pod)) = (target.kind.as_deref(), &target.name) else { continue };
+            let pod = PodName { name: pod.clone(), uid: target.uid.clone().unwrap_or_default() };
             let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
             gated.entry(name.clone()).or_default().extend(addresses.map(|address| (address, pod.clone())));
         }

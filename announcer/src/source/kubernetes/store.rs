@@ -12,12 +12,12 @@ use serde_json::Value;
 use super::{
     vip::{self, VipRecord},
     watch::News,
-    watched::Watched,
+    watched::{Watched, metadata},
 };
 use crate::{
     model::{
         Index, Problem, ServiceName,
-        objects::{Kind, Object, ObjectKey},
+        objects::{API_VERSION, Kind, Object, ObjectKey},
         parse::read_api,
     },
     source::Limit,
@@ -26,11 +26,27 @@ use crate::{
 /// Objects of all kinds together: beyond them none is taken.
 const MAX_OBJECTS: usize = 200_000;
 
+/// What is said so far of one of Crier's own objects.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Judged {
+    pub(super) generation: i64,
+    pub(super) status: Value,
+}
+
+impl Judged {
+    fn of(object: &Value) -> Self {
+        let status = object.get("status").cloned().unwrap_or_default();
+        Self { generation: metadata(object, "generation").unwrap_or_default(), status }
+    }
+}
+
 /// The objects of one cluster.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     pub(super) index: Index,
     pub(super) vips: BTreeMap<ServiceName, VipRecord>,
+    /// Crier's own objects, also those that cannot be read: what is said of them so far.
+    pub(super) judged: BTreeMap<ObjectKey, Judged>,
     /// Which cluster's they are; empty: nobody said so.
     pub(super) identity: String,
     /// Of the kinds that are being listed, what has come.
@@ -53,10 +69,14 @@ impl Objects {
             }
             return true;
         };
+        let judged = Judged::of(&object);
         let Some((key, document)) = read_api(kind, object) else { return true };
         let file = key.to_string();
         if self.index.count_without(&file) >= MAX_OBJECTS {
             return false;
+        }
+        if kind.api_version() == API_VERSION {
+            self.judged.insert(key.clone(), judged);
         }
         self.index.apply(&file, vec![document]);
         self.note(what, key);
@@ -78,6 +98,7 @@ impl Objects {
             }
             Watched::Model(kind) => {
                 if let Some((key, _)) = read_api(kind, object.clone()) {
+                    self.judged.remove(&key);
                     self.index.delete(&key.to_string());
                 }
             }
@@ -92,6 +113,7 @@ impl Objects {
             self.vips.retain(|name, _| seen.contains(&service_key(name)));
             return;
         };
+        self.judged.retain(|key, _| key.kind != kind || seen.contains(key));
         let seen: BTreeSet<String> = seen.iter().map(ToString::to_string).collect();
         let of_kind = format!("{kind} ");
         let gone: Vec<_> = self

@@ -1,3 +1,5 @@
+//! What MetalLB's objects become.
+
 use announcer::model::{objects::Object, parse::parse_file};
 
 use super::{Migration, convert::convert, print, read::documents, vet};

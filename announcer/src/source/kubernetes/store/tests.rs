@@ -1,3 +1,5 @@
+//! The store: lists, watches, a broken watch, a wiped server.
+
 use serde_json::json;
 
 use super::*;

@@ -33,7 +33,7 @@ pub(super) async fn apply(access: &Access, write: &Write) -> Result<(), kube::Er
         Change::Vip { service, uid, status } => vip(access, service, uid, status).await?,
         Change::NoVip { service } => no_vip(access, service).await?,
         Change::Status { object, status } => own_status(access, object, status).await?,
-        Change::Pod { namespace, pod, healthy } => pod_condition(access, namespace, pod, *healthy).await?,
+        Change::Pod { namespace, pod, healthy } => pod_condition(access, namespace, &pod.name, *healthy).await?,
         Change::Tell { .. } => {}
     }
     for event in &write.events {

@@ -1,6 +1,6 @@
 //! What is said of Crier's own objects: whether they are sound, and how full pools are.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
         PoolUsage, Problem, Severity,
         objects::{Kind, ObjectKey},
     },
-    source::kubernetes::picture::{Judged, Picture},
+    source::kubernetes::{picture::Picture, store::Judged},
 };
 
 /// A condition, before it is known since when it holds.
@@ -23,15 +23,7 @@ struct Condition {
 
 /// The objects whose status should say something else.
 pub(super) fn plan(picture: &Picture, now: SystemTime) -> Vec<Change> {
-    let mistaken = picture.problems.iter().filter_map(|problem| problem.object.as_ref());
-    let unreadable = mistaken.filter(|key| is_own(key) && !picture.judged.contains_key(*key)).collect::<BTreeSet<_>>();
-    let nothing = Judged::default();
-    let all = picture.judged.iter().chain(unreadable.into_iter().map(|key| (key, &nothing)));
-    all.filter_map(|(key, judged)| change(picture, key, judged, now)).collect()
-}
-
-fn is_own(key: &ObjectKey) -> bool {
-    matches!(key.kind, Kind::IPAddressPool | Kind::L2Advertisement | Kind::HealthCheck)
+    picture.judged.iter().filter_map(|(key, judged)| change(picture, key, judged, now)).collect()
 }
 
 fn change(picture: &Picture, key: &ObjectKey, judged: &Judged, now: SystemTime) -> Option<Change> {

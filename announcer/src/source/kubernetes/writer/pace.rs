@@ -9,6 +9,8 @@ use super::plan::{Key, Write};
 
 /// What was attempted is attempted again if it is still to be written after so long; until then its echo is waited for.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What is not seen by what is watched is written once, and again after so long.
+const UNSEEN: Duration = Duration::from_secs(600);
 /// What can wait is written at most so often.
 const CALM: Duration = Duration::from_secs(5);
 
@@ -19,6 +21,8 @@ struct Known {
     content: u64,
     since: Instant,
     attempted: Option<Instant>,
+    /// That attempt went well.
+    done: bool,
     complaint: Option<String>,
 }
 
@@ -45,11 +49,11 @@ impl Pace {
             let (key, content) = (write.change.key(), write.change.content());
             let entry = match known.remove(&key) {
                 Some(entry) if entry.content == content => entry,
-                _ => Known { content, since: now, attempted: None, complaint: None },
+                _ => Known { content, since: now, attempted: None, done: false, complaint: None },
             };
             let mut at = entry.since + patience;
             if let Some(attempted) = entry.attempted {
-                at = at.max(attempted + AGAIN);
+                at = at.max(attempted + if entry.done && !write.change.is_seen() { UNSEEN } else { AGAIN });
             }
             if write.can_wait
                 && let Some(last) = self.calm.get(&key)
@@ -66,11 +70,11 @@ impl Pace {
         (due, wake)
     }
 
-    /// Notes that something was attempted.
-    pub(super) fn attempted(&mut self, write: &Write, now: Instant) {
+    /// Notes that something was attempted, and whether that went well.
+    pub(super) fn attempted(&mut self, write: &Write, done: bool, now: Instant) {
         let key = write.change.key();
         if let Some(known) = self.known.get_mut(&key) {
-            known.attempted = Some(now);
+            (known.attempted, known.done) = (Some(now), done);
         }
         self.calm.insert(key, now);
     }
@@ -115,7 +119,7 @@ mod tests {
     fn what_was_attempted_is_not_repeated_at_once_but_after_a_while() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let (due, _) = pace.due(vec![write("1", false)], Duration::ZERO, start);
-        pace.attempted(&due[0], start);
+        pace.attempted(&due[0], true, start);
         assert!(pace.is_news(&due[0], "no rights") && !pace.is_news(&due[0], "no rights"));
         let (due, wake) = pace.due(vec![write("1", false)], Duration::ZERO, start);
         assert_eq!((due.len(), wake), (0, Some(start + AGAIN)));
@@ -124,10 +128,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_seen_is_written_once_and_again_only_if_that_went_wrong() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let service = ServiceName { namespace: "default".into(), name: "web".into() };
+        let tell = || Write {
+            change: Change::Tell { service: service.clone(), note: "full".into() },
+            events: vec![],
+            can_wait: false,
+        };
+        let (due, _) = pace.due(vec![tell()], Duration::ZERO, start);
+        pace.attempted(&due[0], false, start);
+        let (due, _) = pace.due(vec![tell()], Duration::ZERO, start + AGAIN);
+        assert_eq!(due.len(), 1);
+        pace.attempted(&due[0], true, start + AGAIN);
+        assert_eq!(pace.due(vec![tell()], Duration::ZERO, start + 9 * AGAIN).0.len(), 0);
+    }
+
+    #[test]
     fn what_can_wait_is_written_every_few_seconds_at_most() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let (due, _) = pace.due(vec![write("1", true)], Duration::ZERO, start);
-        pace.attempted(&due[0], start);
+        pace.attempted(&due[0], true, start);
         assert_eq!(pace.due(vec![write("2", true)], Duration::ZERO, start).0.len(), 0);
         assert_eq!(pace.due(vec![write("3", false)], Duration::ZERO, start).0.len(), 1);
         assert_eq!(pace.due(vec![write("4", true)], Duration::ZERO, start + CALM).0.len(), 1);

@@ -24,7 +24,7 @@ use crate::{
         objects::{Kind, ObjectKey},
     },
     source::kubernetes::{
-        picture::{Picture, Recorded},
+        picture::{Picture, PodName, Recorded},
         vip::{VipAddress, VipStatus},
     },
 };
@@ -58,7 +58,7 @@ pub(super) enum Change {
     /// The status of one of Crier's own objects.
     Status { object: ObjectKey, status: Value },
     /// A pod's condition.
-    Pod { namespace: String, pod: String, healthy: bool },
+    Pod { namespace: String, pod: PodName, healthy: bool },
     /// An event alone.
     Tell { service: ServiceName, note: String },
 }
@@ -75,9 +75,14 @@ impl Change {
             Self::Vip { service, .. } => of(1, service),
             Self::NoVip { service } => of(2, service),
             Self::Status { object, .. } => Key(3, object.namespace.clone(), format!("{} {}", object.kind, object.name)),
-            Self::Pod { namespace, pod, .. } => Key(4, namespace.clone(), pod.clone()),
+            Self::Pod { namespace, pod, .. } => Key(4, namespace.clone(), pod.name.clone()),
             Self::Tell { service, .. } => of(5, service),
         }
+    }
+
+    /// Whether it is seen by what is watched once it is written, so that it is planned no more.
+    pub(super) fn is_seen(&self) -> bool {
+        !matches!(self, Self::Pod { .. } | Self::Tell { .. })
     }
 
     /// A hash of what is to be written.
@@ -95,7 +100,7 @@ impl fmt::Display for Change {
             Self::Vip { service, .. } => write!(f, "VIP {service}"),
             Self::NoVip { service } => write!(f, "VIP {service}: removal"),
             Self::Status { object, .. } => write!(f, "status of {object}"),
-            Self::Pod { namespace, pod, .. } => write!(f, "condition of Pod {namespace}/{pod}"),
+            Self::Pod { namespace, pod, .. } => write!(f, "condition of Pod {namespace}/{}", pod.name),
             Self::Tell { service, .. } => write!(f, "event about Service {service}"),
         }
     }

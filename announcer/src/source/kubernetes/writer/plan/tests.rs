@@ -1,3 +1,5 @@
+//! Plans are carried out on objects in memory until nothing is left to write.
+
 use membership::claims::Owner;
 use serde_json::{Value, json};
 
@@ -221,4 +223,8 @@ fn an_object_with_a_mistake_is_told_the_field_and_what_to_write() {
         (Some("Valid"), Some("False"), Some("Mistake"))
     );
     assert!(valid["message"].as_str().unwrap().starts_with("spec.addresses[0]: "), "{valid}");
+    let mut told = pool("10.0.0.8/33");
+    told["status"] = status.clone();
+    server.store.take(POOLS, News::Changed(told));
+    assert_eq!(server.plan(), [], "once is enough, also for an object of which no version could ever be read");
 }
