@@ -15,8 +15,8 @@ const ADVERTISEMENT: [&str; 5] =
 
 const NO_BGP: &str = "Crier has no BGP. Where the nodes and the router share a segment, an L2Advertisement for the same pools does \
                       (one for all pools: no fields at all); otherwise leave these pools to MetalLB";
-const NO_PREFERENCE: &str = "spec.preferredNodeSelectors has no counterpart: VIPs are spread evenly and stay where they are until their \
-                             owner goes; nodeSelectors bind them to nodes";
+const NO_PREFERENCE: &str = "spec.preferredNodeSelectors has no counterpart here: the annotation crier.io/preferred-node on a Service names \
+                             the node that should own its VIPs; nodeSelectors bind them to nodes";
 
 /// Makes Crier's objects, in `namespace`, of MetalLB's.
 pub(super) fn convert(objects: &[Value], namespace: &str) -> Migration {
