@@ -15,6 +15,7 @@ use crate::source::kubernetes::{
 struct Server {
     store: Store,
     owners: Owners,
+    pools: Vec<Value>,
     services: BTreeMap<String, Value>,
     vips: BTreeMap<String, Value>,
 }
@@ -48,7 +49,7 @@ impl Server {
             store.take(what, News::Reached);
         }
         let services = services.into_iter().map(|one| (metadata(&one, "name").unwrap(), one)).collect();
-        Self { store, owners: Owners::new(), services, vips: BTreeMap::new() }
+        Self { store, owners: Owners::new(), pools: pools.to_vec(), services, vips: BTreeMap::new() }
     }
 
     fn plan(&mut self) -> Vec<Write> {
@@ -227,4 +228,47 @@ fn an_object_with_a_mistake_is_told_the_field_and_what_to_write() {
     told["status"] = status.clone();
     server.store.take(POOLS, News::Changed(told));
     assert_eq!(server.plan(), [], "once is enough, also for an object of which no version could ever be read");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(48))]
+
+    /// Services come and go, and pools change under them; an agent that starts anew agrees with one that has seen it all.
+    #[test]
+    fn no_address_is_given_twice_or_from_outside_a_pool_and_a_new_agent_would_change_none(
+        steps in proptest::collection::vec((0_u8..3, 0_u8..12, 8_u8..24, 1_u8..12), 1..12)
+    ) {
+        let mut server = Server::new(&[pool("10.0.0.8-10.0.0.15")], vec![]);
+        for (what, index, first, size) in steps {
+            let name = format!("s{index}");
+            match (what, server.services.remove(&name)) {
+                (0, Some(gone)) => drop(server.store.take(SERVICES, News::Gone(gone))),
+                (1, there) => {
+                    server.services.extend(there.map(|there| (name, there)));
+                    let range = pool(&format!("10.0.0.{first}-10.0.0.{}", first + size));
+                    server.pools = vec![range.clone()];
+                    server.store.take(POOLS, News::Changed(range));
+                }
+                (_, there) => {
+                    let object = there.unwrap_or_else(|| service(&name));
+                    server.services.insert(name.clone(), object);
+                    server.change(&name, |_| {});
+                }
+            }
+            server.settle();
+            let range: Vec<String> = (0..=255).map(|n| format!("10.0.0.{n}")).collect();
+            let offered = server.pools[0]["spec"]["addresses"][0].as_str().unwrap().to_owned();
+            let (first, last) = offered.split_once('-').unwrap();
+            let at = |text: &str| range.iter().position(|one| one == text).unwrap();
+            let given: Vec<String> = server.services.keys().flat_map(|name| server.ingress(name)).collect();
+            proptest::prop_assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), given.len(), "twice: {:?}", &given);
+            proptest::prop_assert!(given.iter().all(|one| (at(first)..=at(last)).contains(&at(one))), "{given:?} of {offered}");
+            let room = at(last) - at(first) + 1;
+            proptest::prop_assert_eq!(given.len(), room.min(server.services.len()), "as many as there is room for");
+
+            let mut fresh = Server::new(&server.pools, server.services.values().cloned().collect());
+            let moved: Vec<_> = fresh.plan().into_iter().filter(|write| matches!(write.change, Change::Ingress { .. })).collect();
+            proptest::prop_assert!(moved.is_empty(), "{moved:?}");
+        }
+    }
 }
