@@ -137,25 +137,25 @@ fn assigned<'a>(scene: &'a Scene, name: &ServiceName, recorded: &Recorded) -> &'
     service.map(|service| service.vips.as_slice()).unwrap_or_default()
 }
 
-/// The addresses of a service, if its status says others. What somebody else wrote into the status of a service that is not
-/// ours stays.
+/// The addresses of a service, if its status says others. What somebody else wrote into the status stays, unless the service
+/// gets an address here: it may be another load balancer's, whose service this is as long as no pool of ours is for it.
 fn ingress(scene: &Scene, name: &ServiceName, recorded: &Recorded) -> Option<Write> {
     let vips = assigned(scene, name, recorded);
-    let wanted: Vec<IpAddr> = if recorded.ours {
-        vips.iter().map(|vip| vip.address).collect()
+    let wanted: Vec<IpAddr> = if vips.is_empty() {
+        let was_ours = scene.picture.vips.get(name).map(|vip| &vip.status);
+        recorded.ingress.iter().filter(|address| was_ours.is_none_or(|ours| !has(ours, **address))).copied().collect()
     } else {
-        let was_ours: BTreeSet<IpAddr> =
-            scene.picture.vips.get(name).into_iter().flat_map(|vip| &vip.status.addresses).map(|one| one.ip).collect();
-        recorded.ingress.iter().filter(|address| !was_ours.contains(address)).copied().collect()
+        vips.iter().map(|vip| vip.address).collect()
     };
     let same = wanted.iter().collect::<BTreeSet<_>>() == recorded.ingress.iter().collect();
     if same {
         return refusal(scene, name, recorded, vips);
     }
     let regarding = Regarding::service(name, &recorded.uid);
-    let event = if wanted.is_empty() {
+    let event = if vips.is_empty() {
+        let released: Vec<_> = recorded.ingress.iter().filter(|address| !wanted.contains(address)).copied().collect();
         let why = mistake(scene, name).map_or_else(String::new, |problem| format!(": {}", problem.message));
-        Event::warning(regarding, "AddressReleased", format!("released {}{why}", list(&recorded.ingress)))
+        Event::warning(regarding, "AddressReleased", format!("released {}{why}", list(&released)))
     } else {
         let from: BTreeSet<&str> = vips.iter().map(|vip| vip.pool.as_str()).collect();
         let from: Vec<&str> = from.into_iter().collect();
@@ -169,9 +169,15 @@ fn ingress(scene: &Scene, name: &ServiceName, recorded: &Recorded) -> Option<Wri
     Some(Write { change, events: vec![event], can_wait: false })
 }
 
+fn has(status: &VipStatus, address: IpAddr) -> bool {
+    status.addresses.iter().any(|one| one.ip == address)
+}
+
 /// What is told about a service that gets no address.
 fn refusal(scene: &Scene, name: &ServiceName, recorded: &Recorded, vips: &[Vip]) -> Option<Write> {
-    let problem = mistake(scene, name).filter(|_| recorded.ours && vips.is_empty())?;
+    // With an address it is another load balancer's.
+    let lacks = recorded.ours && vips.is_empty() && recorded.ingress.is_empty();
+    let problem = mistake(scene, name).filter(|_| lacks)?;
     let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
     let note = format!("{field}{}", problem.message);
     let event = Event::warning(Regarding::service(name, &recorded.uid), "AssignmentFailed", note.clone());
@@ -205,7 +211,7 @@ fn vip(
     if vips.is_empty() {
         // Its status is cleared first: what was ours is known by this.
         return had
-            .filter(|_| recorded.ingress.is_empty() || !recorded.ours)
+            .filter(|had| !recorded.ingress.iter().any(|address| has(&had.status, *address)))
             .map(|_| quiet(Change::NoVip { service: name.clone() }));
     }
     let status = status(scene, &vips, health);

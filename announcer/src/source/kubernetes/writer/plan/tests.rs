@@ -176,6 +176,36 @@ fn what_was_ours_is_released_when_the_type_changes_and_nothing_else() {
 }
 
 #[test]
+fn an_address_of_another_load_balancer_stays_as_long_as_no_pool_is_for_its_service() {
+    let mut metallbs = service("web");
+    metallbs["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    let mut only_on_request = pool("10.0.0.8/30");
+    only_on_request["spec"]["autoAssign"] = false.into();
+    for pools in [vec![], vec![only_on_request]] {
+        let mut server = Server::new(&pools, vec![metallbs.clone()]);
+        server.settle();
+        assert_eq!(server.ingress("web"), ["192.0.2.1"], "with {pools:?}");
+        assert!(!notes(&server.plan()).contains("AssignmentFailed"), "nobody asked for one");
+        assert!(server.vips.is_empty());
+    }
+    let mut server = Server::new(&[pool("192.0.2.0/30")], vec![metallbs]);
+    server.settle();
+    assert_eq!(server.ingress("web"), ["192.0.2.1"], "a pool that has it takes it over");
+    assert_eq!(server.vips["web"]["status"]["ips"], "192.0.2.1");
+}
+
+#[test]
+fn an_address_is_released_with_its_pool() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
+    server.settle();
+    server.store.take(POOLS, News::Gone(pool("10.0.0.8/30")));
+    let done = server.settle();
+    assert!(notes(&done).contains("released 10.0.0."), "{}", notes(&done));
+    assert_eq!(server.ingress("web"), [""; 0]);
+    assert!(server.vips.is_empty());
+}
+
+#[test]
 fn a_service_that_is_gone_takes_its_object_along() {
     let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
     server.settle();
