@@ -38,9 +38,10 @@ pub fn cleanup(settings: &Settings) -> Result<(), CleanupError> {
 }
 
 fn remove_if_empty(folder: &Path) -> io::Result<()> {
+    use io::ErrorKind::{DirectoryNotEmpty, ReadOnlyFilesystem, ResourceBusy};
     match fs::remove_dir(folder) {
-        // What is in it is somebody else's; or it is a mount of its own.
-        Err(error) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy].contains(&error.kind()) => Ok(()),
+        // What is in it is somebody else's; or it is a mount of its own, in a container perhaps whose root is read-only.
+        Err(error) if [DirectoryNotEmpty, ResourceBusy, ReadOnlyFilesystem].contains(&error.kind()) => Ok(()),
         other => gone(other),
     }
 }
