@@ -127,7 +127,8 @@ fn service(object: &Value, name: &str, migration: &mut Migration) {
         migration.note(
             name,
             format!(
-                "spec.loadBalancerClass is {class}, and cannot be changed: to move it, make it anew with crier.io/crier"
+                "spec.loadBalancerClass is {class}. To move it: set spec.type to ClusterIP and the class to null, then spec.type to \
+                 LoadBalancer with the class crier.io/crier"
             ),
         );
     }
