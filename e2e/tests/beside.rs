@@ -13,7 +13,7 @@ use serde_json::json;
 
 #[test]
 fn a_service_of_another_load_balancer_is_left_alone_until_it_gets_criers_class_and_keeps_its_address() -> Result<()> {
-    let mut cluster = Cluster::three("beside").kubernetes().build()?;
+    let cluster = Cluster::three("beside").kubernetes().build()?;
     cluster.api().patch("default", "ipaddresspool.crier.io/lan", &json!({"spec": {"autoAssign": false}}))?;
     let mut service = web().tcp(WEB);
     service.endpoints = cluster.pods.iter().map(Into::into).collect();
