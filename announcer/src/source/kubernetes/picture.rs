@@ -9,12 +9,15 @@ use std::{
 use k8s_openapi::api::core::v1;
 use serde_json::Value;
 
-use super::{store::Store, vip::VipRecord};
+use super::{
+    gate::{self, GatedPod},
+    store::{Mistaken, Store},
+    vip::VipRecord,
+};
 use crate::{
     model::{
         Desired, PoolUsage, Problem, ServiceName, is_ours,
         objects::{Kind, Object, ObjectKey},
-        wants_conditions,
     },
     source::Snapshot,
 };
@@ -28,13 +31,15 @@ pub(super) struct Picture {
     pub(super) assigned: Desired,
     /// All services of type LoadBalancer, and those that once were and have something left of it.
     pub(super) services: BTreeMap<ServiceName, Recorded>,
+    /// Services that cannot be used as they are, with their UIDs.
+    pub(super) mistaken: BTreeMap<ServiceName, String>,
     pub(super) vips: BTreeMap<ServiceName, VipRecord>,
     /// Pools, advertisements and checks.
     pub(super) judged: BTreeMap<ObjectKey, Judged>,
     pub(super) pools: BTreeMap<String, PoolUsage>,
     pub(super) problems: Vec<Problem>,
-    /// The pods behind services that ask for a condition: where, and what they are called.
-    pub(super) gated: BTreeMap<ServiceName, BTreeMap<IpAddr, String>>,
+    /// The pods behind services that ask for a condition, by their addresses.
+    pub(super) gated: BTreeMap<ServiceName, BTreeMap<IpAddr, GatedPod>>,
 }
 
 /// A Service as the server has it.
@@ -52,6 +57,8 @@ pub(super) struct Recorded {
 pub(super) struct Judged {
     pub(super) uid: String,
     pub(super) generation: i64,
+    /// Those that an L2Advertisement names.
+    pub(super) interfaces: Vec<String>,
     pub(super) status: Value,
 }
 
@@ -67,11 +74,12 @@ pub(super) fn take(store: &mut Store, now: SystemTime) -> (Snapshot, Picture) {
     let picture = Picture {
         current: store.is_current(),
         assigned: resolved.desired,
+        mistaken: mistaken(store),
         vips: store.live.vips.clone(),
         judged: judged(store),
         pools: resolved.pools.clone(),
         problems: problems.clone(),
-        gated: gated(store),
+        gated: gate::pods(store),
         services,
     };
     let snapshot = Snapshot {
@@ -134,9 +142,27 @@ fn judged(store: &Store) -> BTreeMap<ObjectKey, Judged> {
         let metadata = object.metadata();
         let status = status.as_ref().and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
         let uid = metadata.uid.clone().unwrap_or_default();
-        judged.insert(key.clone(), Judged { uid, generation: metadata.generation.unwrap_or_default(), status });
+        let interfaces = match object {
+            Object::L2Advertisement(advertisement) => advertisement.spec.interfaces.clone(),
+            _ => Vec::new(),
+        };
+        let generation = metadata.generation.unwrap_or_default();
+        judged.insert(key.clone(), Judged { uid, generation, interfaces, status });
+    }
+    // It is the newest version that is judged, not the one that is used.
+    for (key, object) in &store.live.mistaken {
+        if matches!(key.kind, Kind::IPAddressPool | Kind::L2Advertisement | Kind::HealthCheck) {
+            let Mistaken { uid, generation, status } = object.clone();
+            judged.insert(key.clone(), Judged { uid, generation, interfaces: Vec::new(), status });
+        }
     }
     judged
+}
+
+fn mistaken(store: &Store) -> BTreeMap<ServiceName, String> {
+    let services = store.live.mistaken.iter().filter(|(key, _)| key.kind == Kind::Service);
+    let name = |key: &ObjectKey| ServiceName { namespace: key.namespace.clone(), name: key.name.clone() };
+    services.map(|(key, object)| (name(key), object.uid.clone())).collect()
 }
 
 /// Where the Nodes are: agents run there.
@@ -147,36 +173,4 @@ fn peers(store: &Store) -> BTreeSet<IpAddr> {
     });
     let internal = nodes.flatten().filter(|address| address.type_ == "InternalIP");
     internal.filter_map(|address| address.address.parse().ok()).collect()
-}
-
-/// The pods of services that ask for a condition on them.
-fn gated(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, String>> {
-    let asks = |object: &Object| matches!(object, Object::Service(service) if wants_conditions(service));
-    let asking: BTreeSet<ServiceName> = store
-        .objects(Kind::Service)
-        .filter(|(_, object)| asks(object))
-        .map(|(key, _)| ServiceName { namespace: key.namespace.clone(), name: key.name.clone() })
-        .collect();
-    let mut gated: BTreeMap<ServiceName, BTreeMap<IpAddr, String>> = BTreeMap::new();
-    if asking.is_empty() {
-        return gated;
-    }
-    for (key, object) in store.objects(Kind::EndpointSlice) {
-        let Object::EndpointSlice(slice) = object else { continue };
-        let labels = slice.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get("kubernetes.io/service-name")) else { continue };
-        let name = ServiceName { namespace: key.namespace.clone(), name: service.clone() };
-        if !asking.contains(&name) {
-            continue;
-        }
-        for endpoint in slice.endpoints.iter().flatten() {
-            let Some(pod) = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod")) else {
-                continue;
-            };
-            let Some(pod) = &pod.name else { continue };
-            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
-            gated.entry(name.clone()).or_default().extend(addresses.map(|address| (address, pod.clone())));
-        }
-    }
-    gated
 }

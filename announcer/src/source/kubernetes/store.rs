@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     vip::{self, VipRecord},
     watch::News,
-    watched::Watched,
+    watched::{Watched, metadata},
 };
 use crate::{
     model::{
@@ -31,6 +31,8 @@ const MAX_OBJECTS: usize = 200_000;
 pub(super) struct Objects {
     pub(super) index: Index,
     pub(super) vips: BTreeMap<ServiceName, VipRecord>,
+    /// Objects with a mistake: of these the index has an earlier version, or none.
+    pub(super) mistaken: BTreeMap<ObjectKey, Mistaken>,
     /// Which cluster's they are; empty: nobody said so.
     pub(super) identity: String,
     /// Of the kinds that are being listed, what has come.
@@ -53,7 +55,12 @@ impl Objects {
             }
             return true;
         };
+        let mistaken = Mistaken::read(&object);
         let Some((key, document)) = read_api(kind, object) else { return true };
+        match document.object {
+            None => drop(self.mistaken.insert(key.clone(), mistaken)),
+            Some(_) => drop(self.mistaken.remove(&key)),
+        }
         let file = key.to_string();
         if self.index.count_without(&file) >= MAX_OBJECTS {
             return false;
@@ -79,6 +86,7 @@ impl Objects {
             Watched::Model(kind) => {
                 if let Some((key, _)) = read_api(kind, object.clone()) {
                     self.index.delete(&key.to_string());
+                    self.mistaken.remove(&key);
                 }
             }
         }
@@ -92,6 +100,7 @@ impl Objects {
             self.vips.retain(|name, _| seen.contains(&service_key(name)));
             return;
         };
+        self.mistaken.retain(|key, _| key.kind != kind || seen.contains(key));
         let seen: BTreeSet<String> = seen.iter().map(ToString::to_string).collect();
         let of_kind = format!("{kind} ");
         let gone: Vec<_> = self
@@ -114,6 +123,24 @@ impl Objects {
 
 fn service_key(name: &ServiceName) -> ObjectKey {
     ObjectKey { kind: Kind::Service, namespace: name.namespace.clone(), name: name.name.clone() }
+}
+
+/// What there is to know of an object that cannot be used.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Mistaken {
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    pub(super) status: Value,
+}
+
+impl Mistaken {
+    fn read(object: &Value) -> Self {
+        Self {
+            uid: metadata(object, "uid").unwrap_or_default(),
+            generation: metadata(object, "generation").unwrap_or_default(),
+            status: object.get("status").cloned().unwrap_or_default(),
+        }
+    }
 }
 
 /// See the module's documentation.

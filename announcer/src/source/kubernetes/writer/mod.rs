@@ -83,20 +83,26 @@ async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<
     });
     let mut written = written.buffer_unordered(AT_ONCE);
     while let Some((write, done)) = written.next().await {
+        pace.attempted(&write, Instant::now());
         match done {
-            Ok(()) => debug!(what = %write.change, "written"),
+            Ok(()) => {
+                debug!(what = %write.change, "written");
+                pace.done(&write);
+            }
             // Somebody was faster; the newer version comes by the watch.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                 debug!(what = %write.change, reason = status.message, "not written");
             }
             Err(error) => {
-                let error = crate::app::with_causes(&error);
+                let error = match error {
+                    kube::Error::Api(status) => status.message,
+                    other => crate::app::with_causes(&other),
+                };
                 if pace.is_news(&write, &error) {
                     warn!(what = %write.change, error, "cannot be written to the API server; it is tried again");
                 }
             }
         }
-        pace.attempted(&write, Instant::now());
     }
     more.then(Instant::now)
 }

@@ -9,6 +9,8 @@ use super::plan::{Key, Write};
 
 /// What was attempted is attempted again if it is still to be written after so long; until then its echo is waited for.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What was done and has no echo is done again after so long, as it may have been undone or forgotten.
+const REMIND: Duration = Duration::from_secs(300);
 /// What can wait is written at most so often.
 const CALM: Duration = Duration::from_secs(5);
 
@@ -19,6 +21,8 @@ struct Known {
     content: u64,
     since: Instant,
     attempted: Option<Instant>,
+    /// It was done, and nothing that is watched will show it.
+    done: bool,
     complaint: Option<String>,
 }
 
@@ -45,11 +49,11 @@ impl Pace {
             let (key, content) = (write.change.key(), write.change.content());
             let entry = match known.remove(&key) {
                 Some(entry) if entry.content == content => entry,
-                _ => Known { content, since: now, attempted: None, complaint: None },
+                _ => Known { content, since: now, attempted: None, done: false, complaint: None },
             };
             let mut at = entry.since + patience;
             if let Some(attempted) = entry.attempted {
-                at = at.max(attempted + AGAIN);
+                at = at.max(attempted + if entry.done { REMIND } else { AGAIN });
             }
             if write.can_wait
                 && let Some(last) = self.calm.get(&key)
@@ -71,8 +75,16 @@ impl Pace {
         let key = write.change.key();
         if let Some(known) = self.known.get_mut(&key) {
             known.attempted = Some(now);
+            known.done = false;
         }
         self.calm.insert(key, now);
+    }
+
+    /// Notes that what was attempted last was done.
+    pub(super) fn done(&mut self, write: &Write) {
+        if let Some(known) = self.known.get_mut(&write.change.key()) {
+            known.done = !write.change.has_echo();
+        }
     }
 
     /// Whether that it could not be written for this reason has not been said yet.
@@ -121,6 +133,25 @@ mod tests {
         assert_eq!((due.len(), wake), (0, Some(start + AGAIN)));
         assert_eq!(pace.due(vec![write("1", false)], Duration::ZERO, start + AGAIN).0.len(), 1);
         assert_eq!(pace.due(vec![write("2", false)], Duration::ZERO, start).0.len(), 1, "a newer one");
+    }
+
+    #[test]
+    fn what_nobody_sees_is_done_once_and_then_now_and_then() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let pod = |healthy| Write {
+            change: Change::Pod { namespace: "default".into(), pod: "p".into(), uid: String::new(), healthy },
+            events: Vec::new(),
+            can_wait: false,
+        };
+        let (due, _) = pace.due(vec![pod(true)], Duration::ZERO, start);
+        pace.attempted(&due[0], start);
+        let (due, _) = pace.due(vec![pod(true)], Duration::ZERO, start + AGAIN);
+        assert_eq!(due.len(), 1, "it had failed");
+        pace.attempted(&due[0], start + AGAIN);
+        pace.done(&due[0]);
+        let (due, wake) = pace.due(vec![pod(true)], Duration::ZERO, start + AGAIN * 3);
+        assert_eq!((due.len(), wake), (0, Some(start + AGAIN + REMIND)));
+        assert_eq!(pace.due(vec![pod(false)], Duration::ZERO, start + AGAIN * 3).0.len(), 1, "it says otherwise");
     }
 
     #[test]
