@@ -63,6 +63,17 @@ fn is_buggy(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
 }
 
+/// How full a pool is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Its addresses; a range of more than 2^64 counts 2^64.
+    pub addresses: u128,
+    /// Those that a service has.
+    pub used: usize,
+    /// A family of which all are taken, and how many that is.
+    pub full: Option<(Family, u128)>,
+}
+
 /// A service as far as sharing addresses is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
@@ -193,10 +204,7 @@ impl Allocator {
     /// [`AllocateError::Exhausted`] if none is left; nothing has changed then.
     pub fn allocate(&mut self, tenant: &Tenant, family: Family, pools: &[&str]) -> Result<IpAddr, AllocateError> {
         for name in pools {
-            let Some(address) = self.find(tenant, family, name) else {
-                self.full.insert(((*name).to_owned(), family));
-                continue;
-            };
+            let Some(address) = self.look(tenant, family, name) else { continue };
             self.pin(tenant, address)?;
             return Ok(address);
         }
@@ -208,19 +216,41 @@ impl Allocator {
         Err(AllocateError::Exhausted { family, pools: pools.iter().filter_map(describe).collect() })
     }
 
+    /// Whether a pool has an address of the family for a tenant.
+    pub fn has_room(&mut self, tenant: &Tenant, family: Family, pool: &str) -> bool {
+        self.look(tenant, family, pool).is_some()
+    }
+
+    fn look(&mut self, tenant: &Tenant, family: Family, pool: &str) -> Option<IpAddr> {
+        let found = self.find(tenant, family, pool);
+        if found.is_none() {
+            self.full.insert((pool.to_owned(), family));
+        }
+        found
+    }
+
     /// How many addresses of a pool's family are taken.
     fn used(&self, pool: &Pool, family: Family) -> usize {
         self.tenants.keys().filter(|address| Family::of(**address) == family && pool.offers(**address)).count()
     }
 
-    /// Addresses and taken ones of every pool, both families together.
+    /// How full every pool is.
     #[must_use]
-    pub fn usage(&self) -> BTreeMap<String, (u128, usize)> {
-        let both = |pool: &Pool| {
-            let size = pool.size(Family::V4).saturating_add(pool.size(Family::V6));
-            (size, self.used(pool, Family::V4) + self.used(pool, Family::V6))
-        };
-        self.pools.iter().map(|(name, pool)| (name.clone(), both(pool))).collect()
+    pub fn usage(&self) -> BTreeMap<String, PoolUsage> {
+        self.pools.iter().map(|(name, pool)| (name.clone(), self.usage_of(pool))).collect()
+    }
+
+    fn usage_of(&self, pool: &Pool) -> PoolUsage {
+        let mut usage = PoolUsage::default();
+        for family in [Family::V4, Family::V6].into_iter().filter(|family| pool.has(*family)) {
+            let (size, used) = (pool.size(family), self.used(pool, family));
+            usage.addresses = usage.addresses.saturating_add(size);
+            usage.used += used;
+            if used as u128 >= size {
+                usage.full = usage.full.or(Some((family, size)));
+            }
+        }
+        usage
     }
 
     fn find(&self, tenant: &Tenant, family: Family, name: &str) -> Option<IpAddr> {

@@ -23,7 +23,7 @@ use ipnet::IpNet;
 use membership::{Candidates, Interface, NodeName, View};
 
 use crate::{
-    model::{Advertise, Desired, Service, TrafficPolicy},
+    model::{Advertise, Desired, Service, TrafficPolicy, Vip},
     serving::local_nodes,
 };
 
@@ -67,6 +67,36 @@ pub fn interfaces_for(
     let here = || advertise.iter().filter(|entry| entry.nodes.as_ref().is_none_or(|nodes| nodes.contains(node)));
     let allowed = interfaces.iter().filter(|interface| here().any(|entry| allows(entry, interface)));
     allowed.map(|interface| interface.name.clone()).collect()
+}
+
+/// The names of the uplinks of all nodes that are up.
+#[must_use]
+pub fn uplinks(view: &View) -> BTreeSet<&str> {
+    let interfaces = view.up().flat_map(|(_, member)| &member.document.facts.interfaces);
+    interfaces.map(|interface| interface.name.as_str()).collect()
+}
+
+/// Why a VIP that has no owner has none, in words.
+#[must_use]
+pub fn why_unowned(vip: &Vip, view: &View) -> String {
+    if vip.advertise.is_empty() {
+        return "no L2Advertisement covers it".to_owned();
+    }
+    let uplinks = uplinks(view);
+    let elsewhere = |one: &Advertise| {
+        !one.interfaces.is_empty() && !one.interfaces.iter().any(|name| uplinks.contains(name.as_str()))
+    };
+    if !uplinks.is_empty() && vip.advertise.iter().all(elsewhere) {
+        let asked: BTreeSet<&str> = vip.advertise.iter().flat_map(|one| &one.interfaces).map(String::as_str).collect();
+        let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
+        return format!(
+            "no node may own it: no node has the uplink that spec.interfaces of its L2Advertisement names ({}); uplinks are {}",
+            list(asked),
+            list(uplinks)
+        );
+    }
+    "no node may own it: none is up, has an uplink for the address and, with externalTrafficPolicy Local, a usable pod"
+        .to_owned()
 }
 
 /// The uplinks on which `node` announces each desired VIP when it owns it: of all services that share the VIP together.

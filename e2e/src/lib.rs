@@ -37,6 +37,7 @@ pub mod lossless;
 pub mod manifests;
 pub mod metrics;
 pub mod netns;
+pub mod objects;
 pub mod observe;
 pub mod pods;
 mod poll;

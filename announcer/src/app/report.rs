@@ -25,6 +25,7 @@ use crate::{
     },
     metrics,
     model::{Backend, Desired, PoolUsage, Service, ServiceName, ServicePort, TrafficPolicy},
+    ownership,
     selftest::{Outcome, Results},
     serving::{carrier, serving, verdict},
     shadow,
@@ -245,20 +246,17 @@ fn vips(desired: &Desired, owners: &Owners, view: &View) -> Vec<status::Vip> {
                 .and_then(|claim| by_id.get(&claim.standby).copied().cloned()),
             epoch: owner.map_or(0, |owner| owner.epoch),
             since: owner.map(|owner| UNIX_EPOCH + Duration::from_millis(owner.since_ms.min(YEAR_9999_MS))),
-            reason: owner.map_or_else(|| unowned(desired, service, address), |owner| owner.reason.as_str().to_owned()),
+            reason: owner
+                .map_or_else(|| unowned(desired, service, address, view), |owner| owner.reason.as_str().to_owned()),
         }
     };
     services_of_vips(desired).map(vip).collect()
 }
 
-fn unowned(desired: &Desired, service: &ServiceName, address: IpAddr) -> String {
+fn unowned(desired: &Desired, service: &ServiceName, address: IpAddr, view: &View) -> String {
     let vips = desired.services.get(service).map(|service| service.vips.as_slice()).unwrap_or_default();
-    let advertised = vips.iter().any(|vip| vip.address == address && !vip.advertise.is_empty());
-    if advertised {
-        "no node may own it: none is up, has an uplink for the address and, with externalTrafficPolicy Local, a usable pod".to_owned()
-    } else {
-        "no L2Advertisement covers it".to_owned()
-    }
+    let vip = vips.iter().find(|vip| vip.address == address);
+    vip.map_or_else(String::new, |vip| ownership::why_unowned(vip, view))
 }
 
 /// Every backend of every service once for each port, with the port it stands behind.
@@ -272,7 +270,7 @@ fn all_backends(desired: &Desired) -> impl Iterator<Item = (&ServiceName, &Servi
 }
 
 /// The service's address of a family; if it has none, one that is nobody's.
-fn vip_of(service: &Service, v4: bool) -> IpAddr {
+pub(crate) fn vip_of(service: &Service, v4: bool) -> IpAddr {
     let none: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     service.vips.iter().map(|vip| vip.address).find(|vip| vip.is_ipv4() == v4).unwrap_or(none)
 }

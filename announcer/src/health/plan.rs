@@ -26,15 +26,17 @@ pub fn target_of(backend: &Backend, check: &Check) -> Target {
 ///
 /// Pods that may not get new connections anyway (neither ready nor on their way out and still answering) are not asked: no
 /// decision hangs on the answer, and a pod that failed while it started would have to succeed `rise` times after it became ready, whereas
-/// the first answer of a target new to the plan decides at once.
+/// the first answer of a target new to the plan decides at once. Unless they wait for that very answer to become ready.
 #[must_use]
 pub fn plan(desired: &Desired, view: &View, me: &NodeName) -> Plan {
     let mut targets = BTreeMap::new();
-    let ports = desired.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
-    for (service, port) in ports {
+    let ports =
+        desired.services.iter().flat_map(|(name, service)| service.ports.iter().map(move |port| (name, service, port)));
+    for (name, service, port) in ports {
         let Some(check) = &port.check else { continue };
+        let gated = desired.gated.contains(name);
         for backend in &port.backends {
-            let counts = if backend.terminating { backend.serving } else { backend.ready };
+            let counts = if backend.terminating { backend.serving } else { backend.ready || gated };
             let mine = || backend.node.as_ref() == Some(me) || is_gateway(service, port, backend, view, me);
             if counts && mine() {
                 targets.entry(target_of(backend, check)).or_insert_with(|| check.clone());
@@ -162,6 +164,15 @@ mod tests {
             &"n1".parse().unwrap(),
         );
         assert_eq!(plan, Plan::default());
+    }
+
+    #[test]
+    fn pods_that_become_ready_by_their_probes_are_probed_before_they_are() {
+        let unready = Backend { ready: false, serving: false, ..backend(1, Some("n1")) };
+        let gone = Backend { terminating: true, address: [10, 1, 0, 2].into(), ..unready.clone() };
+        let mut desired = desired(vec![("web", Some(check(None)), vec![unready, gone])]);
+        desired.gated.extend(desired.services.keys().cloned());
+        assert_eq!(addresses(&plan(&desired, &View::default(), &"n1".parse().unwrap())), ["10.1.0.1:8080"]);
     }
 
     #[test]

@@ -19,9 +19,10 @@ mod selector;
 mod service;
 mod weight;
 
+pub use crate::ipam::PoolUsage;
 pub use index::Index;
 pub use problem::{Problem, Severity};
-pub use resolve::{PoolUsage, Resolved};
+pub use resolve::Resolved;
 pub use service::{is_ours, wants_conditions};
 
 use std::{
@@ -58,6 +59,8 @@ pub struct Desired {
     pub services: BTreeMap<ServiceName, Service>,
     /// The nodes that should own no VIP, and why.
     pub leaving: BTreeMap<NodeName, &'static str>,
+    /// The services whose pods become ready only when their probes succeed: they are probed before they are ready.
+    pub gated: BTreeSet<ServiceName>,
 }
 
 /// A load-balanced service.

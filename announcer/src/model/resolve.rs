@@ -9,7 +9,7 @@ mod incumbents;
 mod world;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -25,6 +25,7 @@ use super::{
     service::{self, PortWish, Wish},
     weight::{self, Weight},
 };
+use crate::ipam::PoolUsage;
 use addresses::{Assigned, Assignment};
 pub(super) use incumbents::Incumbents;
 use world::{Source, World};
@@ -42,20 +43,12 @@ pub struct Resolved {
     pub(super) incumbents: Incumbents,
 }
 
-/// How full a pool is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolUsage {
-    /// Its addresses; a range of more than 2^64 counts 2^64.
-    pub addresses: u128,
-    /// Those that a service has.
-    pub used: usize,
-}
-
 /// Resolves one version of every object, where others were served `before`.
 pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumbents) -> Resolved {
     let mut world = World::read(objects);
     let Assigned { addresses: assignments, pools, incumbents } = addresses::assign(&mut world, before);
     let mut services = BTreeMap::new();
+    let mut gated = BTreeSet::new();
     let mut silent: BTreeMap<&str, Vec<(IpAddr, &ServiceName)>> = BTreeMap::new();
     let mut problems = Vec::new();
     for (name, (source, wish)) in &world.services {
@@ -83,6 +76,9 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
             problems.extend(leave_out_other_ports(source, index, port));
             problems.extend(leave_out_without_node(source, index, port));
         }
+        if wish.gated {
+            gated.insert(name.clone());
+        }
         services.insert(
             name.clone(),
             Service {
@@ -98,7 +94,7 @@ pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumben
     problems.extend(silent.into_iter().filter_map(|(pool, vips)| unannounced(&world, pool, &vips)));
     let mut all = world.problems;
     all.extend(problems);
-    Resolved { desired: Desired { services, leaving: world.leaving }, problems: all, pools, incumbents }
+    Resolved { desired: Desired { services, leaving: world.leaving, gated }, problems: all, pools, incumbents }
 }
 
 fn vip(world: &World, wish: &Wish, assigned: &Assignment) -> Vip {

@@ -52,6 +52,8 @@ pub(super) struct Wish {
     pub(super) check: Option<CheckWish>,
     pub(super) listed: Vec<Listed>,
     pub(super) selector: BTreeMap<String, String>,
+    /// Its pods wait for their probes to become ready.
+    pub(super) gated: bool,
     /// Services with an address to lose go by age, then name: seconds since 1970 if the API said so.
     pub(super) created: Option<i64>,
 }
@@ -109,6 +111,7 @@ pub(super) fn read(service: &Service) -> (Option<Wish>, Vec<Complaint>) {
         labels: service.metadata.labels.clone().unwrap_or_default(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         selector: spec.selector.clone().unwrap_or_default(),
+        gated: wants_conditions(service),
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         ..Wish::default()
     };

@@ -183,7 +183,7 @@ impl ClusterBuilder {
 
     fn generate_from_api(&self, cluster: &mut Cluster) -> Result<()> {
         cluster.install()?;
-        cluster.prepare_agents(&self.extra)?;
+        cluster.prepare_agents(&self.interfaces, &self.extra)?;
         for (index, service) in (0..).zip(&self.services) {
             cluster.add(index, service.clone())?;
         }

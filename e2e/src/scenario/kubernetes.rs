@@ -74,16 +74,17 @@ impl Cluster {
     }
 
     /// Writes the agents' configs: with the ServiceAccount's token, without seeds and without a key.
-    pub(super) fn prepare_agents(&mut self, extra: &str) -> Result<()> {
+    pub(super) fn prepare_agents(&mut self, interfaces: &[String], extra: &str) -> Result<()> {
         let kubeconfig = self.kubeconfig();
         self.renew_account()?;
         for node in &self.lan.nodes {
             let dir = self.run.path().join(&node.host.name);
             let here = dir.display();
             let config = format!(
-                "node: {}\ninterfaces: [eth0]\nsource: {{kubernetes: {{kubeconfig: {}}}}}\nstateDir: {here}/state\n\
+                "node: {}\ninterfaces: [{}]\nsource: {{kubernetes: {{kubeconfig: {}}}}}\nstateDir: {here}/state\n\
                  gossip: {{keyFile: {here}/none}}\nsocket: {here}/crier.sock\npinDir: {here}/bpf/crier\n{extra}",
                 node.host.name,
+                interfaces.join(", "),
                 kubeconfig.display(),
             );
             self.agents.push(Agent::prepare_with(&node.host, dir, &config, "")?);
@@ -144,12 +145,13 @@ impl Cluster {
         })
     }
 
-    /// The addresses in a service's status.
+    /// The addresses in a service's status. `service` is a name in the namespace `default`, or `namespace/name`.
     ///
     /// # Errors
     /// When there is no such service.
     pub fn recorded(&self, service: &str) -> Result<Vec<IpAddr>> {
-        let object = self.api().get("default", &format!("service/{service}"))?;
+        let (namespace, name) = split(service);
+        let object = self.api().get(namespace, &format!("service/{name}"))?;
         let ingress = object["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
         ingress.iter().map(|one| Ok(one["ip"].as_str().context("no ip")?.parse()?)).collect()
     }
@@ -159,9 +161,10 @@ impl Cluster {
     /// # Errors
     /// When events cannot be read.
     pub fn events(&self, service: &str) -> Result<String> {
+        let (namespace, name) = split(service);
         let mut told = String::new();
         for event in self.api().list("events.events.k8s.io")? {
-            if event["regarding"]["name"] == service {
+            if event["regarding"]["name"] == name && event["regarding"]["namespace"] == namespace {
                 let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
                 let _ = writeln!(told, "{} {}: {}", text("type"), text("reason"), text("note"));
             }
@@ -174,6 +177,58 @@ impl Cluster {
     /// # Errors
     /// When there is none.
     pub fn vip_object(&self, service: &str) -> Result<Value> {
-        Ok(self.api().get("default", &format!("vip/{service}"))?["status"].take())
+        let (namespace, name) = split(service);
+        Ok(self.api().get(namespace, &format!("vip/{name}"))?["status"].take())
     }
+
+    /// Waits until a service has these addresses, in this order, and no others.
+    ///
+    /// # Errors
+    /// When it has others: with what its events say.
+    pub fn has(&self, service: &str, addresses: &[&str]) -> Result<()> {
+        eventually(SETTLE, &format!("{service} has {addresses:?}"), || {
+            let found = self.recorded(service)?;
+            ensure!(found.iter().map(IpAddr::to_string).eq(addresses.iter().copied()), "it has {found:?}");
+            Ok(())
+        })
+        .with_context(|| self.events(service).unwrap_or_default())
+    }
+
+    /// Waits until an event about a service says all of `words`.
+    ///
+    /// # Errors
+    /// When none does: with those there are.
+    pub fn told(&self, service: &str, words: &[&str]) -> Result<()> {
+        eventually(SETTLE, &format!("an event about {service} says {words:?}"), || {
+            let events = self.events(service)?;
+            let says = |line: &str| words.iter().all(|word| line.contains(word));
+            ensure!(events.lines().any(says), "there are\n{events}");
+            Ok(())
+        })
+    }
+
+    /// Waits until one of Crier's objects has a condition `kind=status` of the object as it is now, whose message says all of
+    /// `words`.
+    ///
+    /// # Errors
+    /// When it has not: with its status.
+    pub fn judged(&self, object: &str, condition: &str, words: &[&str]) -> Result<()> {
+        eventually(SETTLE, &format!("{object} has {condition} and says {words:?}"), || {
+            let found = self.api().get("default", object)?;
+            let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let fits = |one: &Value| {
+                let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
+                format!("{}={}", text("type"), text("status")) == condition
+                    && one["observedGeneration"] == found["metadata"]["generation"]
+                    && words.iter().all(|word| format!("{} {}", text("reason"), text("message")).contains(word))
+            };
+            ensure!(conditions.iter().any(fits), "it has {}", found["status"]);
+            Ok(())
+        })
+    }
+}
+
+/// Namespace and name.
+fn split(service: &str) -> (&str, &str) {
+    service.split_once('/').unwrap_or(("default", service))
 }

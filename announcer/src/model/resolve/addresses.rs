@@ -11,11 +11,11 @@ use std::{
 };
 
 use super::{
-    PoolUsage, Source, World,
+    Source, World,
     incumbents::{Claim, Incumbents},
 };
 use crate::{
-    ipam::{Allocator, Family, Tenant},
+    ipam::{Allocator, Family, PoolUsage, Tenant},
     model::{
         ServiceName, TrafficPolicy,
         objects::Labels,
@@ -66,8 +66,7 @@ pub(super) fn assign(world: &mut World, before: &Incumbents) -> Assigned {
             incumbents.insert(tenant(name, wish), addresses.iter().map(|one| one.address).collect());
         }
     }
-    let usage = best.allocator.usage().into_iter();
-    let pools = usage.map(|(name, (addresses, used))| (name, PoolUsage { addresses, used })).collect();
+    let pools = best.allocator.usage();
     world.problems.extend(best.problems);
     Assigned { addresses: best.addresses, pools, incumbents }
 }
@@ -228,7 +227,16 @@ fn choose(
         |family: Family| pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|pool| pool.addresses.has(family)));
     let tenant = tenant(name, wish);
     let mut failure = None;
-    for family in families(wish, has, &addresses) {
+    let wanted = families(wish, has, &addresses);
+    let mut pools = pools.clone();
+    // Both from one pool, if one has both: that is one segment and one advertisement.
+    let mut has_all = |pool: &&str| wanted.iter().all(|family| allocator.has_room(&tenant, *family, pool));
+    if wanted.len() > 1
+        && let Some(both) = pools.iter().position(&mut has_all)
+    {
+        pools[..=both].rotate_right(1);
+    }
+    for family in wanted {
         match allocator.allocate(&tenant, family, &pools) {
             Ok(address) => {
                 let offers = |pool: &&&str| world.pools.get(**pool).is_some_and(|pool| pool.addresses.offers(address));
@@ -238,6 +246,9 @@ fn choose(
             Err(error) => failure = Some(error),
         }
     }
+    // The first family's address is the one that people look at.
+    let first = wish.families.named.first().copied();
+    addresses.sort_by_key(|one| first.is_some_and(|first| Family::of(one.address) != first));
     let Some(error) = failure else { return Ok(addresses) };
     if wish.families.policy == FamilyPolicy::Prefer && !addresses.is_empty() {
         return Ok(addresses);

@@ -12,6 +12,7 @@
 
 mod access;
 mod cache;
+mod gate;
 mod key;
 mod picture;
 mod store;

@@ -7,16 +7,17 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1;
+use serde_json::Value;
 
 use super::{
-    store::{Judged, Store},
+    gate::{self, GatedPod},
+    store::{Mistaken, Store},
     vip::VipRecord,
 };
 use crate::{
     model::{
         Desired, PoolUsage, Problem, ServiceName, is_ours,
         objects::{Kind, Object, ObjectKey},
-        wants_conditions,
     },
     source::Snapshot,
 };
@@ -30,13 +31,15 @@ pub(super) struct Picture {
     pub(super) assigned: Desired,
     /// All services of type LoadBalancer, and those that once were and have something left of it.
     pub(super) services: BTreeMap<ServiceName, Recorded>,
+    /// Services that cannot be used as they are, with their UIDs.
+    pub(super) mistaken: BTreeMap<ServiceName, String>,
     pub(super) vips: BTreeMap<ServiceName, VipRecord>,
     /// Pools, advertisements and checks.
     pub(super) judged: BTreeMap<ObjectKey, Judged>,
     pub(super) pools: BTreeMap<String, PoolUsage>,
     pub(super) problems: Vec<Problem>,
     /// The pods behind services that ask for a condition, by their addresses.
-    pub(super) gated: BTreeMap<ServiceName, BTreeMap<IpAddr, PodName>>,
+    pub(super) gated: BTreeMap<ServiceName, BTreeMap<IpAddr, GatedPod>>,
 }
 
 /// A Service as the server has it.
@@ -49,11 +52,14 @@ pub(super) struct Recorded {
     pub(super) ingress: Vec<IpAddr>,
 }
 
-/// A pod; another of the same name has another UID.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct PodName {
-    pub(super) name: String,
+/// An object of Crier's own as the server has it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Judged {
     pub(super) uid: String,
+    pub(super) generation: i64,
+    /// Those that an L2Advertisement names.
+    pub(super) interfaces: Vec<String>,
+    pub(super) status: Value,
 }
 
 /// Resolves what is stored. What is served are the addresses that the server has recorded: two agents that know it at
@@ -68,11 +74,12 @@ pub(super) fn take(store: &mut Store, now: SystemTime) -> (Snapshot, Picture) {
     let picture = Picture {
         current: store.is_current(),
         assigned: resolved.desired,
+        mistaken: mistaken(store),
         vips: store.live.vips.clone(),
-        judged: store.live.judged.clone(),
+        judged: judged(store),
         pools: resolved.pools.clone(),
         problems: problems.clone(),
-        gated: gated(store),
+        gated: gate::pods(store),
         services,
     };
     let snapshot = Snapshot {
@@ -123,6 +130,41 @@ fn recorded(assigned: &Desired, services: &BTreeMap<ServiceName, Recorded>) -> D
     desired
 }
 
+fn judged(store: &Store) -> BTreeMap<ObjectKey, Judged> {
+    let mut judged = BTreeMap::new();
+    for (key, object) in store.live.index.objects() {
+        let status = match object {
+            Object::IPAddressPool(pool) => &pool.status,
+            Object::L2Advertisement(advertisement) => &advertisement.status,
+            Object::HealthCheck(check) => &check.status,
+            Object::Namespace(_) | Object::Node(_) | Object::Service(_) | Object::EndpointSlice(_) => continue,
+        };
+        let metadata = object.metadata();
+        let status = status.as_ref().and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
+        let uid = metadata.uid.clone().unwrap_or_default();
+        let interfaces = match object {
+            Object::L2Advertisement(advertisement) => advertisement.spec.interfaces.clone(),
+            _ => Vec::new(),
+        };
+        let generation = metadata.generation.unwrap_or_default();
+        judged.insert(key.clone(), Judged { uid, generation, interfaces, status });
+    }
+    // It is the newest version that is judged, not the one that is used.
+    for (key, object) in &store.live.mistaken {
+        if matches!(key.kind, Kind::IPAddressPool | Kind::L2Advertisement | Kind::HealthCheck) {
+            let Mistaken { uid, generation, status } = object.clone();
+            judged.insert(key.clone(), Judged { uid, generation, interfaces: Vec::new(), status });
+        }
+    }
+    judged
+}
+
+fn mistaken(store: &Store) -> BTreeMap<ServiceName, String> {
+    let services = store.live.mistaken.iter().filter(|(key, _)| key.kind == Kind::Service);
+    let name = |key: &ObjectKey| ServiceName { namespace: key.namespace.clone(), name: key.name.clone() };
+    services.map(|(key, object)| (name(key), object.uid.clone())).collect()
+}
+
 /// Where the Nodes are: agents run there.
 fn peers(store: &Store) -> BTreeSet<IpAddr> {
     let nodes = store.objects(Kind::Node).filter_map(|(_, object)| match object {
@@ -131,35 +173,4 @@ fn peers(store: &Store) -> BTreeSet<IpAddr> {
     });
     let internal = nodes.flatten().filter(|address| address.type_ == "InternalIP");
     internal.filter_map(|address| address.address.parse().ok()).collect()
-}
-
-/// The pods of services that ask for a condition on them.
-fn gated(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, PodName>> {
-    let asks = |object: &Object| matches!(object, Object::Service(service) if wants_conditions(service));
-    let asking: BTreeSet<ServiceName> = store
-        .objects(Kind::Service)
-        .filter(|(_, object)| asks(object))
-        .map(|(key, _)| ServiceName { namespace: key.namespace.clone(), name: key.name.clone() })
-        .collect();
-    let mut gated: BTreeMap<ServiceName, BTreeMap<IpAddr, PodName>> = BTreeMap::new();
-    if asking.is_empty() {
-        return gated;
-    }
-    for (key, object) in store.objects(Kind::EndpointSlice) {
-        let Object::EndpointSlice(slice) = object else { continue };
-        let labels = slice.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get("kubernetes.io/service-name")) else { continue };
-        let name = ServiceName { namespace: key.namespace.clone(), name: service.clone() };
-        if !asking.contains(&name) {
-            continue;
-        }
-        for endpoint in slice.endpoints.iter().flatten() {
-            let Some(target) = &endpoint.target_ref else { continue };
-            let (Some("Pod"), Some(pod)) = (target.kind.as_deref(), &target.name) else { continue };
-            let pod = PodName { name: pod.clone(), uid: target.uid.clone().unwrap_or_default() };
-            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
-            gated.entry(name.clone()).or_default().extend(addresses.map(|address| (address, pod.clone())));
-        }
-    }
-    gated
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{
         Index, Problem, ServiceName,
-        objects::{API_VERSION, Kind, Object, ObjectKey},
+        objects::{Kind, Object, ObjectKey},
         parse::read_api,
     },
     source::Limit,
@@ -26,27 +26,13 @@ use crate::{
 /// Objects of all kinds together: beyond them none is taken.
 const MAX_OBJECTS: usize = 200_000;
 
-/// What is said so far of one of Crier's own objects.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Judged {
-    pub(super) generation: i64,
-    pub(super) status: Value,
-}
-
-impl Judged {
-    fn of(object: &Value) -> Self {
-        let status = object.get("status").cloned().unwrap_or_default();
-        Self { generation: metadata(object, "generation").unwrap_or_default(), status }
-    }
-}
-
 /// The objects of one cluster.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     pub(super) index: Index,
     pub(super) vips: BTreeMap<ServiceName, VipRecord>,
-    /// Crier's own objects, also those that cannot be read: what is said of them so far.
-    pub(super) judged: BTreeMap<ObjectKey, Judged>,
+    /// Objects with a mistake: of these the index has an earlier version, or none.
+    pub(super) mistaken: BTreeMap<ObjectKey, Mistaken>,
     /// Which cluster's they are; empty: nobody said so.
     pub(super) identity: String,
     /// Of the kinds that are being listed, what has come.
@@ -69,14 +55,15 @@ impl Objects {
             }
             return true;
         };
-        let judged = Judged::of(&object);
+        let mistaken = Mistaken::read(&object);
         let Some((key, document)) = read_api(kind, object) else { return true };
+        match document.object {
+            None => drop(self.mistaken.insert(key.clone(), mistaken)),
+            Some(_) => drop(self.mistaken.remove(&key)),
+        }
         let file = key.to_string();
         if self.index.count_without(&file) >= MAX_OBJECTS {
             return false;
-        }
-        if kind.api_version() == API_VERSION {
-            self.judged.insert(key.clone(), judged);
         }
         self.index.apply(&file, vec![document]);
         self.note(what, key);
@@ -98,8 +85,8 @@ impl Objects {
             }
             Watched::Model(kind) => {
                 if let Some((key, _)) = read_api(kind, object.clone()) {
-                    self.judged.remove(&key);
                     self.index.delete(&key.to_string());
+                    self.mistaken.remove(&key);
                 }
             }
         }
@@ -113,7 +100,7 @@ impl Objects {
             self.vips.retain(|name, _| seen.contains(&service_key(name)));
             return;
         };
-        self.judged.retain(|key, _| key.kind != kind || seen.contains(key));
+        self.mistaken.retain(|key, _| key.kind != kind || seen.contains(key));
         let seen: BTreeSet<String> = seen.iter().map(ToString::to_string).collect();
         let of_kind = format!("{kind} ");
         let gone: Vec<_> = self
@@ -136,6 +123,24 @@ impl Objects {
 
 fn service_key(name: &ServiceName) -> ObjectKey {
     ObjectKey { kind: Kind::Service, namespace: name.namespace.clone(), name: name.name.clone() }
+}
+
+/// What there is to know of an object that cannot be used.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Mistaken {
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    pub(super) status: Value,
+}
+
+impl Mistaken {
+    fn read(object: &Value) -> Self {
+        Self {
+            uid: metadata(object, "uid").unwrap_or_default(),
+            generation: metadata(object, "generation").unwrap_or_default(),
+            status: object.get("status").cloned().unwrap_or_default(),
+        }
+    }
 }
 
 /// See the module's documentation.

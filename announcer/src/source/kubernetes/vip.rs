@@ -14,7 +14,8 @@ use crate::model::ServiceName;
 pub(super) struct VipStatus {
     /// Who has the first address; empty: nobody.
     pub(super) owner: String,
-    /// Since when, in RFC 3339.
+    /// Since when, in RFC 3339. The API server takes no null.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<String>,
     /// Why.
     pub(super) reason: String,
@@ -41,7 +42,7 @@ pub(super) struct VipAddress {
     pub(super) owner: String,
     #[serde(default)]
     pub(super) epoch: u64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<String>,
     #[serde(default)]
     pub(super) reason: String,

@@ -33,7 +33,7 @@ pub(super) async fn apply(access: &Access, write: &Write) -> Result<(), kube::Er
         Change::Vip { service, uid, status } => vip(access, service, uid, status).await?,
         Change::NoVip { service } => no_vip(access, service).await?,
         Change::Status { object, status } => own_status(access, object, status).await?,
-        Change::Pod { namespace, pod, healthy } => pod_condition(access, namespace, &pod.name, *healthy).await?,
+        Change::Pod { namespace, pod, healthy, .. } => pod_condition(access, namespace, pod, *healthy).await?,
         Change::Tell { .. } => {}
     }
     for event in &write.events {
@@ -93,13 +93,13 @@ async fn own_status(access: &Access, object: &ObjectKey, status: &Value) -> Resu
     send(access, request.patch_subresource("status", &object.name, &merge(), &Patch::Merge(&patch))).await
 }
 
-/// A strategic patch, which leaves the other conditions as they are.
+/// A strategic patch, which leaves the other conditions as they are. Without a time, so that it changes nothing if another agent
+/// has said the same.
 async fn pod_condition(access: &Access, namespace: &str, pod: &str, healthy: bool) -> Result<(), kube::Error> {
     let condition = json!({
         "type": POD_CONDITION,
         "status": if healthy { "True" } else { "False" },
         "reason": if healthy { "ProbeSucceeded" } else { "ProbeFailed" },
-        "lastTransitionTime": now(0),
     });
     let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
     let patch = json!({"status": {"conditions": [condition]}});
@@ -108,7 +108,7 @@ async fn pod_condition(access: &Access, namespace: &str, pod: &str, healthy: boo
 
 /// What was told already is not told again.
 async fn tell(access: &Access, event: &Event) -> Result<(), kube::Error> {
-    let object = event.object(&access.node, &now(6));
+    let object = event.object(&access.node, &now());
     let request = Request::new(format!("{EVENTS}/{}/events", event.regarding.namespace));
     let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
     match send(access, request.create(&PostParams::default(), body)).await {
@@ -117,13 +117,8 @@ async fn tell(access: &Access, event: &Event) -> Result<(), kube::Error> {
     }
 }
 
-/// Now, in RFC 3339, with microseconds or without.
+/// Now, in RFC 3339.
 #[expect(clippy::disallowed_methods, reason = "edge: says when something was written")]
-fn now(digits: usize) -> String {
-    let now = SystemTime::now();
-    if digits == 0 {
-        humantime::format_rfc3339_seconds(now).to_string()
-    } else {
-        humantime::format_rfc3339_micros(now).to_string()
-    }
+fn now() -> String {
+    humantime::format_rfc3339_micros(SystemTime::now()).to_string()
 }

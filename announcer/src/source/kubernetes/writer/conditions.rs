@@ -1,7 +1,8 @@
 //! What is said of Crier's own objects: whether they are sound, and how full pools are.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, time::SystemTime};
 
+use membership::View;
 use serde_json::{Value, json};
 
 use super::plan::Change;
@@ -10,7 +11,8 @@ use crate::{
         PoolUsage, Problem, Severity,
         objects::{Kind, ObjectKey},
     },
-    source::kubernetes::{picture::Picture, store::Judged},
+    ownership::uplinks,
+    source::kubernetes::picture::{Judged, Picture},
 };
 
 /// A condition, before it is known since when it holds.
@@ -22,12 +24,19 @@ struct Condition {
 }
 
 /// The objects whose status should say something else.
-pub(super) fn plan(picture: &Picture, now: SystemTime) -> Vec<Change> {
-    picture.judged.iter().filter_map(|(key, judged)| change(picture, key, judged, now)).collect()
+pub(super) fn plan(picture: &Picture, view: &View, now: SystemTime) -> Vec<Change> {
+    let uplinks = uplinks(view);
+    picture.judged.iter().filter_map(|(key, judged)| change(picture, &uplinks, key, judged, now)).collect()
 }
 
-fn change(picture: &Picture, key: &ObjectKey, judged: &Judged, now: SystemTime) -> Option<Change> {
-    let mut conditions = vec![valid(picture, key)];
+fn change(
+    picture: &Picture,
+    uplinks: &BTreeSet<&str>,
+    key: &ObjectKey,
+    judged: &Judged,
+    now: SystemTime,
+) -> Option<Change> {
+    let mut conditions = vec![valid(picture, uplinks, key, judged)];
     let mut status = serde_json::Map::new();
     if key.kind == Kind::IPAddressPool
         && let Some(usage) = picture.pools.get(&key.name)
@@ -45,7 +54,7 @@ fn change(picture: &Picture, key: &ObjectKey, judged: &Judged, now: SystemTime) 
     (status != judged.status).then(|| Change::Status { object: key.clone(), status })
 }
 
-fn valid(picture: &Picture, key: &ObjectKey) -> Condition {
+fn valid(picture: &Picture, uplinks: &BTreeSet<&str>, key: &ObjectKey, judged: &Judged) -> Condition {
     let of = |problem: &&Problem| problem.object.as_ref() == Some(key);
     let problems: Vec<&Problem> = picture.problems.iter().filter(of).collect();
     let say = |problem: &&&Problem| {
@@ -55,20 +64,39 @@ fn valid(picture: &Picture, key: &ObjectKey) -> Condition {
             format!("{}: {}", problem.field, problem.message)
         }
     };
-    let message = problems.iter().take(8).map(|problem| say(&problem)).collect::<Vec<_>>().join("; ");
+    let mut said: Vec<String> = problems.iter().map(|problem| say(&problem)).collect();
+    said.extend(absent_interfaces(uplinks, judged));
     let holds = !problems.iter().any(|problem| problem.severity == Severity::Error);
-    let reason = match (holds, problems.is_empty()) {
+    let reason = match (holds, said.is_empty()) {
         (false, _) => "Mistake",
         (true, false) => "Warning",
         (true, true) => "Accepted",
     };
-    Condition { kind: "Valid", holds, reason, message }
+    said.truncate(8);
+    Condition { kind: "Valid", holds, reason, message: said.join("; ") }
+}
+
+/// Warnings about interfaces that no node has, as far as any node is known.
+fn absent_interfaces(uplinks: &BTreeSet<&str>, judged: &Judged) -> Vec<String> {
+    let there = || uplinks.iter().copied().collect::<Vec<_>>().join(", ");
+    let absent = judged.interfaces.iter().enumerate().filter(|(_, name)| !uplinks.contains(name.as_str()));
+    let absent = absent.filter(|_| !uplinks.is_empty());
+    absent
+        .map(|(index, name)| {
+            format!(
+                "spec.interfaces[{index}]: no node that is up has an uplink named {name:?} (there are: {})",
+                there()
+            )
+        })
+        .collect()
 }
 
 fn exhausted(usage: &PoolUsage) -> Condition {
-    let holds = usage.used as u128 >= usage.addresses;
-    let message = format!("{} of {} addresses are taken", usage.used, usage.addresses);
-    Condition { kind: "Exhausted", holds, reason: if holds { "AllTaken" } else { "SomeLeft" }, message }
+    let (holds, reason, message) = match usage.full {
+        Some((family, size)) => (true, "AllTaken", format!("{size} of {size} {family} addresses are taken")),
+        None => (false, "SomeLeft", format!("{} of {} addresses are taken", usage.used, usage.addresses)),
+    };
+    Condition { kind: "Exhausted", holds, reason, message }
 }
 
 impl Condition {

@@ -1,7 +1,7 @@
 //! Writes what people look at: addresses into services' status, `VIP` objects, conditions and events.
 //!
-//! `plan` compares what the API server has with what it should have, so what is written depends on nothing that was
-//! written before, by whichever agent. `turn` says whose turn it is: the first of the members by rendezvous hashing writes at
+//! [`plan`] compares what the API server has with what it should have, so what is written depends on nothing that was
+//! written before, by whichever agent. [`turn`] says whose turn it is: the first of the members by rendezvous hashing writes at
 //! once, the next ones only what is still missing after a while. So no lease is needed, an agent that has lost its way to
 //! the API server is stood in for, and should two write at once, they write the same, and resource versions keep the later from
 //! undoing what is newer.
@@ -83,15 +83,21 @@ async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<
     });
     let mut written = written.buffer_unordered(AT_ONCE);
     while let Some((write, done)) = written.next().await {
-        pace.attempted(&write, done.is_ok(), Instant::now());
+        pace.attempted(&write, Instant::now());
         match done {
-            Ok(()) => debug!(what = %write.change, "written"),
+            Ok(()) => {
+                debug!(what = %write.change, "written");
+                pace.done(&write);
+            }
             // Somebody was faster; the newer version comes by the watch.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                 debug!(what = %write.change, reason = status.message, "not written");
             }
             Err(error) => {
-                let error = crate::app::with_causes(&error);
+                let error = match error {
+                    kube::Error::Api(status) => status.message,
+                    other => crate::app::with_causes(&other),
+                };
                 if pace.is_news(&write, &error) {
                     warn!(what = %write.change, error, "cannot be written to the API server; it is tried again");
                 }

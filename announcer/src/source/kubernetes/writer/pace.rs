@@ -9,8 +9,8 @@ use super::plan::{Key, Write};
 
 /// What was attempted is attempted again if it is still to be written after so long; until then its echo is waited for.
 const AGAIN: Duration = Duration::from_secs(5);
-/// What is not seen by what is watched is written once, and again after so long.
-const UNSEEN: Duration = Duration::from_secs(600);
+/// What was done and has no echo is done again after so long, as it may have been undone or forgotten.
+const REMIND: Duration = Duration::from_secs(300);
 /// What can wait is written at most so often.
 const CALM: Duration = Duration::from_secs(5);
 
@@ -21,7 +21,7 @@ struct Known {
     content: u64,
     since: Instant,
     attempted: Option<Instant>,
-    /// That attempt went well.
+    /// It was done, and nothing that is watched will show it.
     done: bool,
     complaint: Option<String>,
 }
@@ -53,7 +53,7 @@ impl Pace {
             };
             let mut at = entry.since + patience;
             if let Some(attempted) = entry.attempted {
-                at = at.max(attempted + if entry.done && !write.change.is_seen() { UNSEEN } else { AGAIN });
+                at = at.max(attempted + if entry.done { REMIND } else { AGAIN });
             }
             if write.can_wait
                 && let Some(last) = self.calm.get(&key)
@@ -70,13 +70,21 @@ impl Pace {
         (due, wake)
     }
 
-    /// Notes that something was attempted, and whether that went well.
-    pub(super) fn attempted(&mut self, write: &Write, done: bool, now: Instant) {
+    /// Notes that something was attempted.
+    pub(super) fn attempted(&mut self, write: &Write, now: Instant) {
         let key = write.change.key();
         if let Some(known) = self.known.get_mut(&key) {
-            (known.attempted, known.done) = (Some(now), done);
+            known.attempted = Some(now);
+            known.done = false;
         }
         self.calm.insert(key, now);
+    }
+
+    /// Notes that what was attempted last was done.
+    pub(super) fn done(&mut self, write: &Write) {
+        if let Some(known) = self.known.get_mut(&write.change.key()) {
+            known.done = !write.change.has_echo();
+        }
     }
 
     /// Whether that it could not be written for this reason has not been said yet.
@@ -119,7 +127,7 @@ mod tests {
     fn what_was_attempted_is_not_repeated_at_once_but_after_a_while() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let (due, _) = pace.due(vec![write("1", false)], Duration::ZERO, start);
-        pace.attempted(&due[0], true, start);
+        pace.attempted(&due[0], start);
         assert!(pace.is_news(&due[0], "no rights") && !pace.is_news(&due[0], "no rights"));
         let (due, wake) = pace.due(vec![write("1", false)], Duration::ZERO, start);
         assert_eq!((due.len(), wake), (0, Some(start + AGAIN)));
@@ -128,27 +136,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_seen_is_written_once_and_again_only_if_that_went_wrong() {
+    fn what_nobody_sees_is_done_once_and_then_now_and_then() {
         let (mut pace, start) = (Pace::default(), Instant::now());
-        let service = ServiceName { namespace: "default".into(), name: "web".into() };
-        let tell = || Write {
-            change: Change::Tell { service: service.clone(), note: "full".into() },
-            events: vec![],
+        let pod = |healthy| Write {
+            change: Change::Pod { namespace: "default".into(), pod: "p".into(), uid: String::new(), healthy },
+            events: Vec::new(),
             can_wait: false,
         };
-        let (due, _) = pace.due(vec![tell()], Duration::ZERO, start);
-        pace.attempted(&due[0], false, start);
-        let (due, _) = pace.due(vec![tell()], Duration::ZERO, start + AGAIN);
-        assert_eq!(due.len(), 1);
-        pace.attempted(&due[0], true, start + AGAIN);
-        assert_eq!(pace.due(vec![tell()], Duration::ZERO, start + 9 * AGAIN).0.len(), 0);
+        let (due, _) = pace.due(vec![pod(true)], Duration::ZERO, start);
+        pace.attempted(&due[0], start);
+        let (due, _) = pace.due(vec![pod(true)], Duration::ZERO, start + AGAIN);
+        assert_eq!(due.len(), 1, "it had failed");
+        pace.attempted(&due[0], start + AGAIN);
+        pace.done(&due[0]);
+        let (due, wake) = pace.due(vec![pod(true)], Duration::ZERO, start + AGAIN * 3);
+        assert_eq!((due.len(), wake), (0, Some(start + AGAIN + REMIND)));
+        assert_eq!(pace.due(vec![pod(false)], Duration::ZERO, start + AGAIN * 3).0.len(), 1, "it says otherwise");
     }
 
     #[test]
     fn what_can_wait_is_written_every_few_seconds_at_most() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let (due, _) = pace.due(vec![write("1", true)], Duration::ZERO, start);
-        pace.attempted(&due[0], true, start);
+        pace.attempted(&due[0], start);
         assert_eq!(pace.due(vec![write("2", true)], Duration::ZERO, start).0.len(), 0);
         assert_eq!(pace.due(vec![write("3", false)], Duration::ZERO, start).0.len(), 1);
         assert_eq!(pace.due(vec![write("4", true)], Duration::ZERO, start + CALM).0.len(), 1);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use membership::{View, claims::Owner};
+use membership::View;
 use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -23,8 +23,10 @@ use crate::{
         Problem, ServiceName, Severity, Vip,
         objects::{Kind, ObjectKey},
     },
+    ownership::why_unowned,
     source::kubernetes::{
-        picture::{Picture, PodName, Recorded},
+        gate::{self, GatedPod},
+        picture::{Picture, Recorded},
         vip::{VipAddress, VipStatus},
     },
 };
@@ -57,8 +59,8 @@ pub(super) enum Change {
     NoVip { service: ServiceName },
     /// The status of one of Crier's own objects.
     Status { object: ObjectKey, status: Value },
-    /// A pod's condition.
-    Pod { namespace: String, pod: PodName, healthy: bool },
+    /// A pod's condition; the UID tells it from one that had its name before.
+    Pod { namespace: String, pod: String, uid: String, healthy: bool },
     /// An event alone.
     Tell { service: ServiceName, note: String },
 }
@@ -75,13 +77,13 @@ impl Change {
             Self::Vip { service, .. } => of(1, service),
             Self::NoVip { service } => of(2, service),
             Self::Status { object, .. } => Key(3, object.namespace.clone(), format!("{} {}", object.kind, object.name)),
-            Self::Pod { namespace, pod, .. } => Key(4, namespace.clone(), pod.name.clone()),
+            Self::Pod { namespace, pod, .. } => Key(4, namespace.clone(), pod.clone()),
             Self::Tell { service, .. } => of(5, service),
         }
     }
 
-    /// Whether it is seen by what is watched once it is written, so that it is planned no more.
-    pub(super) fn is_seen(&self) -> bool {
+    /// Whether the watches show that it was done.
+    pub(super) fn has_echo(&self) -> bool {
         !matches!(self, Self::Pod { .. } | Self::Tell { .. })
     }
 
@@ -100,7 +102,7 @@ impl fmt::Display for Change {
             Self::Vip { service, .. } => write!(f, "VIP {service}"),
             Self::NoVip { service } => write!(f, "VIP {service}: removal"),
             Self::Status { object, .. } => write!(f, "status of {object}"),
-            Self::Pod { namespace, pod, .. } => write!(f, "condition of Pod {namespace}/{}", pod.name),
+            Self::Pod { namespace, pod, .. } => write!(f, "condition of Pod {namespace}/{pod}"),
             Self::Tell { service, .. } => write!(f, "event about Service {service}"),
         }
     }
@@ -114,15 +116,13 @@ pub(super) fn plan(scene: &Scene) -> Vec<Write> {
         writes.extend(ingress(scene, name, recorded));
         writes.extend(vip(scene, name, recorded, health.get(name)));
     }
+    let unknown = scene.picture.mistaken.iter().filter(|(name, _)| !scene.picture.services.contains_key(name));
+    writes.extend(unknown.filter_map(|(name, uid)| refusal(scene, name, uid, &[])));
     let orphans = scene.picture.vips.keys().filter(|name| !scene.picture.services.contains_key(name));
     writes.extend(orphans.map(|name| quiet(Change::NoVip { service: name.clone() })));
-    writes.extend(conditions::plan(scene.picture, scene.now).into_iter().map(quiet));
-    for (name, pods) in &scene.picture.gated {
-        let Some(health) = health.get(name) else { continue };
-        for (address, pod) in pods {
-            let Some(healthy) = health.get(address) else { continue };
-            writes.push(quiet(Change::Pod { namespace: name.namespace.clone(), pod: pod.clone(), healthy: *healthy }));
-        }
+    writes.extend(conditions::plan(scene.picture, scene.view, scene.now).into_iter().map(quiet));
+    for (GatedPod { namespace, name, uid }, healthy) in gate::verdicts(scene.picture, scene.view) {
+        writes.push(quiet(Change::Pod { namespace, pod: name, uid, healthy }));
     }
     writes
 }
@@ -149,7 +149,9 @@ fn ingress(scene: &Scene, name: &ServiceName, recorded: &Recorded) -> Option<Wri
     };
     let same = wanted.iter().collect::<BTreeSet<_>>() == recorded.ingress.iter().collect();
     if same {
-        return refusal(scene, name, recorded, vips);
+        // With an address that is not from here it is another load balancer's.
+        let is_anothers = vips.is_empty() && !recorded.ingress.is_empty();
+        return refusal(scene, name, &recorded.uid, vips).filter(|_| recorded.ours && !is_anothers);
     }
     let regarding = Regarding::service(name, &recorded.uid);
     let event = if vips.is_empty() {
@@ -173,14 +175,13 @@ fn has(status: &VipStatus, address: IpAddr) -> bool {
     status.addresses.iter().any(|one| one.ip == address)
 }
 
-/// What is told about a service that gets no address.
-fn refusal(scene: &Scene, name: &ServiceName, recorded: &Recorded, vips: &[Vip]) -> Option<Write> {
-    // With an address it is another load balancer's.
-    let lacks = recorded.ours && vips.is_empty() && recorded.ingress.is_empty();
-    let problem = mistake(scene, name).filter(|_| lacks)?;
+/// What is told about a service that gets no address, or whose newest version is not served.
+fn refusal(scene: &Scene, name: &ServiceName, uid: &str, vips: &[Vip]) -> Option<Write> {
+    let problem = mistake(scene, name)?;
     let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
     let note = format!("{field}{}", problem.message);
-    let event = Event::warning(Regarding::service(name, &recorded.uid), "AssignmentFailed", note.clone());
+    let reason = if vips.is_empty() { "AssignmentFailed" } else { "Mistake" };
+    let event = Event::warning(Regarding::service(name, uid), reason, note.clone());
     Some(Write { change: Change::Tell { service: name.clone(), note }, events: vec![event], can_wait: false })
 }
 
@@ -227,7 +228,7 @@ fn vip(
 }
 
 fn status(scene: &Scene, vips: &[&Vip], health: Option<&BTreeMap<IpAddr, bool>>) -> VipStatus {
-    let addresses: Vec<VipAddress> = vips.iter().map(|vip| address(vip, scene.owners.get(&vip.address))).collect();
+    let addresses: Vec<VipAddress> = vips.iter().map(|vip| address(vip, scene)).collect();
     let families: BTreeSet<Family> = vips.iter().map(|vip| Family::of(vip.address)).collect();
     let pods =
         || health.into_iter().flatten().filter(|(pod, _)| families.contains(&Family::of(**pod)) || families.len() == 1);
@@ -246,15 +247,15 @@ fn status(scene: &Scene, vips: &[&Vip], health: Option<&BTreeMap<IpAddr, bool>>)
     }
 }
 
-fn address(vip: &Vip, owner: Option<&Owner>) -> VipAddress {
-    let none = if vip.advertise.is_empty() { "no L2Advertisement covers it" } else { "no node may own it" };
+fn address(vip: &Vip, scene: &Scene) -> VipAddress {
+    let owner = scene.owners.get(&vip.address);
     VipAddress {
         ip: vip.address,
         pool: vip.pool.clone(),
         owner: owner.map_or_else(String::new, |owner| owner.node.to_string()),
         epoch: owner.map_or(0, |owner| owner.epoch),
         since: owner.map(|owner| rfc3339(owner.since_ms)),
-        reason: owner.map_or_else(|| none.to_owned(), |owner| owner.reason.as_str().to_owned()),
+        reason: owner.map_or_else(|| why_unowned(vip, scene.view), |owner| owner.reason.as_str().to_owned()),
     }
 }
 

@@ -92,6 +92,7 @@ impl Server {
                 let metadata =
                     json!({"name": service.name, "namespace": service.namespace, "ownerReferences": [{"uid": uid}]});
                 let object = json!({"metadata": metadata, "status": status});
+                assert!(!object.to_string().contains("null"), "the API server refuses {object}");
                 self.store.take(Watched::Vip, News::Changed(object.clone()));
                 self.vips.insert(service.name.clone(), object);
             }
@@ -101,10 +102,8 @@ impl Server {
             }
             Change::Status { object, status } => {
                 assert_eq!(object.kind, Kind::IPAddressPool);
-                let key = object.to_string();
-                let addresses =
-                    self.store.objects(Kind::IPAddressPool).next().map(|(_, one)| serde_json::to_value(one).unwrap());
-                let mut pool = addresses.unwrap_or_else(|| panic!("no {key}"));
+                let found = self.store.objects(Kind::IPAddressPool).find(|(key, _)| key.name == object.name);
+                let mut pool = serde_json::to_value(found.unwrap_or_else(|| panic!("no {object}")).1).unwrap();
                 pool["status"] = status.clone();
                 self.store.take(POOLS, News::Changed(pool));
             }
@@ -228,6 +227,115 @@ fn a_full_pool_is_told_to_the_service_and_by_a_condition() {
     let exhausted = &status["conditions"][1];
     assert_eq!((exhausted["type"].as_str(), exhausted["status"].as_str()), (Some("Exhausted"), Some("True")));
     assert!(exhausted["message"].as_str().unwrap().contains("1 of 1"));
+}
+
+#[test]
+fn a_pool_is_exhausted_when_one_of_its_families_is() {
+    let mut both = pool("10.0.0.8/32");
+    both["spec"]["addresses"] = json!(["10.0.0.8/32", "fd00::/64"]);
+    let mut server = Server::new(&[both], vec![service("web")]);
+    server.settle();
+    let (_, picture) = picture::take(&mut server.store, UNIX_EPOCH);
+    let exhausted = &picture.judged.values().next().unwrap().status["conditions"][1];
+    assert_eq!(exhausted["status"], "True", "{exhausted}");
+    assert_eq!(exhausted["message"], "1 of 1 IPv4 addresses are taken");
+}
+
+#[test]
+fn what_asks_for_an_address_in_words_nobody_understands_gets_none_and_is_told() {
+    let mut web = service("web");
+    web["metadata"]["annotations"] = json!({"crier.io/loadBalancerIPs": "here"});
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![web]);
+    server.settle();
+    let told = notes(&server.plan());
+    assert!(server.ingress("web").is_empty() && told.contains("AssignmentFailed") && told.contains("here"), "{told}");
+}
+
+#[test]
+fn a_service_that_keeps_its_last_good_version_is_told_so() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
+    server.settle();
+    let before = server.ingress("web");
+    server.change("web", |object| {
+        object["metadata"]["annotations"] = json!({"crier.io/loadBalancerIPs": "10.9.9.9"});
+    });
+    server.settle();
+    let told = notes(&server.plan());
+    assert_eq!(server.ingress("web"), before);
+    assert!(told.contains("Mistake") && told.contains("the last good version is served"), "{told}");
+}
+
+#[test]
+fn both_families_come_from_one_pool_if_one_has_both_and_the_first_one_named_goes_first() {
+    let named = |name: &str, addresses: &[&str]| {
+        let mut object = pool("");
+        object["metadata"]["name"] = name.into();
+        object["spec"]["addresses"] = json!(addresses);
+        object
+    };
+    let mut web = service("web");
+    web["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
+    web["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"]);
+    let pools = [named("a", &["10.0.0.8/32"]), named("b", &["10.0.0.9/32", "fd00::9/128"])];
+    let mut server = Server::new(&pools, vec![web]);
+    server.settle();
+    assert_eq!(server.ingress("web"), ["fd00::9", "10.0.0.9"]);
+}
+
+#[test]
+fn an_advertisement_for_an_interface_that_no_node_has_is_told_so() {
+    let interface = membership::Interface { name: "eth0".into(), mac: [2; 6], prefixes: Vec::new() };
+    let facts = membership::Facts { interfaces: vec![interface], ..Default::default() };
+    let member = membership::Member {
+        address: "127.0.0.1:1".parse().unwrap(),
+        generation: 1,
+        state: membership::MemberState::Alive,
+        document: membership::NodeDocument { facts, ..Default::default() },
+    };
+    let view = View { members: BTreeMap::from([("n1".parse().unwrap(), member)]), caught_up: true };
+    let judged = picture::Judged { interfaces: vec!["eth0".to_owned(), "eth9".to_owned()], ..Default::default() };
+    let key = ObjectKey { kind: Kind::L2Advertisement, namespace: "default".into(), name: "lan".into() };
+    let picture = Picture { judged: BTreeMap::from([(key, judged)]), ..Picture::default() };
+    let changes = conditions::plan(&picture, &view, UNIX_EPOCH);
+    let [Change::Status { status, .. }] = &changes[..] else { panic!("{changes:?}") };
+    let valid = &status["conditions"][0];
+    assert_eq!((&valid["status"], &valid["reason"]), (&json!("True"), &json!("Warning")));
+    assert_eq!(
+        valid["message"],
+        "spec.interfaces[1]: no node that is up has an uplink named \"eth9\" (there are: eth0)"
+    );
+}
+
+#[test]
+fn a_pod_passes_when_all_its_probes_do_and_waits_for_the_first_answer() {
+    let mut web = service("web");
+    web["metadata"]["annotations"] = json!({"crier.io/readiness-gate": "true", "crier.io/health-check": "tcp"});
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![web]);
+    let endpoint = json!({"addresses": ["10.1.0.1"], "nodeName": "n1", "conditions": {"ready": false},
+        "targetRef": {"kind": "Pod", "name": "p", "uid": "u"}});
+    let slice = json!({"metadata": {"name": "web-a", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [endpoint]});
+    server.store.take(Watched::Model(Kind::EndpointSlice), News::Changed(slice));
+    server.settle();
+    let (_, picture) = picture::take(&mut server.store, UNIX_EPOCH);
+    let service = picture.assigned.services.values().next().unwrap();
+    assert_eq!(picture.assigned.gated.len(), 1);
+    let target = crate::health::target_of(&service.ports[0].backends[0], service.ports[0].check.as_ref().unwrap());
+    let said = |verdict: Option<membership::Verdict>| {
+        let health = verdict.into_iter().map(|verdict| (target.clone(), verdict)).collect();
+        let document = membership::NodeDocument { health, ..Default::default() };
+        let member = membership::Member {
+            address: "127.0.0.1:1".parse().unwrap(),
+            generation: 1,
+            state: membership::MemberState::Alive,
+            document,
+        };
+        let view = View { members: BTreeMap::from([("n1".parse().unwrap(), member)]), caught_up: true };
+        gate::verdicts(&picture, &view).into_iter().map(|(pod, passes)| (pod.name, passes)).collect::<Vec<_>>()
+    };
+    assert_eq!(said(None), []);
+    assert_eq!(said(Some(membership::Verdict::Unhealthy)), [("p".to_owned(), false)]);
+    assert_eq!(said(Some(membership::Verdict::Healthy)), [("p".to_owned(), true)], "though it is not ready yet");
 }
 
 #[test]
