@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 use super::{Access, Source};
 use crate::app::controller::Owners;
 use apply::apply;
-use pace::Pace;
+use pace::{AGAIN, Pace};
 use plan::{Scene, Write};
 
 /// How many requests are under way at once.
@@ -59,7 +59,8 @@ pub async fn run(source: Source, mut inputs: Inputs) {
             let scene = Scene { picture: &picture, owners: &owners, view: &view, now: SystemTime::now() };
             let planned = plan::plan(&scene);
             let (due, wake) = pace.due(planned, turn::patience(&inputs.me, &view), Instant::now());
-            write(&access, due, &mut pace).await.or(wake)
+            let again = write(&access, due, &mut pace).await;
+            again.into_iter().chain(wake).min()
         } else {
             None
         };
@@ -73,8 +74,11 @@ pub async fn run(source: Source, mut inputs: Inputs) {
     }
 }
 
-/// Writes what is due. When to look again at once, if not all was begun.
+/// Writes what is due. When to look again: at once if not all was begun, else whether all of it was done.
 async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<Instant> {
+    if due.is_empty() {
+        return None;
+    }
     let more = due.len() > ROUND;
     due.truncate(ROUND);
     let written = futures_util::stream::iter(due).map(|write| async move {
@@ -104,5 +108,6 @@ async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<
             }
         }
     }
-    more.then(Instant::now)
+    let now = Instant::now();
+    Some(if more { now } else { now + AGAIN })
 }

@@ -8,7 +8,7 @@ use std::{
 use super::plan::{Key, Write};
 
 /// What was attempted is attempted again if it is still to be written after so long; until then its echo is waited for.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 /// What was done and has no echo is done again after so long, as it may have been undone or forgotten.
 const REMIND: Duration = Duration::from_secs(300);
 /// What can wait is written at most so often.
