@@ -41,12 +41,12 @@ pub fn advertisement(name: &str, spec: Value) -> String {
 
 /// One of Crier's own objects.
 #[must_use]
-pub fn own(kind: &str, name: &str, spec: Value) -> String {
+pub fn own(kind: &str, name: &str, spec: impl Into<Value>) -> String {
     json!({
         "apiVersion": "crier.io/v1alpha1",
         "kind": kind,
         "metadata": {"name": name, "namespace": "default"},
-        "spec": spec,
+        "spec": spec.into(),
     })
     .to_string()
 }

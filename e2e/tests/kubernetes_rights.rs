@@ -10,6 +10,9 @@ use e2e::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// What is to be seen once a right was used.
+type Effect = Box<dyn Fn(&Cluster) -> Result<()>>;
+
 /// One verb on one kind.
 #[derive(Debug, Clone, PartialEq)]
 struct Right {
@@ -121,7 +124,7 @@ impl Bed {
     }
 
     /// Does what needs the right. What it does without, and then does when it has the right again, is the returned check.
-    fn attempt(&mut self, right: &Right) -> Result<Box<dyn Fn(&Cluster) -> Result<()>>> {
+    fn attempt(&mut self, right: &Right) -> Result<Effect> {
         let name = self.next();
         let kind = right.resource.strip_suffix("/status").unwrap_or(&right.resource).to_owned();
         let of_kind = format!("{kind}/{name}");

@@ -322,7 +322,7 @@ fn a_pod_passes_when_all_its_probes_do_and_waits_for_the_first_answer() {
     assert_eq!(picture.assigned.gated.len(), 1);
     let target = crate::health::target_of(&service.ports[0].backends[0], service.ports[0].check.as_ref().unwrap());
     let said = |verdict: Option<membership::Verdict>| {
-        let health = verdict.into_iter().map(|verdict| (target.clone(), verdict)).collect();
+        let health = verdict.into_iter().map(|verdict| (target, verdict)).collect();
         let document = membership::NodeDocument { health, ..Default::default() };
         let member = membership::Member {
             address: "127.0.0.1:1".parse().unwrap(),
