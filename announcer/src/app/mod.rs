@@ -43,10 +43,7 @@ use crate::{
     log::Lines,
     metrics::{Limits, Metrics, MetricsError},
     selftest, shadow,
-    source::{
-        Limit,
-        kubernetes::{self, AccessError, writer},
-    },
+    source::{Limit, kubernetes::AccessError},
 };
 use changes::{count_limits, count_lost_lines};
 pub use cleanup::{CleanupError, cleanup};
@@ -176,7 +173,7 @@ pub async fn run(mut settings: Settings, reload: Reload, lines: Lines) -> Result
         selftest: selftest.results.clone(),
     });
     doors.serve(&reporter, &metrics, orders);
-    write_back(objects.api, &settings, gossip, &reporter);
+    objects.write_back(&settings.node, gossip.view(), reporter.owners.clone());
 
     let inputs = Inputs {
         view: gossip.view(),
@@ -215,19 +212,6 @@ async fn find_source(settings: &mut Settings) -> Result<(source::Origin, KeyRing
     let origin = source::Origin::find(settings).await?;
     settings.gossip.key_file = origin.key_file(settings).await;
     Ok((origin, read_keys(settings)?))
-}
-
-/// Writes what people look at to where the objects come from, if that can be written to.
-fn write_back(
-    api: Option<kubernetes::Source>,
-    settings: &Settings,
-    gossip: &membership::io::Handle,
-    reporter: &Reporter,
-) {
-    if let Some(api) = api {
-        let (me, view, owners) = (settings.node.clone(), gossip.view(), reporter.owners.clone());
-        tokio::spawn(writer::run(api, writer::Inputs { me, view, owners }));
-    }
 }
 
 /// Who owns what, as far as this agent knows at its start.

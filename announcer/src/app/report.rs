@@ -11,7 +11,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use membership::{Facts, NodeName, Stats, Verdict, View, claims::standby};
+use membership::{
+    Facts, NodeName, Stats, Verdict, View,
+    claims::{Owner, standby},
+};
 use tokio::sync::watch;
 
 use super::{carried, controller::Owners, forwarding::Report, strangers::Strangers};
@@ -245,7 +248,7 @@ fn vips(desired: &Desired, owners: &Owners, view: &View) -> Vec<status::Vip> {
                 .and_then(|owner| view.members.get(&owner.node)?.document.claims.get(&address))
                 .and_then(|claim| by_id.get(&claim.standby).copied().cloned()),
             epoch: owner.map_or(0, |owner| owner.epoch),
-            since: owner.map(|owner| UNIX_EPOCH + Duration::from_millis(owner.since_ms.min(YEAR_9999_MS))),
+            since: owner.map(since),
             reason: owner
                 .map_or_else(|| unowned(desired, service, address, view), |owner| owner.reason.as_str().to_owned()),
         }
@@ -354,6 +357,11 @@ pub(crate) fn service_health(desired: &Desired, view: &View) -> BTreeMap<Service
         *services.entry(one.service).or_default().entry(one.backend.ip()).or_insert(true) &= one.healthy;
     }
     services
+}
+
+/// Since when an owner has its VIP, by its own clock.
+pub(crate) fn since(owner: &Owner) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(owner.since_ms.min(YEAR_9999_MS))
 }
 
 /// Datagrams refused by gossip and watch, by reason.

@@ -6,14 +6,17 @@ use std::{
     sync::Arc,
 };
 
+use membership::{NodeName, View};
 use tokio::sync::watch;
+
+use super::controller::Owners;
 
 use crate::{
     config::{Settings, SourceSettings},
     io::publish,
     source::{
         Snapshot,
-        kubernetes::{self, Access, AccessError},
+        kubernetes::{self, Access, AccessError, writer},
         manifests,
     },
 };
@@ -71,10 +74,22 @@ impl Origin {
 pub(super) struct Objects {
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// What is written back to, if that can be.
-    pub(super) api: Option<kubernetes::Source>,
+    api: Option<kubernetes::Source>,
 }
 
 impl Objects {
+    /// Writes what people look at to where the objects come from, if that can be written to.
+    pub(super) fn write_back(
+        self,
+        me: &NodeName,
+        view: watch::Receiver<Arc<View>>,
+        owners: watch::Receiver<Arc<Owners>>,
+    ) {
+        if let Some(api) = self.api {
+            tokio::spawn(writer::run(api, writer::Inputs { me: me.clone(), view, owners }));
+        }
+    }
+
     /// Where the source says that agents are, at the gossip's port.
     pub(super) fn peers(&self, port: u16) -> watch::Receiver<Vec<SocketAddr>> {
         let mut snapshots = self.snapshots.clone();

@@ -11,7 +11,7 @@ use membership::NodeName;
 use super::{Backend, Protocol, problem::Complaint};
 
 /// The label that says which service a slice belongs to.
-pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// A slice, read.
 #[derive(Debug, Clone, Default)]

@@ -20,6 +20,7 @@ mod service;
 mod weight;
 
 pub use crate::ipam::PoolUsage;
+pub use endpoints::SERVICE_LABEL;
 pub use index::Index;
 pub use problem::{Problem, Severity};
 pub use resolve::Resolved;

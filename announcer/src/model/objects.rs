@@ -17,6 +17,8 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::ServiceName;
+
 /// The API group and version of Crier's own kinds.
 pub const API_VERSION: &str = "crier.io/v1alpha1";
 
@@ -113,6 +115,15 @@ pub struct ObjectKey {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+impl ObjectKey {
+    /// A Service's name, if it is one.
+    #[must_use]
+    pub fn service(&self) -> Option<ServiceName> {
+        let of = || ServiceName { namespace: self.namespace.clone(), name: self.name.clone() };
+        (self.kind == Kind::Service).then(of)
+    }
 }
 
 impl fmt::Display for ObjectKey {

@@ -81,6 +81,12 @@ impl Problem {
         Some(format!("{}{line}{document}", origin.file))
     }
 
+    /// What is wrong in which field, for whoever looks at the object.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        if self.field.is_empty() { self.message.clone() } else { format!("{}: {}", self.field, self.message) }
+    }
+
     /// The same, as a warning.
     #[must_use]
     pub fn as_warning(mut self) -> Self {
@@ -100,10 +106,7 @@ impl fmt::Display for Problem {
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }
-        if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
-        }
-        f.write_str(&self.message)
+        f.write_str(&self.advice())
     }
 }
 

@@ -14,7 +14,7 @@ use super::{picture::Picture, store::Store};
 use crate::{
     app::report::vip_of,
     model::{
-        Service, ServiceName,
+        SERVICE_LABEL, Service, ServiceName,
         objects::{Kind, Object},
         wants_conditions,
     },
@@ -33,11 +33,8 @@ pub(super) struct GatedPod {
 /// The pods behind services that ask for the condition, by their addresses.
 pub(super) fn pods(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, GatedPod>> {
     let asks = |object: &Object| matches!(object, Object::Service(service) if wants_conditions(service));
-    let asking: BTreeSet<ServiceName> = store
-        .objects(Kind::Service)
-        .filter(|(_, object)| asks(object))
-        .map(|(key, _)| ServiceName { namespace: key.namespace.clone(), name: key.name.clone() })
-        .collect();
+    let asking: BTreeSet<ServiceName> =
+        store.objects(Kind::Service).filter(|(_, object)| asks(object)).filter_map(|(key, _)| key.service()).collect();
     let mut gated: BTreeMap<ServiceName, BTreeMap<IpAddr, GatedPod>> = BTreeMap::new();
     if asking.is_empty() {
         return gated;
@@ -45,7 +42,7 @@ pub(super) fn pods(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, Gate
     for (key, object) in store.objects(Kind::EndpointSlice) {
         let Object::EndpointSlice(slice) = object else { continue };
         let labels = slice.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get("kubernetes.io/service-name")) else { continue };
+        let Some(service) = labels.and_then(|labels| labels.get(SERVICE_LABEL)) else { continue };
         let name = ServiceName { namespace: key.namespace.clone(), name: service.clone() };
         if !asking.contains(&name) {
             continue;

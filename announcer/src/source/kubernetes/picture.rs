@@ -55,7 +55,6 @@ pub(super) struct Recorded {
 /// An object of Crier's own as the server has it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Judged {
-    pub(super) uid: String,
     pub(super) generation: i64,
     /// Those that an L2Advertisement names.
     pub(super) interfaces: Vec<String>,
@@ -98,8 +97,7 @@ pub(super) fn take(store: &mut Store, now: SystemTime) -> (Snapshot, Picture) {
 fn services(store: &Store) -> BTreeMap<ServiceName, Recorded> {
     let mut services = BTreeMap::new();
     for (key, object) in store.objects(Kind::Service) {
-        let Object::Service(service) = object else { continue };
-        let name = ServiceName { namespace: key.namespace.clone(), name: key.name.clone() };
+        let (Object::Service(service), Some(name)) = (object, key.service()) else { continue };
         let recorded = Recorded {
             uid: service.metadata.uid.clone().unwrap_or_default(),
             version: service.metadata.resource_version.clone().unwrap_or_default(),
@@ -141,28 +139,25 @@ fn judged(store: &Store) -> BTreeMap<ObjectKey, Judged> {
         };
         let metadata = object.metadata();
         let status = status.as_ref().and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
-        let uid = metadata.uid.clone().unwrap_or_default();
         let interfaces = match object {
             Object::L2Advertisement(advertisement) => advertisement.spec.interfaces.clone(),
             _ => Vec::new(),
         };
         let generation = metadata.generation.unwrap_or_default();
-        judged.insert(key.clone(), Judged { uid, generation, interfaces, status });
+        judged.insert(key.clone(), Judged { generation, interfaces, status });
     }
     // It is the newest version that is judged, not the one that is used.
     for (key, object) in &store.live.mistaken {
         if matches!(key.kind, Kind::IPAddressPool | Kind::L2Advertisement | Kind::HealthCheck) {
-            let Mistaken { uid, generation, status } = object.clone();
-            judged.insert(key.clone(), Judged { uid, generation, interfaces: Vec::new(), status });
+            let Mistaken { generation, status, .. } = object.clone();
+            judged.insert(key.clone(), Judged { generation, interfaces: Vec::new(), status });
         }
     }
     judged
 }
 
 fn mistaken(store: &Store) -> BTreeMap<ServiceName, String> {
-    let services = store.live.mistaken.iter().filter(|(key, _)| key.kind == Kind::Service);
-    let name = |key: &ObjectKey| ServiceName { namespace: key.namespace.clone(), name: key.name.clone() };
-    services.map(|(key, object)| (name(key), object.uid.clone())).collect()
+    store.live.mistaken.iter().filter_map(|(key, object)| Some((key.service()?, object.uid.clone()))).collect()
 }
 
 /// Where the Nodes are: agents run there.

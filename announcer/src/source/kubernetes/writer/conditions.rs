@@ -57,14 +57,7 @@ fn change(
 fn valid(picture: &Picture, uplinks: &BTreeSet<&str>, key: &ObjectKey, judged: &Judged) -> Condition {
     let of = |problem: &&Problem| problem.object.as_ref() == Some(key);
     let problems: Vec<&Problem> = picture.problems.iter().filter(of).collect();
-    let say = |problem: &&&Problem| {
-        if problem.field.is_empty() {
-            problem.message.clone()
-        } else {
-            format!("{}: {}", problem.field, problem.message)
-        }
-    };
-    let mut said: Vec<String> = problems.iter().map(|problem| say(&problem)).collect();
+    let mut said: Vec<String> = problems.iter().map(|problem| problem.advice()).collect();
     said.extend(absent_interfaces(uplinks, judged));
     let holds = !problems.iter().any(|problem| problem.severity == Severity::Error);
     let reason = match (holds, said.is_empty()) {

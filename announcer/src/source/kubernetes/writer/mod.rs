@@ -56,8 +56,7 @@ pub async fn run(source: Source, mut inputs: Inputs) {
         let view = Arc::clone(&inputs.view.borrow_and_update());
         let owners = Arc::clone(&inputs.owners.borrow_and_update());
         let wake = if picture.current && turn::may_write(&inputs.me, &view) {
-            let scene = Scene { picture: &picture, owners: &owners, view: &view, now: SystemTime::now() };
-            let planned = plan::plan(&scene);
+            let planned = plan::plan(&Scene::new(&picture, &owners, &view, SystemTime::now()));
             let (due, wake) = pace.due(planned, turn::patience(&inputs.me, &view), Instant::now());
             let again = write(&access, due, &mut pace).await;
             again.into_iter().chain(wake).min()

@@ -5,7 +5,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     net::IpAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use membership::View;
@@ -19,10 +19,7 @@ use super::{
 use crate::{
     app::{controller::Owners, report},
     ipam::Family,
-    model::{
-        Problem, ServiceName, Severity, Vip,
-        objects::{Kind, ObjectKey},
-    },
+    model::{Problem, ServiceName, Severity, Vip, objects::ObjectKey},
     ownership::why_unowned,
     source::kubernetes::{
         gate::{self, GatedPod},
@@ -34,9 +31,23 @@ use crate::{
 /// All that decides about what is written.
 pub(super) struct Scene<'a> {
     pub(super) picture: &'a Picture,
+    /// What stands against services: of each the first.
+    mistakes: BTreeMap<ServiceName, &'a Problem>,
     pub(super) owners: &'a Owners,
     pub(super) view: &'a View,
     pub(super) now: SystemTime,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn new(picture: &'a Picture, owners: &'a Owners, view: &'a View, now: SystemTime) -> Self {
+        let mut mistakes = BTreeMap::new();
+        for problem in picture.problems.iter().filter(|problem| problem.severity == Severity::Error) {
+            if let Some(name) = problem.object.as_ref().and_then(ObjectKey::service) {
+                mistakes.entry(name).or_insert(problem);
+            }
+        }
+        Self { picture, mistakes, owners, view, now }
+    }
 }
 
 /// Something to be written, and what is told once it is.
@@ -156,7 +167,7 @@ fn ingress(scene: &Scene, name: &ServiceName, recorded: &Recorded) -> Option<Wri
     let regarding = Regarding::service(name, &recorded.uid);
     let event = if vips.is_empty() {
         let released: Vec<_> = recorded.ingress.iter().filter(|address| !wanted.contains(address)).copied().collect();
-        let why = mistake(scene, name).map_or_else(String::new, |problem| format!(": {}", problem.message));
+        let why = scene.mistakes.get(name).map_or_else(String::new, |problem| format!(": {}", problem.message));
         Event::warning(regarding, "AddressReleased", format!("released {}{why}", list(&released)))
     } else {
         let from: BTreeSet<&str> = vips.iter().map(|vip| vip.pool.as_str()).collect();
@@ -177,22 +188,10 @@ fn has(status: &VipStatus, address: IpAddr) -> bool {
 
 /// What is told about a service that gets no address, or whose newest version is not served.
 fn refusal(scene: &Scene, name: &ServiceName, uid: &str, vips: &[Vip]) -> Option<Write> {
-    let problem = mistake(scene, name)?;
-    let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
-    let note = format!("{field}{}", problem.message);
+    let note = scene.mistakes.get(name)?.advice();
     let reason = if vips.is_empty() { "AssignmentFailed" } else { "Mistake" };
     let event = Event::warning(Regarding::service(name, uid), reason, note.clone());
     Some(Write { change: Change::Tell { service: name.clone(), note }, events: vec![event], can_wait: false })
-}
-
-/// What stands against a service, if anything does.
-fn mistake<'a>(scene: &'a Scene, name: &ServiceName) -> Option<&'a Problem> {
-    scene.picture.problems.iter().find(|problem| {
-        problem.severity == Severity::Error
-            && problem.object.as_ref().is_some_and(|key| {
-                key.kind == Kind::Service && key.namespace == name.namespace && key.name == name.name
-            })
-    })
 }
 
 fn list(addresses: &[IpAddr]) -> String {
@@ -254,17 +253,9 @@ fn address(vip: &Vip, scene: &Scene) -> VipAddress {
         pool: vip.pool.clone(),
         owner: owner.map_or_else(String::new, |owner| owner.node.to_string()),
         epoch: owner.map_or(0, |owner| owner.epoch),
-        since: owner.map(|owner| rfc3339(owner.since_ms)),
+        since: owner.map(|owner| humantime::format_rfc3339_seconds(report::since(owner)).to_string()),
         reason: owner.map_or_else(|| why_unowned(vip, scene.view), |owner| owner.reason.as_str().to_owned()),
     }
-}
-
-/// A moment as the API writes it, to the second.
-fn rfc3339(unix_ms: u64) -> String {
-    /// The last that can be written; another node's clock may say anything.
-    const YEAR_9999_MS: u64 = 253_402_300_799_000;
-    let at = UNIX_EPOCH + Duration::from_millis(unix_ms.min(YEAR_9999_MS));
-    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 /// Who announces an address now, and why, as far as that is new.

@@ -1,9 +1,12 @@
 //! Plans are carried out on objects in memory until nothing is left to write.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use membership::claims::Owner;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::objects::Kind;
 use crate::source::kubernetes::{
     picture,
     store::Store,
@@ -56,7 +59,7 @@ impl Server {
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let (_, picture) = picture::take(&mut self.store, now);
         assert!(picture.current);
-        plan(&Scene { picture: &picture, owners: &self.owners, view: &View::default(), now })
+        plan(&Scene::new(&picture, &self.owners, &View::default(), now))
     }
 
     fn change(&mut self, name: &str, change: impl FnOnce(&mut Value)) {
