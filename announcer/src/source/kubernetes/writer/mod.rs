@@ -34,8 +34,9 @@ use plan::{Scene, Write};
 const AT_ONCE: usize = 16;
 /// How many are begun before it is looked again what is to be written.
 const ROUND: usize = 256;
-/// Changes of a burst are waited for.
+/// Changes of a burst are waited for; and of the time at most one part in so many goes into planning.
 const QUIET: Duration = Duration::from_millis(50);
+const SHARE: u32 = 10;
 
 /// What the writer looks at beside the source.
 pub struct Inputs {
@@ -55,8 +56,11 @@ pub async fn run(source: Source, mut inputs: Inputs) {
         let picture = Arc::clone(&pictures.borrow_and_update());
         let view = Arc::clone(&inputs.view.borrow_and_update());
         let owners = Arc::clone(&inputs.owners.borrow_and_update());
+        let begun = Instant::now();
+        let mut cost = Duration::ZERO;
         let wake = if picture.current && turn::may_write(&inputs.me, &view) {
             let planned = plan::plan(&Scene::new(&picture, &owners, &view, SystemTime::now()));
+            cost = begun.elapsed();
             let (due, wake) = pace.due(planned, turn::patience(&inputs.me, &view), Instant::now());
             let again = write(&access, due, &mut pace).await;
             again.into_iter().chain(wake).min()
@@ -69,7 +73,7 @@ pub async fn run(source: Source, mut inputs: Inputs) {
             changed = inputs.owners.changed() => if changed.is_err() { return },
             () = crate::io::sleep_until(wake) => continue,
         }
-        tokio::time::sleep(QUIET).await;
+        tokio::time::sleep(QUIET.max(cost * SHARE)).await;
     }
 }
 
