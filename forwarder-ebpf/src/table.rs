@@ -188,9 +188,25 @@ impl Home {
         let [high, low] = client;
         let end = u16::from_le_bytes(port) as u64 | ((protocol as u64) << 16);
         let hash = mix(mix(mix(FIRST ^ high, SECOND) ^ low, THIRD) ^ end, SECOND);
-        let hash = mix(hash, THIRD);
+        Self::by(mix(hash, THIRD), buckets)
+    }
+
+    /// The same by its hash.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by(hash: u64, buckets: u32) -> Self {
         let bucket = (((hash >> 32) * buckets as u64) >> 32) as u32;
         Self { bucket, way: hash as u32 % WAYS, tag: (hash as u32 / WAYS) & TAGS, hash }
+    }
+
+    /// Whether one of two states that lie side by side may be that of a flow of this home, in whichever role: not 0. Without a branch, so
+    /// that a bucket is looked through in few instructions. Of a home whose tag is 0 a free place may be one, too.
+    #[inline(always)]
+    #[must_use]
+    pub const fn alike(&self, pair: u64) -> u64 {
+        const ONES: u64 = 1 << 32 | 1;
+        let other = (pair ^ (self.tag as u64 * (ONES << TAG))) & (TAGS as u64 * (ONES << TAG));
+        other.wrapping_sub(ONES) & !other & (ONES << 31)
     }
 
     /// A hash that stands for the whole flow, to a socket of a VIP: never seen with what belongs to another, see

@@ -9,9 +9,9 @@ use aya_ebpf::{
 use forwarder_ebpf::{Counter, Direction, Flow, Handed, ServiceEntry, Waits, limits};
 
 use crate::{
-    assembly,
+    assembly, flow,
     maps::{self, FLOWS, Size, size},
-    parse,
+    parse::Packet,
     words,
 };
 
@@ -147,20 +147,28 @@ pub fn note_begun(flow: *mut Flow, micros: u32) {
     unsafe { (&raw mut (*flow).begun).write_volatile(micros) };
 }
 
-/// When a connection begins whose first packet has these flags; 0: it has begun before. A function of its own, which the
-/// verifier goes through once, as it does with all that follows.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn crier_begun(flags: u32) -> u32 {
-    if parse::opens(flags as u8) { micros() } else { 0 }
+/// When a flow begins whose first packet this is: in seconds, and as [`micros`], 0 if it opens no connection. By one look at the clock:
+/// at the exact one where that is needed.
+#[inline(always)]
+pub fn begun(packet: &Packet) -> (u32, u32) {
+    if !packet.opens() {
+        return (flow::seconds(), 0);
+    }
+    let micros = exact();
+    ((micros / 1_000_000) as u32, micros as u32 | 1)
 }
 
 /// Microseconds of the kernel's monotonic clock, exact and never 0: it costs as much as a whole decision, so it is for
 /// packets that open a connection.
 #[inline(always)]
 pub fn micros() -> u32 {
+    exact() as u32 | 1
+}
+
+#[inline(always)]
+fn exact() -> u64 {
     // SAFETY: no arguments, no effects.
-    (unsafe { bpf_ktime_get_ns() } / 1_000) as u32 | 1
+    unsafe { bpf_ktime_get_ns() / 1_000 }
 }
 
 #[inline(always)]

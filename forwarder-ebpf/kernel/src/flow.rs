@@ -238,17 +238,16 @@ fn closed_by(packet: &Packet, end: u32) -> u32 {
     if packet.resets() { State::CLOSED } else { end }
 }
 
-/// Forgets the flow of a connection that begins anew elsewhere. What the pod still says of the old one is a reply.
+/// Forgets the flow of a connection that begins anew elsewhere, by the scratch's [`PACKET`]. What the pod still says of the old one
+/// is a reply.
 #[inline(always)]
-pub fn forget(tuple: &Tuple) {
-    change_all(PACKET, tuple, State::FORWARD, State::CLOSED);
+pub fn forget() {
+    change_all(PACKET, State::FORWARD, State::CLOSED);
 }
 
-/// Takes a role from the flow with these ends, and sets flags.
+/// Takes a role from the flow with ends in the [`Scratch`], and sets flags.
 #[inline(always)]
-fn change_all(ends: u32, tuple: &Tuple, role: u32, set: u32) {
-    let Some(scratch) = scratch::get() else { return };
-    scratch::note(scratch, ends, tuple);
+fn change_all(ends: u32, role: u32, set: u32) {
     for _ in 0..TWINS {
         let found = table::crier_find(ends, role);
         if table::crier_change(found, set, role) == 0 {
@@ -263,7 +262,8 @@ fn change_all(ends: u32, tuple: &Tuple, role: u32, set: u32) {
 pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) -> Result<[u8; 2], DropReason> {
     let full = DropReason::FlowTable;
     let scratch = scratch::get().ok_or(full)?;
-    let (tuple, now) = (&packet.tuple, seconds());
+    let tuple = scratch::noted(scratch, PACKET);
+    let (now, opened) = counters::begun(packet);
     let translated = backend.flags & BackendEntry::TRANSLATED != 0;
     let mut reply = reversed(&backend.address, backend.port, tuple);
     if translated {
@@ -274,12 +274,12 @@ pub fn remember(packet: &Packet, hash: u64, index: u32, backend: &BackendEntry) 
     if pod == pods::NONE {
         return Err(full);
     }
-    if ports::crier_choose(hash, now, translated as u32) == 0 {
+    // Then the pod knows nobody by the client's own port. A translated one would not know this one by it.
+    if (translated || !scratch::is_alone(scratch)) && ports::crier_choose(hash, now, translated as u32) == 0 {
         return Err(if translated { DropReason::NatPort } else { DropReason::ClientPort });
     }
     let client_port = scratch::noted(scratch, REPLY).destination_port;
     let granted = Grant { pod: pod as u16, client_port, guard: 0 };
-    let opened = counters::crier_begun(packet.flags as u32);
     let (tag, counted) = (backend.tag, backend.counted);
     scratch::fill(scratch, tuple, granted, Served { backend: index as u16, tag, counted, seen: now, begun: opened });
     let begun = State::HALF_OPEN | protocol(tuple) | if packet.ends() { State::BY_CLIENT } else { 0 };
@@ -332,7 +332,9 @@ pub fn replied(packet: &Packet, place: Place) -> Option<(&'static Flow, Account,
 /// A connection begins between a pod and a client themselves: its packets are no VIP's replies.
 #[inline(always)]
 pub fn forget_reply(from_pod: &Tuple) {
-    change_all(REPLY, from_pod, State::REVERSE, 0);
+    let Some(scratch) = scratch::get() else { return };
+    scratch::note(scratch, REPLY, from_pod);
+    change_all(REPLY, State::REVERSE, 0);
 }
 
 /// The same, seen from the client.

@@ -257,7 +257,7 @@ fn connect(ctx: &TcContext) -> Action {
 #[inline(always)]
 pub fn elsewhere(packet: &Packet) {
     if packet.opens() {
-        flow::forget(&packet.tuple);
+        flow::forget();
     }
 }
 

@@ -1,13 +1,15 @@
 //! Where the slower ways keep what they work on, since the stack holds 512 bytes for all functions together.
 
 use aya_ebpf::bindings::bpf_fib_lookup;
-use forwarder_ebpf::{Flow, Grant, Tuple, table::Words};
+use forwarder_ebpf::{
+    Flow, Grant, Tuple,
+    table::{Home, Words},
+};
 
 use crate::{
     fragment::{Course, Datagram},
     maps::SCRATCH,
-    table::home,
-    words,
+    table, words,
 };
 
 /// This CPU's own; programs are not preempted by one another on it.
@@ -15,6 +17,10 @@ use crate::{
 pub struct Scratch {
     /// Ends of packets: [`PACKET`], [`REPLY`], [`OTHER`].
     pub ends: [Tuple; ENDS as usize],
+    /// The hash of the home of [`PACKET`], and whether no flow of that home was in the table (not 0), once it was looked for
+    /// ([`crate::stage`]).
+    pub home: u64,
+    pub alone: u64,
     /// Where the flow of [`PACKET`] lies ([`crate::table::crier_find`]), once it was looked for ([`crate::stage`]).
     pub found: u64,
     /// A flow to be put into the table.
@@ -73,6 +79,30 @@ pub fn noted(scratch: *mut Scratch, ends: u32) -> &'static Tuple {
     unsafe { &(*scratch).ends[(ends % ENDS) as usize] }
 }
 
+/// Notes the home of the scratch's [`PACKET`], and whether there is no flow of it.
+#[inline(always)]
+pub fn note_home(scratch: *mut Scratch, hash: u64, alone: bool) {
+    // SAFETY: points into the map, which outlives the program's run; this CPU's own.
+    unsafe {
+        (&raw mut (*scratch).home).write_volatile(hash);
+        (&raw mut (*scratch).alone).write_volatile(alone as u64);
+    }
+}
+
+/// The home that was noted.
+#[inline(always)]
+pub fn home(scratch: *mut Scratch) -> Home {
+    // SAFETY: as above.
+    table::home_by(unsafe { (&raw const (*scratch).home).read_volatile() })
+}
+
+/// Whether no flow of it was in the table.
+#[inline(always)]
+pub fn is_alone(scratch: *mut Scratch) -> bool {
+    // SAFETY: as above.
+    unsafe { (&raw const (*scratch).alone).read_volatile() != 0 }
+}
+
 /// Notes where the flow of the scratch's [`PACKET`] lies.
 #[inline(always)]
 pub fn note_found(scratch: *mut Scratch, found: u64) {
@@ -104,7 +134,7 @@ pub struct Served {
 /// Makes a flow in the scratch, for a client's packet.
 #[inline(always)]
 pub fn fill(scratch: *mut Scratch, tuple: &Tuple, grant: Grant, served: Served) {
-    let guard = home(tuple).guard(words::destination(tuple), tuple.destination_port);
+    let guard = home(scratch).guard(words::destination(tuple), tuple.destination_port);
     // SAFETY: points into the map, which outlives the program's run; this CPU's own, and on words' boundaries.
     unsafe {
         let flow = &raw mut (*scratch).flow;

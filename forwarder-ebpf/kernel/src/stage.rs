@@ -51,15 +51,18 @@ pub fn leave_unknown_to_predecessor(ctx: &TcContext, packet: &Packet) -> Option<
     Some(())
 }
 
-/// Where the packet that is noted as the scratch's [`PACKET`] is asked about; it is noted, too, where its flow lies, should that be
-/// one that takes it no more. One that begins a connection whose ends are known
-/// here, of an earlier one, is not the predecessor's, which would know the earlier one still. A function of its own, so that the
-/// verifier sees a number, and not each way to it.
+/// Where the packet that is noted as the scratch's [`PACKET`] is asked about; it is noted, too, where its home is, and where its flow
+/// lies, should that be one that takes it no more. One that begins a connection whose ends are known here, of an earlier one, is not the
+/// predecessor's, which would know the earlier one still. A function of its own, so that the verifier sees a number, and not each way to
+/// it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn crier_predecessor(flags: u32, quic: u32) -> u32 {
     let Some(scratch) = scratch::get() else { return NOBODY };
-    let found = table::crier_find(PACKET, State::FORWARD);
+    let home = table::home(scratch::noted(scratch, PACKET));
+    let alone = table::is_alone(&home);
+    scratch::note_home(scratch, home.hash, alone);
+    let found = if alone { table::NOWHERE } else { table::crier_find(PACKET, State::FORWARD) };
     scratch::note_found(scratch, found);
     if parse::continues(scratch::noted(scratch, PACKET).protocol, flags as u8, quic != 0) {
         Predecessor::Ongoing as u32

@@ -120,6 +120,25 @@ pub fn fetch(home: &Home) {
     }
 }
 
+/// Whether no flow of this home lies in its bucket, in whichever role: neither a client's packets go by one, nor do replies to its port.
+/// So it is with most newcomers; where it says that there may be one, [`crier_find`] tells.
+#[inline(always)]
+pub fn is_alone(home: &Home) -> bool {
+    let Some(states) = FLOW_STATES.get_ptr(home.bucket) else { return false };
+    let mut alike = 0;
+    for pair in 0..WAYS / 2 {
+        // SAFETY: points into the map, which outlives the program's run; on a boundary, and within the bucket.
+        alike |= home.alike(unsafe { states.cast::<u64>().add(pair as usize).read_volatile() });
+    }
+    alike == 0
+}
+
+/// The home of such a hash.
+#[inline(always)]
+pub fn home_by(hash: u64) -> Home {
+    Home::by(hash, buckets())
+}
+
 /// What a flow is looked for by.
 pub trait Ends {
     /// [`State::FORWARD`] or [`State::REVERSE`].
@@ -241,6 +260,10 @@ pub extern "C" fn crier_room(ends: u32, role: u32, now: u32) -> u64 {
     while turn < WAYS && !room.is_ideal() {
         let way = (home + turn) % WAYS;
         let state = look(states, way).1;
+        // The best there is, as most are while the table is not full.
+        if state == State::FREE {
+            return (bucket * WAYS + way) as u64;
+        }
         room = room.or(way, state, crier_rank(state.0, now));
         turn = once_more(turn);
     }
@@ -309,11 +332,10 @@ pub extern "C" fn crier_change(place: u64, set: u32, clear: u32) -> u32 {
     1
 }
 
-/// Where flows of noted ends lie.
+/// Where flows of noted ends lie; of a client's the home is noted, too.
 #[inline(always)]
 fn noted_home(scratch: *mut Scratch, ends: u32, role: u32) -> Home {
-    let tuple = noted(scratch, ends);
-    if role == State::FORWARD { home(tuple) } else { reply_home(tuple) }
+    if role == State::FORWARD { scratch::home(scratch) } else { reply_home(noted(scratch, ends)) }
 }
 
 #[inline(always)]

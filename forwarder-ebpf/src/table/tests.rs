@@ -172,6 +172,17 @@ proptest! {
     }
 
     #[test]
+    fn a_look_at_two_states_finds_all_that_one_at_each_would(one in any_state(), other in any_state(), port in 1..u16::MAX, own: bool) {
+        let home = home([10, 0, 0, 1], port);
+        let one = if own { State::new(&home, one.0 & 0x7e, NOW) } else { one };
+        let is_alike = |state: State| state.0 & State::TAG == State::new(&home, State::FORWARD, NOW).0 & State::TAG;
+        for (low, high) in [(one, other), (other, one)] {
+            let pair = u64::from(low.0) | u64::from(high.0) << 32;
+            prop_assert_eq!(home.alike(pair) != 0, is_alike(low) || is_alike(high));
+        }
+    }
+
+    #[test]
     fn a_flow_is_found_by_its_own_home_and_role_alone(port in 1..u16::MAX, other in 1..u16::MAX, flags in 0_u32..0x80) {
         let (mine, theirs) = (home([10, 0, 0, 1], port), home([10, 0, 0, 1], other));
         let state = State::new(&mine, flags, NOW);
