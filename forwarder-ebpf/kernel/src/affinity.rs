@@ -8,7 +8,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use forwarder_ebpf::{AFFINITIES_ADDED, Affinity, AffinityKey, BackendEntry, ServiceEntry};
 
 use crate::{
-    flow,
+    age,
     maps::{self, AFFINITIES},
     parse::Packet,
     scratch::{self, PACKET},
@@ -24,7 +24,7 @@ pub fn pod(packet: &Packet, service: &ServiceEntry) -> u32 {
     // SAFETY: points into the map, which outlives the program's run; an element reused meanwhile gives another client's words: its
     // pod is one of the same or another service, which the tag tells.
     let known = unsafe { *stored };
-    if flow::seconds().wrapping_sub(known.seen) as i32 > service.affinity as i32 {
+    if age::seconds().wrapping_sub(known.seen) as i32 > service.affinity as i32 {
         return 0;
     }
     match maps::backend(known.backend) {
@@ -51,7 +51,7 @@ pub extern "C" fn crier_stay(backend: u32, tag: u32, counted: u32, patience: u32
     }
     let Some(scratch) = scratch::get() else { return 0 };
     let key = AffinityKey { client: scratch::noted(scratch, PACKET).source, counted };
-    let affinity = Affinity { backend, tag, seen: flow::seconds(), patience };
+    let affinity = Affinity { backend, tag, seen: age::seconds(), patience };
     if let Some(stored) = AFFINITIES.get_ptr_mut(&key) {
         // In its place: the kernel's own update takes a free element first, for which it may push another client out.
         // SAFETY: points into the map, which outlives the program's run; as above, a mixture is told by its tag.

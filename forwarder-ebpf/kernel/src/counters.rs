@@ -9,7 +9,7 @@ use aya_ebpf::{
 use forwarder_ebpf::{Counter, Direction, Flow, Handed, ServiceEntry, Waits, limits};
 
 use crate::{
-    assembly, flow,
+    age, assembly,
     maps::{self, FLOWS, Size, size},
     parse::Packet,
     words,
@@ -152,7 +152,7 @@ pub fn note_begun(flow: *mut Flow, micros: u32) {
 #[inline(always)]
 pub fn begun(packet: &Packet) -> (u32, u32) {
     if !packet.opens() {
-        return (flow::seconds(), 0);
+        return (age::seconds(), 0);
     }
     let micros = exact();
     ((micros / 1_000_000) as u32, micros as u32 | 1)

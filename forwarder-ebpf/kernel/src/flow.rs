@@ -11,13 +11,13 @@
 //! A flow lies where the client's end says, and serves both ways. Only one whose client is known to the pod by another
 //! port ([`ports`]), or by this node's address ([`crate::translate`]), needs a second entry for the way back, since the pod names another end.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use forwarder_ebpf::{
     Address, BackendEntry, DropReason, Flow, Grant, Pod, Tuple, UDP,
-    table::{REPLY_IDLE, State, TCP_CLOSED, TCP_IDLE, UDP_IDLE},
+    table::{REPLY_IDLE, State},
 };
 
 use crate::{
+    age::{is_forgotten, is_over, is_stale, patience, seconds, silence},
     counters::{self, Account},
     maps::{self, FLOWS, PODS},
     parse::{self, Packet},
@@ -28,10 +28,6 @@ use crate::{
 
 /// Entries of the same ends that are looked for: CPUs that enter a flow at the same moment may make two.
 const TWINS: u32 = 2;
-/// Whole seconds of silence after which a client's packet need not be a closed connection's: its port may serve a later one, which
-/// lives where the slot has been meanwhile. Before, it is the end of the closed one, and not worth a search. A busy client has
-/// its ports again within two seconds or three.
-const PROMPT: i32 = 0;
 /// Seconds of silence after which a SYN is no repetition of the one before: longer than hosts wait (RFC 6298).
 const SYN_PAUSE: i32 = 75;
 
@@ -180,18 +176,6 @@ pub fn note_seen(flow: *mut Flow, now: u32) {
     unsafe { (&raw mut (*flow).seen).write_volatile(now) };
 }
 
-/// Whether a flow last heard so many seconds ago ended before this packet.
-#[inline(always)]
-fn is_over(packet: &Packet, place: &Place, silent: i32) -> bool {
-    if packet.is_datagram() {
-        return silent > UDP_IDLE || !packet.continues() && !takes_new(place.flow());
-    }
-    if packet.opens() {
-        return place.state.0 & State::CLOSED != 0 || silent > TCP_IDLE || !takes_new(place.flow());
-    }
-    silent > if place.state.has(State::CLOSED) { PROMPT } else { TCP_IDLE }
-}
-
 /// Whether the service lets the client in no more. Looked at once a second, since its ranges seldom change: then the packet
 /// goes the way of one without a flow, on which it is dropped. The flow is left as it is, so that the connection goes on
 /// if its client is let in again in time.
@@ -212,24 +196,6 @@ pub extern "C" fn crier_lets_in(ends: u32) -> u32 {
         Some(service) => maps::lets_in(service, &tuple.source) as u32,
         None => 1,
     }
-}
-
-/// Whether a TCP flow has been silent for so long that it is known no more.
-#[inline(always)]
-pub fn is_forgotten(place: &Place, now: u32) -> bool {
-    silence(now, place.flow().seen) > patience(place.state)
-}
-
-/// Seconds of silence after which a TCP flow is over.
-#[inline(always)]
-fn patience(state: State) -> i32 {
-    if state.has(State::CLOSED) { TCP_CLOSED } else { TCP_IDLE }
-}
-
-/// Whether a pod's datagrams are replies no more.
-#[inline(always)]
-pub fn is_stale(flow: &Flow, now: u32) -> bool {
-    silence(now, flow.seen) > REPLY_IDLE
 }
 
 /// What an end's packet closes: its own side, or by a reset both.
@@ -394,26 +360,4 @@ fn reversed(pod: &Address, port: [u8; 2], tuple: &Tuple) -> Tuple {
 #[inline(always)]
 fn protocol(tuple: &Tuple) -> u32 {
     if tuple.protocol == UDP { 0 } else { State::TCP }
-}
-
-/// Whether the flow's pod is still there and takes new connections.
-#[inline(always)]
-fn takes_new(flow: &Flow) -> bool {
-    match maps::backend(flow.backend as u32) {
-        Some(backend) => backend.tag == flow.tag,
-        None => false,
-    }
-}
-
-/// Seconds since a moment, which another CPU may have noted with a clock that is a tick ahead.
-#[inline(always)]
-pub fn silence(now: u32, seen: u32) -> i32 {
-    now.wrapping_sub(seen) as i32
-}
-
-/// The kernel's monotonic clock, to the tick: the exact one costs as much as the whole decision.
-#[inline(always)]
-pub fn seconds() -> u32 {
-    // SAFETY: no arguments, no effects.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }

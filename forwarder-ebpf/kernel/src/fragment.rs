@@ -8,9 +8,9 @@ use aya_ebpf::programs::TcContext;
 use forwarder_ebpf::{Address, Direction, DropReason, Predecessor, Stage, table::Words};
 
 use crate::{
-    bytes,
+    age, bytes,
     counters::{self, Account},
-    elsewhere, flow,
+    elsewhere,
     maps::{self, FRAGMENTED},
     parse::{self, ETHERNET, Frame, Packet, Transport},
     rewrite, scratch, stage,
@@ -230,7 +230,7 @@ fn remember(what: u8, address: Option<&'static Address>, mac: Option<&'static [u
         if let Some(mac) = mac {
             (&raw mut (*course).mac).write(*mac);
         }
-        (&raw mut (*course).seen).write(flow::seconds());
+        (&raw mut (*course).seen).write(age::seconds());
         (&raw mut (*course).account).write(account);
         (&raw mut (*course).hops).write(hops);
         (&raw mut (*course).what).write(what);
@@ -254,7 +254,7 @@ fn course() -> Option<&'static Course> {
     // SAFETY: as above. The element may be reused for another datagram while it is read: this part then goes where that goes, and
     // fits nothing there.
     let course = unsafe { &*FRAGMENTED.get_ptr(&(*scratch).datagram)? };
-    (flow::silence(flow::seconds(), course.seen) <= PATIENCE).then_some(course)
+    (age::silence(age::seconds(), course.seen) <= PATIENCE).then_some(course)
 }
 
 /// Carries a part that is not the first of a datagram to a VIP.

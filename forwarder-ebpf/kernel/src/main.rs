@@ -1,6 +1,6 @@
 //! Crier's eBPF program. What is another node's goes the short way of [`relay`], in XDP where the driver has it. The whole
 //! way is this file from top to bottom: [`parse`] reads a packet, [`steer`] decides, [`verdict`] names the decision and carries it out by [`rewrite`].
-//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods ([`table`]: where they lie; [`pods`]: where they
+//! [`maps`] holds what the agent filled in, [`flow`] the connections of this node's pods ([`age`]: for how long; [`table`]: where they lie; [`pods`]: where they
 //! lead; [`ports`]: by which port a pod knows a client; [`affinity`]: which clients stay with which), [`shadow`] what is flooded,
 //! [`translate`] the ways to backends that cannot answer the client themselves, [`fragment`] what becomes of parts of packets, [`icmp`] what
 //! is said about VIPs and connections, [`refuse`] and [`sctp`] what is said to who asks for a port that is not there, [`answer`] what is
@@ -15,6 +15,7 @@
 #![feature(asm_experimental_arch)]
 
 mod affinity;
+mod age;
 mod answer;
 mod assembly;
 mod bytes;

@@ -9,8 +9,8 @@ use forwarder_ebpf::{
 };
 
 use crate::{
+    age::silence,
     assembly,
-    flow::silence,
     maps::PODS,
     scratch::{self, REPLY},
     words,

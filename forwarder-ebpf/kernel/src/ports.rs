@@ -12,7 +12,7 @@
 use forwarder_ebpf::{SCTP, UDP, limits, steer, table::State};
 
 use crate::{
-    assembly, counters, flow,
+    age, assembly, counters, flow,
     scratch::{self, OTHER, PACKET, REPLY, Scratch},
     table::{self, NOWHERE, Place},
 };
@@ -142,7 +142,7 @@ pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
     }
     if packet.protocol == UDP {
         // Also while the pod alone speaks.
-        return if flow::is_stale(place.flow(), now) { FREE } else { LIVE };
+        return if age::is_stale(place.flow(), now) { FREE } else { LIVE };
     }
     let mut flow = place;
     if !whole {
@@ -155,7 +155,7 @@ pub extern "C" fn crier_judge(found: u64, forward: u64, now: u32) -> u32 {
         }
         flow = other;
     }
-    if flow::is_forgotten(&flow, now) {
+    if age::is_forgotten(&flow, now) {
         FREE
     } else if flow.state.has(State::CLOSED) {
         CLOSED
