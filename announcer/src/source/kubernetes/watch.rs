@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, io::AsyncBufReadExt};
 use kube::{
     Client,
     core::{
@@ -87,7 +87,7 @@ pub(super) async fn watch(client: Client, what: Watched, news: Out) {
             Err(Broken::Resume(error)) => Some(error),
             Err(Broken::Relist(error)) => {
                 watcher.version = None;
-                Some(error)
+                (!is_gone(&error)).then_some(error)
             }
         };
         if begun.elapsed() > 2 * PAUSES.1 {
@@ -109,6 +109,11 @@ pub(super) async fn watch(client: Client, what: Watched, news: Out) {
 fn pause(failures: u32) -> Duration {
     let longest = PAUSES.0.saturating_mul(1 << failures.min(16)).min(PAUSES.1);
     longest.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+/// Whether a watch began too long ago to go on: as ever after a restart of the API server, and nobody's fault.
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 410)
 }
 
 /// What a person can do about it.
@@ -193,9 +198,11 @@ impl Watcher {
         let params = WatchParams { timeout: Some(lasts), bookmarks: true, ..WatchParams::default() };
         let version = self.version.clone().unwrap_or_default();
         let request = Request::new(self.what.path(None)).watch(&params, &version).map_err(kube::Error::BuildRequest)?;
-        let mut events = std::pin::pin!(self.client.request_events::<Value>(request).await?);
+        // Not `request_events`, which takes a refusal for a watch that has begun.
+        let mut lines = self.client.request_stream(request).await?.lines();
         self.tell(News::Reached).await?;
-        while let Some(event) = events.try_next().await? {
+        while let Some(line) = lines.try_next().await.map_err(kube::Error::ReadEvents)? {
+            let event: WatchEvent<Value> = serde_json::from_str(&line).map_err(kube::Error::SerdeError)?;
             let (object, gone) = match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
                 WatchEvent::Deleted(object) => (object, true),
@@ -222,14 +229,4 @@ async fn identity(client: &Client) -> Result<String, kube::Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_half_a_minute_and_no_two_agents_keep_the_same() {
-        assert!((1..4).all(|failures| pause(failures) < Duration::from_secs(2)));
-        assert!((8..99).all(|failures| (PAUSES.1 / 2..=PAUSES.1).contains(&pause(failures))));
-        let drawn: std::collections::BTreeSet<_> = (0..20).map(|_| pause(9)).collect();
-        assert!(drawn.len() > 10);
-    }
-}
+mod tests;
