@@ -51,6 +51,13 @@ fn without_the_api_server_a_dead_owner_is_replaced_and_agents_restart_and_it_com
     let cluster = Cluster::three("kube-away").kubernetes().service(web().tcp(WEB)).nothing_moves_by_itself().start()?;
     let vip = cluster.vip4();
     let owner = cluster.owner(vip)?;
+    eventually(SETTLE, "the address is kept on disk", || {
+        for agent in &cluster.agents {
+            let kept = std::fs::read_to_string(agent.state_dir().join("kubernetes.json"))?;
+            ensure!(kept.contains(&vip.to_string()), "{} has kept {kept}", agent.name);
+        }
+        Ok(())
+    })?;
     cluster.api().kill()?;
     eventually(SETTLE, "the agents notice", || {
         for agent in &cluster.agents {

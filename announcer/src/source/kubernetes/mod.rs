@@ -45,9 +45,12 @@ const QUIET: Duration = Duration::from_millis(20);
 const BURST: Duration = Duration::from_millis(250);
 /// Of the time at most one part in so many goes into resolving.
 const SHARE: u32 = 4;
-/// Changes are kept on disk after so long; and of the time at most one part in so many goes into that.
+/// Changes are kept on disk after so long.
 const KEEP_AFTER: Duration = Duration::from_millis(200);
-const KEEP_SHARE: u32 = 20;
+/// Of the time at most one part in so many goes into preparing what is kept, and into waiting for the disk: the latter costs
+/// nobody anything, but what has not been kept is lost with the node.
+const PREPARE_SHARE: u32 = 20;
+const DISK_SHARE: u32 = 2;
 
 /// What the source knows, whenever that changes.
 pub struct Source {
@@ -179,18 +182,21 @@ impl Reader {
         let Some(store) = self.store.take() else { return };
         let folder = self.state_dir.clone();
         let kept = tokio::task::spawn_blocking(move || {
-            let saved = cache::write(&store.live).and_then(|bytes| cache::save(&folder, &bytes));
-            (store, saved)
+            let written = cache::write(&store.live);
+            let prepared = begun.elapsed();
+            (store, prepared, written.and_then(|bytes| cache::save(&folder, &bytes)))
         });
+        let mut pause = KEEP_AFTER;
         match kept.await {
-            Ok((store, saved)) => {
+            Ok((store, prepared, saved)) => {
                 self.store = Some(store);
+                pause = (prepared * PREPARE_SHARE).max(begun.elapsed() * DISK_SHARE);
                 if let Err(error) = saved {
                     warn!(%error, folder = %self.state_dir.display(), "the state cannot be kept on disk");
                 }
             }
             Err(panic) => error!(%panic, "keeping the state failed inside"),
         }
-        self.keep_at = Some(Instant::now() + begun.elapsed() * KEEP_SHARE);
+        self.keep_at = Some(Instant::now() + pause);
     }
 }
