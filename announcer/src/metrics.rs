@@ -1,15 +1,16 @@
-//! The agent's metrics: one registry, the counters that count events, and the families made from state at scrape.
+//! The agent's metrics: one registry, the counters that count events, and the state written at scrape.
 //!
 //! Two kinds, so that nothing can drift. **Events** (transitions, conflicts, probes, limits hit) are counted as they
 //! happen, by handles: [`Events`], [`Limits`], [`ProbeMetrics`]. **State** (members, owners, health, the kernel's
 //! counters) is never copied into a handle: the app describes it in a [`Snapshot`] when asked, and [`Metrics::render`]
-//! makes the families of that. Pure cores hold no handles; what they count in plain fields comes in with the snapshot.
+//! writes that. Pure cores hold no handles; what they count in plain fields comes in with the snapshot.
 
-use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::health::ProbeMetrics;
 
 mod detection;
+mod exposition;
 mod forwarding;
 mod snapshot;
 
@@ -124,14 +125,11 @@ impl Metrics {
     /// All metrics in the Prometheus text format, the state as `snapshot` tells it.
     ///
     /// # Errors
-    /// If the families cannot be made or encoded.
+    /// If the events' families cannot be encoded.
     pub fn render(&self, snapshot: &Snapshot) -> Result<String, MetricsError> {
-        let mut families = self.registry.gather();
-        families.extend(snapshot.families()?);
-        families.sort_by(|a, b| a.name().cmp(b.name()));
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&families, &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        let mut text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
+        text.push_str(&snapshot.render());
+        Ok(text)
     }
 }
 

@@ -3,16 +3,12 @@
 use std::time::Duration;
 
 use membership::{Detections, WatchStats};
-use prometheus::{
-    Registry,
-    proto::{Bucket, Histogram, Metric, MetricFamily, MetricType},
-};
 
-use super::counter;
+use super::exposition::{Exposition, Kind};
 
-/// Registers the watch's counters with their values.
-pub(super) fn register(registry: &Registry, watch: &WatchStats, retractions: u64) -> prometheus::Result<()> {
-    let signals = counter(registry, "crier_watch_signals_total", "Signals of the fast watch", &["kind", "direction"])?;
+/// Writes the watch's counters.
+pub(super) fn write(page: &mut Exposition, watch: &WatchStats, retractions: u64) {
+    let mut signals = page.family("crier_watch_signals_total", Kind::Counter, "Signals of the fast watch");
     for (kind, direction, count) in [
         ("beat", "tx", watch.beats_out),
         ("beat", "rx", watch.beats_in),
@@ -20,7 +16,7 @@ pub(super) fn register(registry: &Registry, watch: &WatchStats, retractions: u64
         ("ping", "rx", watch.pings_in),
         ("question", "tx", watch.questions_out),
     ] {
-        signals.with_label_values(&[kind, direction]).inc_by(count);
+        signals.sample(&[("kind", &kind), ("direction", &direction)], count);
     }
     for (name, help, count) in [
         ("crier_watch_suspicions_total", "Times a node that this one watches was overdue", watch.suspicions),
@@ -29,37 +25,18 @@ pub(super) fn register(registry: &Registry, watch: &WatchStats, retractions: u64
         ("crier_watch_holdups_total", "Times this node's watch was held up itself", watch.holdups),
         ("crier_watch_misrouted_total", "Datagrams that came to the wrong socket", watch.misrouted),
     ] {
-        counter(registry, name, help, &[])?.with_label_values::<&str>(&[]).inc_by(count);
+        page.single(name, Kind::Counter, help, count);
     }
-    Ok(())
+    detections(page, &watch.verdicts);
 }
 
-/// `crier_failure_detection_seconds`.
-pub(super) fn detections(found: &Detections) -> MetricFamily {
+fn detections(page: &mut Exposition, found: &Detections) {
+    let help = "From when a node was last heard until this node found it down";
     let bounds = Detections::BOUNDS_MS.iter().map(|bound| Duration::from_millis(*bound).as_secs_f64());
-    let mut metric = Metric::default();
-    metric.set_histogram(histogram(bounds.zip(found.buckets), found.count, found.sum));
-    let mut family = MetricFamily::default();
-    family.set_name("crier_failure_detection_seconds".to_owned());
-    family.set_help("From when a node was last heard until this node found it down".to_owned());
-    family.set_field_type(MetricType::HISTOGRAM);
-    family.set_metric(vec![metric]);
-    family
-}
-
-/// A histogram of counts between bounds, each with the one that ends it.
-pub(super) fn histogram(counts: impl Iterator<Item = (f64, u64)>, count: u64, sum: Duration) -> Histogram {
-    let mut cumulative = 0;
-    let bucket = |(bound, count)| {
-        cumulative += count;
-        let mut bucket = Bucket::default();
-        bucket.set_upper_bound(bound);
-        bucket.set_cumulative_count(cumulative);
-        bucket
-    };
-    let mut histogram = Histogram::default();
-    histogram.set_bucket(counts.map(bucket).collect());
-    histogram.set_sample_count(count);
-    histogram.set_sample_sum(sum.as_secs_f64());
-    histogram
+    page.family("crier_failure_detection_seconds", Kind::Histogram, help).histogram(
+        &[],
+        bounds.zip(found.buckets),
+        found.count,
+        found.sum,
+    );
 }

@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use prometheus::{
-    IntCounterVec, Registry,
-    proto::{LabelPair, Metric, MetricFamily, MetricType},
+use super::{
+    Snapshot,
+    exposition::{Exposition, Kind, Label},
 };
-
-use super::{Snapshot, counter, detection::histogram, gauge, snapshot::signed};
 use crate::{
     forward::{Connects, Conversation, Labels, Traffic},
     model::{Protocol, ServiceName},
@@ -48,105 +46,116 @@ pub struct FlowTable {
     pub room: u64,
 }
 
-/// Registers the counters with their values.
-pub(super) fn register(registry: &Registry, snapshot: &Snapshot) -> prometheus::Result<()> {
-    services(registry, &snapshot.forwarded)?;
-    pods(registry, &snapshot.pods)?;
+/// A family that has one value of each `T`.
+type One<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
+
+/// What is told of traffic: what it counts, and how.
+type Told = (&'static str, fn(&Traffic) -> u64);
+
+const OF_TRAFFIC: [Told; 2] = [("Packets", |traffic| traffic.packets), ("Bytes", |traffic| traffic.bytes)];
+
+/// Writes the counters.
+pub(super) fn write(page: &mut Exposition, snapshot: &Snapshot) {
+    services(page, &snapshot.forwarded);
+    pods(page, &snapshot.pods);
+    connects(page, &snapshot.connects);
     let help = "Flows of this node's pods that the forwarder remembers, by how far they have come";
-    let flows = gauge(registry, "crier_flow_table_flows", help, &["state"])?;
+    let mut flows = page.family("crier_flow_table_flows", Kind::Gauge, help);
     for (phase, count) in &snapshot.flow_table.phases {
-        flows.with_label_values(&[phase]).set(signed(*count));
+        flows.sample(&[("state", phase)], *count);
     }
-    let help = "Flows that the forwarder has room for";
-    let room = gauge(registry, "crier_flow_table_size", help, &[])?;
-    room.with_label_values::<&str>(&[]).set(signed(snapshot.flow_table.room));
-    Ok(())
+    page.single(
+        "crier_flow_table_size",
+        Kind::Gauge,
+        "Flows that the forwarder has room for",
+        snapshot.flow_table.room,
+    );
 }
 
-fn services(registry: &Registry, counts: &[ForwardCount]) -> prometheus::Result<()> {
-    let service = ["namespace", "service", "port", "protocol"];
-    let [namespace, name, port, protocol] = service;
-    let directed = [namespace, name, port, protocol, "direction"];
-    let packets = counter(registry, "crier_forward_packets_total", "Packets forwarded on this node", &directed)?;
-    let bytes = counter(registry, "crier_forward_bytes_total", "Bytes forwarded on this node", &directed)?;
-    let flows = counter(registry, "crier_flows_total", "New flows to this node's pods", &service)?;
-    let active = gauge(registry, "crier_flows_active", "Flows to this node's pods that are in use", &service)?;
-    let by = [namespace, name, port, protocol, "by"];
-    let resets = counter(registry, "crier_flow_resets_total", "Flows to this node's pods ended by a reset", &by)?;
-    let help = "Opening packets of flows to this node's pods that clients repeated";
-    let retransmits = counter(registry, "crier_syn_retransmits_total", help, &service)?;
+fn services(page: &mut Exposition, counts: &[ForwardCount]) {
+    let families: [One<ForwardCount>; 3] = [
+        ("crier_flows_total", Kind::Counter, "New flows to this node's pods", |count| count.conversation.inbound.flows),
+        ("crier_flows_active", Kind::Gauge, "Flows to this node's pods that are in use", |count| count.active),
+        (
+            "crier_syn_retransmits_total",
+            Kind::Counter,
+            "Opening packets of flows to this node's pods that clients repeated",
+            |count| count.conversation.retransmits,
+        ),
+    ];
+    for (name, kind, help, of) in families {
+        let mut family = page.family(name, kind, help);
+        for count in counts {
+            family.sample(&labels_of(&count.labels), of(count));
+        }
+    }
+    for (name, (what, of)) in ["crier_forward_packets_total", "crier_forward_bytes_total"].into_iter().zip(OF_TRAFFIC) {
+        let mut family = page.family(name, Kind::Counter, &format!("{what} forwarded on this node"));
+        for count in counts {
+            let Conversation { inbound, outbound, .. } = &count.conversation;
+            for (way, traffic) in [("ingress", inbound), ("egress", outbound), ("forwarded", &count.forwarded)] {
+                family.sample(&[&labels_of(&count.labels)[..], &[("direction", &way)]].concat(), of(traffic));
+            }
+        }
+    }
+    let help = "Flows to this node's pods ended by a reset";
+    let mut resets = page.family("crier_flow_resets_total", Kind::Counter, help);
     for count in counts {
-        let port = count.labels.port.to_string();
-        let labels = label_values(&count.labels, &port);
-        let Conversation { inbound, outbound, resets_by_clients, resets_by_pods, retransmits: repeated } =
-            count.conversation;
-        flows.with_label_values(&labels).inc_by(inbound.flows);
-        active.with_label_values(&labels).add(signed(count.active));
-        retransmits.with_label_values(&labels).inc_by(repeated);
-        for (direction, traffic) in [("ingress", inbound), ("egress", outbound), ("forwarded", count.forwarded)] {
-            carried(&packets, &bytes, &[&labels[..], &[direction]].concat(), traffic);
-        }
-        for (who, count) in [("client", resets_by_clients), ("pod", resets_by_pods)] {
-            resets.with_label_values(&[&labels[..], &[who]].concat()).inc_by(count);
+        let Conversation { resets_by_clients, resets_by_pods, .. } = count.conversation;
+        for (who, times) in [("client", resets_by_clients), ("pod", resets_by_pods)] {
+            resets.sample(&[&labels_of(&count.labels)[..], &[("by", &who)]].concat(), times);
         }
     }
-    Ok(())
 }
 
-fn pods(registry: &Registry, counts: &[PodCount]) -> prometheus::Result<()> {
-    let pod = ["namespace", "service", "port", "protocol", "backend"];
-    let directed = [&pod[..], &["direction"]].concat();
-    let packets =
-        counter(registry, "crier_backend_packets_total", "Packets from and to a pod of this node", &directed)?;
-    let bytes = counter(registry, "crier_backend_bytes_total", "Bytes from and to a pod of this node", &directed)?;
-    let flows = counter(registry, "crier_backend_flows_total", "New flows to a pod of this node", &pod)?;
-    let active = gauge(registry, "crier_backend_flows_active", "Flows to a pod of this node that are in use", &pod)?;
-    for count in counts {
-        let (port, backend) = (count.labels.port.to_string(), count.backend.to_string());
-        let labels = [&label_values(&count.labels, &port)[..], &[backend.as_str()]].concat();
-        let Conversation { inbound, outbound, .. } = count.conversation;
-        flows.with_label_values(&labels).inc_by(inbound.flows);
-        active.with_label_values(&labels).add(signed(count.active));
-        for (direction, traffic) in [("ingress", inbound), ("egress", outbound)] {
-            carried(&packets, &bytes, &[&labels[..], &[direction]].concat(), traffic);
+fn pods(page: &mut Exposition, counts: &[PodCount]) {
+    let families: [One<PodCount>; 2] = [
+        ("crier_backend_flows_total", Kind::Counter, "New flows to a pod of this node", |count| {
+            count.conversation.inbound.flows
+        }),
+        ("crier_backend_flows_active", Kind::Gauge, "Flows to a pod of this node that are in use", |count| {
+            count.active
+        }),
+    ];
+    for (name, kind, help, of) in families {
+        let mut family = page.family(name, kind, help);
+        for count in counts {
+            family.sample(&labels_of_pod(count), of(count));
         }
     }
-    Ok(())
+    for (name, (what, of)) in ["crier_backend_packets_total", "crier_backend_bytes_total"].into_iter().zip(OF_TRAFFIC) {
+        let mut family = page.family(name, Kind::Counter, &format!("{what} from and to a pod of this node"));
+        for count in counts {
+            let Conversation { inbound, outbound, .. } = &count.conversation;
+            for (way, traffic) in [("ingress", inbound), ("egress", outbound)] {
+                family.sample(&[&labels_of_pod(count)[..], &[("direction", &way)]].concat(), of(traffic));
+            }
+        }
+    }
 }
 
-fn carried(packets: &IntCounterVec, bytes: &IntCounterVec, labels: &[&str], traffic: Traffic) {
-    packets.with_label_values(labels).inc_by(traffic.packets);
-    bytes.with_label_values(labels).inc_by(traffic.bytes);
+fn labels_of(labels: &Labels) -> [Label<'_>; 4] {
+    let protocol: &&str = match labels.protocol {
+        Protocol::Tcp => &"TCP",
+        Protocol::Udp => &"UDP",
+        Protocol::Sctp => &"SCTP",
+    };
+    let ServiceName { namespace, name } = &labels.service;
+    [("namespace", namespace), ("service", name), ("port", &labels.port), ("protocol", protocol)]
 }
 
-fn label_values<'a>(labels: &'a Labels, port: &'a str) -> [&'a str; 4] {
-    let protocol = match labels.protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    };
-    [&labels.service.namespace, &labels.service.name, port, protocol]
+fn labels_of_pod(count: &PodCount) -> [Label<'_>; 5] {
+    let [namespace, service, port, protocol] = labels_of(&count.labels);
+    [namespace, service, port, protocol, ("backend", &count.backend)]
 }
 
-/// `crier_connect_seconds`, of services to which anybody connected here; `None` without any.
-pub(super) fn connects(services: &BTreeMap<ServiceName, Connects>) -> Option<MetricFamily> {
-    let label = |name: &str, value: &str| {
-        let mut pair = LabelPair::default();
-        pair.set_name(name.to_owned());
-        pair.set_value(value.to_owned());
-        pair
-    };
-    let of_service = |(service, connects): (&ServiceName, &Connects)| {
-        let bounds = Connects::bounds().map(|bound| bound.as_secs_f64());
-        let mut metric = Metric::default();
-        metric.set_label(vec![label("namespace", &service.namespace), label("service", &service.name)]);
-        metric.set_histogram(histogram(bounds.zip(connects.counts), connects.count(), connects.sum));
-        metric
-    };
-    let mut family = MetricFamily::default();
-    family.set_name("crier_connect_seconds".to_owned());
-    family.set_help("From a client's opening packet until its pod on this node accepted".to_owned());
-    family.set_field_type(MetricType::HISTOGRAM);
-    family.set_metric(services.iter().filter(|(_, connects)| connects.count() > 0).map(of_service).collect());
-    (!family.get_metric().is_empty()).then_some(family)
+/// Of services to which anybody connected here.
+fn connects(page: &mut Exposition, services: &BTreeMap<ServiceName, Connects>) {
+    let help = "From a client's opening packet until its pod on this node accepted";
+    let mut family = page.family("crier_connect_seconds", Kind::Histogram, help);
+    for (ServiceName { namespace, name }, connects) in services.iter().filter(|(_, connects)| connects.count() > 0) {
+        let counts = Connects::bounds().map(|bound| bound.as_secs_f64()).zip(connects.counts);
+        let labels: [Label; 2] = [("namespace", namespace), ("service", name)];
+        family.histogram(&labels, counts, connects.count(), connects.sum);
+    }
 }

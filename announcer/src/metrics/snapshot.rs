@@ -1,4 +1,4 @@
-//! State metrics: the agent's state at one moment, and the metric families it makes.
+//! State metrics: the agent's state at one moment, and how that is written.
 
 use std::{
     collections::BTreeMap,
@@ -6,12 +6,11 @@ use std::{
 };
 
 use membership::{MemberState, NodeName, WatchStats};
-use prometheus::{Registry, proto::MetricFamily};
 
 use super::{
-    counter, detection,
+    detection,
+    exposition::{Exposition, Kind, Label},
     forwarding::{self, FlowTable, ForwardCount, PodCount},
-    gauge,
 };
 use crate::{forward::Connects, model::ServiceName, shadow};
 
@@ -151,141 +150,111 @@ pub(super) fn state_label(state: MemberState) -> &'static str {
 }
 
 impl Snapshot {
-    /// The families of this snapshot, made anew so that what is gone leaves no series behind.
-    pub(super) fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
-        let registry = Registry::new();
-        self.cluster(&registry)?;
-        self.services(&registry)?;
-        self.selftest(&registry)?;
-        self.forwarder(&registry)?;
-        detection::register(&registry, &self.gossip.watch, self.gossip.retractions)?;
-        let mut families = registry.gather();
-        families.push(detection::detections(&self.gossip.watch.verdicts));
-        families.extend(forwarding::connects(&self.connects));
-        Ok(families)
+    /// All of it, written anew each time so that what is gone leaves no series behind.
+    pub(super) fn render(&self) -> String {
+        let mut page = Exposition::default();
+        self.cluster(&mut page);
+        self.services(&mut page);
+        self.selftest(&mut page);
+        self.forwarder(&mut page);
+        self.shadow(&mut page);
+        detection::write(&mut page, &self.gossip.watch, self.gossip.retractions);
+        page.into_text()
     }
 
-    fn cluster(&self, registry: &Registry) -> prometheus::Result<()> {
-        let members = gauge(registry, "crier_members", "Members of the cluster as this node sees them", &["state"])?;
+    fn cluster(&self, page: &mut Exposition) {
+        let mut members = page.family("crier_members", Kind::Gauge, "Members of the cluster as this node sees them");
         for state in
             [MemberState::Alive, MemberState::Suspect, MemberState::Restarting, MemberState::Down, MemberState::Left]
         {
             let count = self.members.get(&state).copied().unwrap_or(0);
-            members.with_label_values(&[state_label(state)]).set(signed(count));
+            members.sample(&[("state", &state_label(state))], count);
         }
-        let packets =
-            counter(registry, "crier_gossip_packets_total", "Gossip datagrams sent and accepted", &["direction"])?;
-        packets.with_label_values(&["tx"]).inc_by(self.gossip.sent);
-        packets.with_label_values(&["rx"]).inc_by(self.gossip.received);
-        let rejected = counter(registry, "crier_gossip_rejected_total", "Datagrams received and refused", &["reason"])?;
-        for (reason, count) in &self.gossip.rejected {
-            rejected.with_label_values(&[reason]).inc_by(*count);
-        }
+        let help = "Gossip datagrams sent and accepted";
+        let mut packets = page.family("crier_gossip_packets_total", Kind::Counter, help);
+        packets.sample(&[("direction", &"tx")], self.gossip.sent);
+        packets.sample(&[("direction", &"rx")], self.gossip.received);
+        counted(page, "crier_gossip_rejected_total", "Datagrams received and refused", "reason", &self.gossip.rejected);
         let help = "Times another agent of this node's name has shown itself";
-        counter(registry, "crier_gossip_name_conflicts_total", help, &[])?
-            .with_label_values::<&str>(&[])
-            .inc_by(self.gossip.name_conflicts);
-        let announcements =
-            counter(registry, "crier_announcements_total", "ARP and NDP messages sent for owned VIPs", &["kind"])?;
-        for (kind, count) in &self.announcements {
-            announcements.with_label_values(&[kind]).inc_by(*count);
-        }
-        gauge(registry, "crier_source_connected", "1 if the source of objects can be read", &[])?
-            .with_label_values::<&str>(&[])
-            .set(i64::from(self.source.connected));
-        gauge(registry, "crier_source_problems", "Objects with a mistake in them", &[])?
-            .with_label_values::<&str>(&[])
-            .set(signed(self.source.problems));
-        Ok(())
+        page.single("crier_gossip_name_conflicts_total", Kind::Counter, help, self.gossip.name_conflicts);
+        let help = "ARP and NDP messages sent for owned VIPs";
+        counted(page, "crier_announcements_total", help, "kind", &self.announcements);
+        let help = "1 if the source of objects can be read";
+        page.single("crier_source_connected", Kind::Gauge, help, self.source.connected.into());
+        page.single("crier_source_problems", Kind::Gauge, "Objects with a mistake in them", self.source.problems);
     }
 
-    fn selftest(&self, registry: &Registry) -> prometheus::Result<()> {
-        let help = "Rounds of asking on the wire for a VIP of another node, by what came of it";
-        let rounds = counter(registry, "crier_vip_selftest_total", help, &["result"])?;
-        for (result, count) in &self.selftest.rounds {
-            rounds.with_label_values(&[result]).inc_by(*count);
+    fn services(&self, page: &mut Exposition) {
+        let mut owned = page.family("crier_vip_owned", Kind::Gauge, "1 on the VIP's owner, 0 elsewhere");
+        for VipOwned { vip, service, owned: ours } in &self.vips {
+            let labels: [Label; 3] = [("vip", vip), ("namespace", &service.namespace), ("service", &service.name)];
+            owned.sample(&labels, u64::from(*ours));
         }
+        let help = "1 if the backend may get new connections";
+        let mut healthy = page.family("crier_backend_healthy", Kind::Gauge, help);
+        for BackendHealth { service, backend, healthy: well } in &self.backends {
+            let labels: [Label; 3] =
+                [("namespace", &service.namespace), ("service", &service.name), ("backend", backend)];
+            healthy.sample(&labels, u64::from(*well));
+        }
+        let mut pools = page.family("crier_pool_addresses", Kind::Gauge, "Addresses of a pool by state");
+        for PoolAddresses { pool, used, free } in &self.pools {
+            pools.sample(&[("pool", pool), ("state", &"used")], *used);
+            pools.sample(&[("pool", pool), ("state", &"free")], *free);
+        }
+    }
+
+    fn selftest(&self, page: &mut Exposition) {
+        let help = "Rounds of asking on the wire for a VIP of another node, by what came of it";
+        counted(page, "crier_vip_selftest_total", help, "result", &self.selftest.rounds);
         let help = "VIPs of others that this node asks for, those of them that fail, and own ones that nobody asks for";
-        let vips = gauge(registry, "crier_vip_selftest_vips", help, &["state"])?;
+        let mut vips = page.family("crier_vip_selftest_vips", Kind::Gauge, help);
         let SelfTested { tested, untested, failing, .. } = self.selftest;
         for (state, count) in [("tested", tested), ("failing", failing), ("untested", untested)] {
-            vips.with_label_values(&[state]).set(signed(count));
+            vips.sample(&[("state", &state)], count);
         }
-        Ok(())
     }
 
-    fn services(&self, registry: &Registry) -> prometheus::Result<()> {
-        let labels = ["vip", "namespace", "service"];
-        let owned = gauge(registry, "crier_vip_owned", "1 on the VIP's owner, 0 elsewhere", &labels)?;
-        for VipOwned { vip, service, owned: ours } in &self.vips {
-            let vip = vip.to_string();
-            owned.with_label_values(&[vip.as_str(), &service.namespace, &service.name]).set(i64::from(*ours));
-        }
-        let labels = ["namespace", "service", "backend"];
-        let healthy = gauge(registry, "crier_backend_healthy", "1 if the backend may get new connections", &labels)?;
-        for BackendHealth { service, backend, healthy: well } in &self.backends {
-            let backend = backend.to_string();
-            healthy.with_label_values(&[&service.namespace, &service.name, &backend]).set(i64::from(*well));
-        }
-        let pools = gauge(registry, "crier_pool_addresses", "Addresses of a pool by state", &["pool", "state"])?;
-        for PoolAddresses { pool, used, free } in &self.pools {
-            pools.with_label_values(&[pool.as_str(), "used"]).set(signed(*used));
-            pools.with_label_values(&[pool.as_str(), "free"]).set(signed(*free));
-        }
-        Ok(())
-    }
-
-    fn forwarder(&self, registry: &Registry) -> prometheus::Result<()> {
-        forwarding::register(registry, self)?;
+    fn forwarder(&self, page: &mut Exposition) {
+        forwarding::write(page, self);
         let hops = "Mid-flow packets passed on to the node their slot belonged to before";
-        counter(registry, "crier_second_hop_packets_total", hops, &[])?
-            .with_label_values::<&str>(&[])
-            .inc_by(self.second_hops);
-        let drops = counter(registry, "crier_forward_drops_total", "Packets dropped by the forwarder", &["reason"])?;
-        for (reason, count) in &self.drops {
-            drops.with_label_values(&[reason]).inc_by(*count);
-        }
+        page.single("crier_second_hop_packets_total", Kind::Counter, hops, self.second_hops);
+        let help = "Packets dropped by the forwarder";
+        counted(page, "crier_forward_drops_total", help, "reason", &self.drops);
         let help = "Packets about VIPs and their connections that the forwarder answered itself or told pods";
-        let messages = counter(registry, "crier_forward_messages_total", help, &["kind"])?;
-        for (kind, count) in &self.messages {
-            messages.with_label_values(&[kind]).inc_by(*count);
-        }
+        counted(page, "crier_forward_messages_total", help, "kind", &self.messages);
         let help = "Flows of this node's pods that made room for new ones though they were not over";
-        let evictions = counter(registry, "crier_flow_evictions_total", help, &["state"])?;
-        for (state, count) in &self.evictions {
-            evictions.with_label_values(&[state]).inc_by(*count);
-        }
-        self.shadow(registry)
+        counted(page, "crier_flow_evictions_total", help, "state", &self.evictions);
     }
 
-    fn shadow(&self, registry: &Registry) -> prometheus::Result<()> {
-        let labels = ["owner", "interface", "state"];
+    fn shadow(&self, page: &mut Exposition) {
         let help = "1 for the state in which this node stands in for the owner of a VIP";
-        let states = gauge(registry, "crier_shadow_state", help, &labels)?;
+        let mut states = page.family("crier_shadow_state", Kind::Gauge, help);
         for (owner, interface, now) in &self.shadow.states {
             for state in shadow::State::ALL {
-                let labels = [owner.as_str(), interface.as_str(), state.as_str()];
-                states.with_label_values(&labels).set(i64::from(state == *now));
+                let labels: [Label; 3] = [("owner", owner), ("interface", interface), ("state", &state.as_str())];
+                states.sample(&labels, u64::from(state == *now));
             }
         }
         let help = "Frames for owners of VIPs that a switch flooded to this standby, by what became of them";
-        let packets = counter(registry, "crier_shadow_packets_total", help, &["result"])?;
-        for (result, count) in &self.shadow.packets {
-            packets.with_label_values(&[result]).inc_by(*count);
-        }
+        counted(page, "crier_shadow_packets_total", help, "result", &self.shadow.packets);
         let help = "Times this standby found that an owner lives while frames to it are flooded";
-        counter(registry, "crier_shadow_stand_downs_total", help, &[])?
-            .with_label_values::<&str>(&[])
-            .inc_by(self.shadow.stand_downs);
+        page.single("crier_shadow_stand_downs_total", Kind::Counter, help, self.shadow.stand_downs);
         let help = "Times frames to an owner began to be flooded to this standby";
-        counter(registry, "crier_shadow_floods_total", help, &[])?
-            .with_label_values::<&str>(&[])
-            .inc_by(self.shadow.floods);
-        Ok(())
+        page.single("crier_shadow_floods_total", Kind::Counter, help, self.shadow.floods);
     }
 }
 
-/// Gauges are signed; of the counts here only an IPv6 pool's free addresses come near the limit.
-pub(super) fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+/// A counter of what is counted by one label.
+fn counted(
+    page: &mut Exposition,
+    name: &'static str,
+    help: &str,
+    label: &'static str,
+    counts: &BTreeMap<&'static str, u64>,
+) {
+    let mut family = page.family(name, Kind::Counter, help);
+    for (value, count) in counts {
+        family.sample(&[(label, value)], *count);
+    }
 }
