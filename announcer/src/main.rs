@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use announcer::{
+    allocator,
     app::{self, Reload},
     config::{self, Args, Settings, args::Command},
     log::{self, Lines},
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         None if args.check => return check(&settings),
         None => {}
     }
+    allocator::keep_little();
     let (lines, log_levels) = match log::start(&settings.log) {
         Ok(log) => log,
         Err(error) => {

@@ -127,9 +127,7 @@ impl Metrics {
     /// # Errors
     /// If the events' families cannot be encoded.
     pub fn render(&self, snapshot: &Snapshot) -> Result<String, MetricsError> {
-        let mut text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
-        text.push_str(&snapshot.render());
-        Ok(text)
+        Ok(snapshot.render(TextEncoder::new().encode_to_string(&self.registry.gather())?))
     }
 }
 

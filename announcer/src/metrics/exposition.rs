@@ -27,6 +27,11 @@ pub(super) type Label<'a> = (&'static str, &'a dyn Display);
 pub(super) struct Exposition(String);
 
 impl Exposition {
+    /// Goes on after what is written already.
+    pub(super) fn after(page: String) -> Self {
+        Self(page)
+    }
+
     /// Begins the family `name`, which must be new here. `help` is one line without a backslash.
     pub(super) fn family(&mut self, name: &'static str, kind: Kind, help: &str) -> Family<'_> {
         let kind = match kind {

@@ -150,9 +150,9 @@ pub(super) fn state_label(state: MemberState) -> &'static str {
 }
 
 impl Snapshot {
-    /// All of it, written anew each time so that what is gone leaves no series behind.
-    pub(super) fn render(&self) -> String {
-        let mut page = Exposition::default();
+    /// All of it after `page`, written anew each time so that what is gone leaves no series behind.
+    pub(super) fn render(&self, page: String) -> String {
+        let mut page = Exposition::after(page);
         self.cluster(&mut page);
         self.services(&mut page);
         self.selftest(&mut page);
