@@ -107,6 +107,13 @@ fn mistakes_are_refused_when_they_are_applied_with_what_to_write_instead() -> Re
         ensure!(document.problems.is_empty(), "the agents do not take it: {:?}", document.problems);
     }
 
+    api.apply(&document("L2Advertisement", "emptied", "{ipAddressPools: [lan], interfaces: [eth0]}"))?;
+    api.apply(&document("L2Advertisement", "emptied", "{}"))?;
+    let emptied = api.get("crier-system", "l2advertisement/emptied")?.to_string();
+    for document in parse_file("emptied.json", &emptied).map_err(|problem| anyhow!("{problem}"))? {
+        ensure!(document.object.is_some() && document.problems.is_empty(), "{emptied}: {:?}", document.problems);
+    }
+
     let names = || (0..).map(|number| format!("mistake-{number}-"));
     let wrong: String =
         names().zip(MISTAKES).map(|(name, (kind, spec, _))| document(kind, &format!("{name}x"), spec)).collect();

@@ -210,7 +210,7 @@ impl Controller {
         }
         self.leave_if_wished(&snapshot);
         self.decide_ownership(&snapshot, &links).await;
-        self.publish_facts(&links).await;
+        self.publish_facts(&links, &snapshot).await;
         self.settle_disputes();
         self.stand_in(&links);
 
@@ -291,10 +291,11 @@ impl Controller {
     }
 
     /// Gossips this node's facts if they changed.
-    async fn publish_facts(&mut self, links: &Links) {
+    async fn publish_facts(&mut self, links: &Links, snapshot: &Snapshot) {
         self.facts.forwarding = *self.inputs.forwarding.borrow_and_update();
         self.facts.draining = self.ownership.is_draining();
         self.facts.isolated = self.ownership.standing() == Standing::Minority;
+        self.facts.informed = snapshot.connected;
         self.facts.interfaces = links.usable().map(interface).collect();
         if publish(&self.outputs.facts, self.facts.clone()) {
             self.tell(Command::SetFacts(self.facts.clone())).await;

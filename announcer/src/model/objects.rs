@@ -15,7 +15,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::ServiceName;
 
@@ -166,6 +166,11 @@ impl Object {
     }
 }
 
+/// Takes null for nothing, as an API server writes what has lost its fields.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
 macro_rules! crier_object {
     ($(#[$doc:meta])* $name:ident, $spec:ident) => {
         $(#[$doc])*
@@ -179,7 +184,7 @@ macro_rules! crier_object {
             /// Name, namespace, labels.
             pub metadata: ObjectMeta,
             /// What is wished.
-            #[serde(default)]
+            #[serde(default, deserialize_with = "or_default")]
             pub spec: $spec,
             /// What a controller wrote; not read.
             #[serde(default)]

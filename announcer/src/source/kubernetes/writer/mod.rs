@@ -1,8 +1,8 @@
 //! Writes what people look at: addresses into services' status, `VIP` objects, conditions and events.
 //!
 //! `plan` compares what the API server has with what it should have, so what is written depends on nothing that was
-//! written before, by whichever agent. `turn` says whose turn it is: the first of the members by rendezvous hashing writes at
-//! once, the next ones only what is still missing after a while. So no lease is needed, an agent that has lost its way to
+//! written before, by whichever agent. `turn` says whose turn it is: the first by rendezvous hashing of the members that reach
+//! the API server writes at once, the next ones only what is still missing after a while. So no lease is needed, an agent that has lost its way to
 //! the API server is stood in for, and should two write at once, they write the same, and resource versions keep the later from
 //! undoing what is newer.
 #![expect(clippy::disallowed_methods, reason = "edge: waits, and tells the plan the time")]

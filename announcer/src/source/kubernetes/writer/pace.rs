@@ -35,7 +35,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// What of the plan is to be written now by one who leaves it to others for `patience`; and when to ask again.
+    /// What of the plan is to be written now by one who leaves it to others for `patience`; and when to ask again. What has no
+    /// echo is left to them altogether: nobody would see that they have written it, and so each would do it again.
     pub(super) fn due(
         &mut self,
         planned: Vec<Write>,
@@ -46,6 +47,9 @@ impl Pace {
         self.calm.retain(|_, last| now < *last + CALM);
         let (mut due, mut wake) = (Vec::new(), None::<Instant>);
         for write in planned {
+            if !patience.is_zero() && !write.change.has_echo() {
+                continue;
+            }
             let (key, content) = (write.change.key(), write.change.content());
             let entry = match known.remove(&key) {
                 Some(entry) if entry.content == content => entry,
@@ -152,6 +156,20 @@ mod tests {
         let (due, wake) = pace.due(vec![pod(true)], Duration::ZERO, start + AGAIN * 3);
         assert_eq!((due.len(), wake), (0, Some(start + AGAIN + REMIND)));
         assert_eq!(pace.due(vec![pod(false)], Duration::ZERO, start + AGAIN * 3).0.len(), 1, "it says otherwise");
+    }
+
+    #[test]
+    fn what_nobody_sees_is_left_to_the_first_and_done_by_who_becomes_it() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let service = ServiceName { namespace: "default".into(), name: "web".into() };
+        let change = Change::Tell { service, note: "no pool".into() };
+        let tell = Write { change, events: Vec::new(), can_wait: false };
+        let patience = Duration::from_secs(3);
+        for later in 0..5 {
+            let (due, wake) = pace.due(vec![tell.clone()], patience, start + patience * later);
+            assert_eq!((due.len(), wake), (0, None));
+        }
+        assert_eq!(pace.due(vec![tell], Duration::ZERO, start + patience * 9).0.len(), 1);
     }
 
     #[test]
