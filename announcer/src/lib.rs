@@ -4,7 +4,6 @@
 //! which VIPs are this node's, [`announce`] answers for them, [`selftest`] asks whether others do, [`forward`] fills the kernel's maps, [`health`] probes
 //! this node's pods. [`app`] wires the parts; `io` folders hold the edges, everything beside them is pure.
 
-pub mod allocator;
 pub mod announce;
 pub mod app;
 pub mod config;

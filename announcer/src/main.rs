@@ -3,12 +3,22 @@
 use std::process::ExitCode;
 
 use announcer::{
-    allocator,
     app::{self, Reload},
     config::{self, Args, Settings, args::Command},
     log::{self, Lines},
 };
 use clap::Parser as _;
+
+/// The C library's gives every thread a heap and keeps what was freed there: an agent that reads thousands of objects on whichever
+/// thread is free had three times of what it used. This one gives back, and what a thread of the watch allocates comes from a
+/// cache of its own, so that it waits for no thread of lesser priority.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// jemalloc(3), TUNING: few heaps, and what was freed goes back to the kernel within a fifth of a second of further use.
+// SAFETY: jemalloc reads this name as the address of a text that ends with NUL.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATES: &[u8; 46] = b"narenas:4,dirty_decay_ms:200,muzzy_decay_ms:0\0";
 
 /// The exit code for a mistake in what was given: command line, configuration, manifests.
 const MISTAKE: u8 = 2;
@@ -28,7 +38,6 @@ fn main() -> ExitCode {
         None if args.check => return check(&settings),
         None => {}
     }
-    allocator::keep_little();
     let (lines, log_levels) = match log::start(&settings.log) {
         Ok(log) => log,
         Err(error) => {

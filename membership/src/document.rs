@@ -40,7 +40,7 @@ pub struct Facts {
     pub forwarding: bool,
     /// The node has lost most of its cluster, or has only just found it again: it hesitates to take what others could.
     pub isolated: bool,
-    /// The node reads its source of objects at present. It serves without; it only is not asked to write anything back.
+    /// The node knows what the API server says at present, so that it may write there. It serves without.
     pub informed: bool,
     /// What the node found when it asked for other nodes' VIPs on the wire.
     pub findings: Findings,

@@ -295,7 +295,7 @@ impl Controller {
         self.facts.forwarding = *self.inputs.forwarding.borrow_and_update();
         self.facts.draining = self.ownership.is_draining();
         self.facts.isolated = self.ownership.standing() == Standing::Minority;
-        self.facts.informed = snapshot.connected;
+        self.facts.informed = snapshot.current;
         self.facts.interfaces = links.usable().map(interface).collect();
         if publish(&self.outputs.facts, self.facts.clone()) {
             self.tell(Command::SetFacts(self.facts.clone())).await;

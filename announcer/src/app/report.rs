@@ -228,7 +228,8 @@ fn services_of_vips(desired: &Desired) -> impl Iterator<Item = (IpAddr, &Service
 
 fn shadow_counts(forwarding: &Report, shadowing: &shadow::Report) -> metrics::ShadowCounts {
     metrics::ShadowCounts {
-        states: shadowing.shadows.clone(),
+        // An owner with two uplinks on one segment has two shadows there; the later one is told.
+        states: shadowing.shadows.iter().map(|(owner, on, state)| ((owner.clone(), on.clone()), *state)).collect(),
         packets: forwarding.counters.shadow.iter().map(|(event, count)| (event.as_str(), *count)).collect(),
         stand_downs: shadowing.stand_downs,
         floods: shadowing.floods,

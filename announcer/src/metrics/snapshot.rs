@@ -96,7 +96,7 @@ pub struct GossipCounts {
 #[derive(Debug, Clone, Default)]
 pub struct ShadowCounts {
     /// The owners this node stands in for, by which interface, and how that is.
-    pub states: Vec<(NodeName, String, shadow::State)>,
+    pub states: BTreeMap<(NodeName, String), shadow::State>,
     /// Frames flooded here for those owners, by what became of them.
     pub packets: BTreeMap<&'static str, u64>,
     /// How often this node stood down.
@@ -230,7 +230,7 @@ impl Snapshot {
     fn shadow(&self, page: &mut Exposition) {
         let help = "1 for the state in which this node stands in for the owner of a VIP";
         let mut states = page.family("crier_shadow_state", Kind::Gauge, help);
-        for (owner, interface, now) in &self.shadow.states {
+        for ((owner, interface), now) in &self.shadow.states {
             for state in shadow::State::ALL {
                 let labels: [Label; 3] = [("owner", owner), ("interface", interface), ("state", &state.as_str())];
                 states.sample(&labels, u64::from(state == *now));

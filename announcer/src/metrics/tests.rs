@@ -67,7 +67,7 @@ fn full_snapshot() -> Snapshot {
         messages: [("echo_reply", 15)].into(),
         evictions: [("half_open", 16)].into(),
         shadow: ShadowCounts {
-            states: vec![("n2".parse().unwrap(), "eth0".into(), crate::shadow::State::Armed)],
+            states: [(("n2".parse().unwrap(), "eth0".into()), crate::shadow::State::Armed)].into(),
             packets: [("carried", 12)].into(),
             stand_downs: 13,
             floods: 14,

@@ -241,6 +241,7 @@ impl Reader {
             objects: self.index.counts(),
             pools: resolved.pools,
             connected,
+            current: false,
             loaded_at: SystemTime::now(),
             limits: self.limits.clone(),
             peers: BTreeSet::new(),

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub pools: BTreeMap<String, PoolUsage>,
     /// Whether the source answers: for manifests, the folder could be listed.
     pub connected: bool,
+    /// All of it is the API server's word of now, so that something may be written back to it; never so of manifests.
+    pub current: bool,
     /// When it was read.
     pub loaded_at: SystemTime,
     /// How many readings so far, this one included, ran into which limit. Whatever is beyond a limit has a problem.
@@ -42,6 +44,7 @@ impl Snapshot {
             objects: BTreeMap::new(),
             pools: BTreeMap::new(),
             connected: false,
+            current: false,
             loaded_at,
             limits: BTreeMap::new(),
             peers: BTreeSet::new(),

@@ -28,6 +28,8 @@ pub(super) struct GatedPod {
     pub(super) name: String,
     /// As the EndpointSlice has it; may be empty.
     pub(super) uid: String,
+    /// As the EndpointSlice has it.
+    pub(super) ready: bool,
 }
 
 /// The pods behind services that ask for the condition, by their addresses.
@@ -55,6 +57,7 @@ pub(super) fn pods(store: &Store) -> BTreeMap<ServiceName, BTreeMap<IpAddr, Gate
                 namespace: key.namespace.clone(),
                 name: target.name.clone().unwrap_or_default(),
                 uid: target.uid.clone().unwrap_or_default(),
+                ready: endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),
             };
             let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
             gated.entry(name.clone()).or_default().extend(addresses.map(|address| (address, pod.clone())));

@@ -13,6 +13,7 @@
 mod access;
 mod cache;
 mod gate;
+mod keep;
 mod key;
 mod picture;
 mod store;
@@ -22,16 +23,17 @@ mod watched;
 pub mod writer;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{mpsc, watch as channel};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Snapshot, report};
 pub use access::{Access, AccessError};
+use keep::Keeper;
 pub use key::file as key_file;
 use picture::Picture;
 use store::Store;
@@ -45,13 +47,6 @@ const QUIET: Duration = Duration::from_millis(20);
 const BURST: Duration = Duration::from_millis(250);
 /// Of the time at most one part in so many goes into resolving.
 const SHARE: u32 = 4;
-/// Changes are kept on disk after so long.
-const KEEP_AFTER: Duration = Duration::from_millis(200);
-/// Of the time at most one part in so many goes into preparing what is kept, and into waiting for the disk: the latter costs
-/// nobody anything, but what has not been kept is lost with the node.
-const PREPARE_SHARE: u32 = 20;
-const DISK_SHARE: u32 = 2;
-
 /// What the source knows, whenever that changes.
 pub struct Source {
     /// What is served.
@@ -69,8 +64,8 @@ pub async fn start(access: Access, state_dir: &Path) -> Source {
     for what in Watched::all() {
         tokio::spawn(watch::watch(access.client.clone(), what, news_out.clone()));
     }
-    let mut reader =
-        Reader { store: Some(store), remembers, state_dir: state_dir.to_owned(), keep_at: None, cost: Duration::ZERO };
+    let keeper = Keeper::new(state_dir.to_owned());
+    let mut reader = Reader { store: Some(store), remembers, keeper, cost: Duration::ZERO };
     let (snapshot, picture) =
         reader.resolve().await.unwrap_or_else(|| (Snapshot::empty(SystemTime::now()), Picture::default()));
     if remembers {
@@ -89,9 +84,7 @@ struct Reader {
     store: Option<Store>,
     /// It has begun with a state, so that it need not wait for all of it before it serves.
     remembers: bool,
-    state_dir: PathBuf,
-    /// When the state is kept next, if it has changed.
-    keep_at: Option<Instant>,
+    keeper: Keeper,
     /// How long resolving took last.
     cost: Duration,
 }
@@ -103,15 +96,13 @@ impl Reader {
         snapshots: channel::Sender<Arc<Snapshot>>,
         pictures: channel::Sender<Arc<Picture>>,
     ) {
-        let mut unkept = false;
         loop {
-            let due = self.keep_at.unwrap_or_else(Instant::now);
             let first = tokio::select! {
                 () = snapshots.closed() => return,
                 first = news.recv() => first,
-                () = tokio::time::sleep_until(due.into()), if unkept => {
-                    unkept = false;
-                    self.keep().await;
+                () = self.keeper.due() => {
+                    let Some(store) = self.store.take() else { return };
+                    self.store = self.keeper.keep(store).await;
                     continue;
                 }
             };
@@ -120,9 +111,8 @@ impl Reader {
                 continue;
             }
             let Some((snapshot, picture)) = self.resolve().await else { return };
-            if picture.current && !unkept {
-                unkept = true;
-                self.keep_at = self.keep_at.max(Some(Instant::now() + KEEP_AFTER));
+            if picture.current {
+                self.keeper.note();
             }
             report(Some(&snapshots.borrow()), &snapshot);
             snapshots.send_replace(Arc::new(snapshot));
@@ -175,28 +165,5 @@ impl Reader {
                 None
             }
         }
-    }
-
-    async fn keep(&mut self) {
-        let begun = Instant::now();
-        let Some(store) = self.store.take() else { return };
-        let folder = self.state_dir.clone();
-        let kept = tokio::task::spawn_blocking(move || {
-            let written = cache::write(&store.live);
-            let prepared = begun.elapsed();
-            (store, prepared, written.and_then(|bytes| cache::save(&folder, &bytes)))
-        });
-        let mut pause = KEEP_AFTER;
-        match kept.await {
-            Ok((store, prepared, saved)) => {
-                self.store = Some(store);
-                pause = (prepared * PREPARE_SHARE).max(begun.elapsed() * DISK_SHARE);
-                if let Err(error) = saved {
-                    warn!(%error, folder = %self.state_dir.display(), "the state cannot be kept on disk");
-                }
-            }
-            Err(panic) => error!(%panic, "keeping the state failed inside"),
-        }
-        self.keep_at = Some(Instant::now() + pause);
     }
 }

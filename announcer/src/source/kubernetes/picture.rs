@@ -87,6 +87,7 @@ pub(super) fn take(store: &mut Store, now: SystemTime) -> (Snapshot, Picture) {
         objects: store.live.index.counts(),
         pools: resolved.pools,
         connected: store.is_connected(),
+        current: store.is_current(),
         loaded_at: now,
         limits: store.limits.clone(),
         peers: peers(store),

@@ -178,9 +178,11 @@ impl Store {
                 self.reached.remove(&what);
                 return self.lost.insert(what, why.clone()) != Some(why);
             }
+            News::Outdated => return self.reached.remove(&what),
             News::Listing(identity) => {
                 self.objects_of(identity).listing(what);
-                return false;
+                // Until it is watched again, what is known is in part old and in part new.
+                return self.reached.remove(&what);
             }
             News::Page(objects) => {
                 let newest = self.newest();

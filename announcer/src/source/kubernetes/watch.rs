@@ -1,7 +1,7 @@
 //! Watches one kind of objects: lists all of them, then follows their changes from there, for as long as somebody listens.
 //!
-//! A watch that ends goes on where it was. If that is too long ago (410 Gone), or the API server says anything else against it,
-//! everything is listed anew. And since a store that was wiped or restored counts its versions anew, so that going on
+//! A watch that ends goes on where it was. If that is too long ago (410 Gone), or the API server says anything else against it
+//! than that it has too much to do, everything is listed anew. And since a store that was wiped or restored counts its versions anew, so that going on
 //! would miss what is gone, the cluster's identity is asked for after every failure: the UID of the namespace
 //! `kube-system`. Failures are followed by growing pauses of random length, so that a server that comes back is not met by all
 //! at once.
@@ -48,6 +48,8 @@ pub(super) enum News {
     Gone(Value),
     /// It is being watched.
     Reached,
+    /// It was not watched for too long; all of it will follow.
+    Outdated,
     /// It cannot be watched, and why.
     Lost(String),
 }
@@ -64,7 +66,12 @@ enum Broken {
 
 impl From<kube::Error> for Broken {
     fn from(error: kube::Error) -> Self {
-        if matches!(error, kube::Error::Api(_)) { Self::Relist(error) } else { Self::Resume(error) }
+        match &error {
+            // Too many requests at the moment; what is asked is all right.
+            kube::Error::Api(status) if status.code == 429 => Self::Resume(error),
+            kube::Error::Api(status) if (400..500).contains(&status.code) => Self::Relist(error),
+            _ => Self::Resume(error),
+        }
     }
 }
 
@@ -74,7 +81,7 @@ type Out = mpsc::Sender<(Watched, News)>;
 /// Watches for as long as there is a listener.
 pub(super) async fn watch(client: Client, what: Watched, news: Out) {
     let mut watcher = Watcher { client, what, news, version: None, identity: None, sure: false };
-    let mut failures = 0;
+    let (mut failures, mut outdated) = (0, false);
     loop {
         let begun = Instant::now();
         let error = match watcher.go_on().await {
@@ -87,19 +94,25 @@ pub(super) async fn watch(client: Client, what: Watched, news: Out) {
             Err(Broken::Resume(error)) => Some(error),
             Err(Broken::Relist(error)) => {
                 watcher.version = None;
-                (!is_gone(&error)).then_some(error)
+                Some(error)
             }
         };
+        let was_outdated = std::mem::replace(&mut outdated, error.as_ref().is_some_and(is_gone));
         if begun.elapsed() > 2 * PAUSES.1 {
             failures = 0;
         }
         failures += 1;
         watcher.sure = false;
-        if let Some(error) = error {
-            let message = format!("{}: {}", what.plural(), explain(&error));
-            if watcher.tell(News::Lost(message)).await.is_err() {
-                return;
-            }
+        let news = match error {
+            // Nobody's fault, unless it goes on like that.
+            Some(_) if outdated && !was_outdated => Some(News::Outdated),
+            Some(error) => Some(News::Lost(format!("{}: {}", what.plural(), explain(&error)))),
+            None => None,
+        };
+        if let Some(news) = news
+            && watcher.tell(news).await.is_err()
+        {
+            return;
         }
         tokio::time::sleep(pause(failures)).await;
     }
@@ -210,7 +223,7 @@ impl Watcher {
                     self.version = Some(mark.metadata.resource_version);
                     continue;
                 }
-                WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
+                WatchEvent::Error(status) => return Err(Broken::Relist(kube::Error::Api(status))),
             };
             let version = metadata(&object, "resourceVersion");
             self.tell(if gone { News::Gone(object) } else { News::Changed(object) }).await?;

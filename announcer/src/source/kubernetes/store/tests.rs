@@ -62,6 +62,23 @@ fn a_broken_watch_changes_nothing_but_is_told() {
 }
 
 #[test]
+fn nothing_is_written_from_a_list_that_is_being_read_anew() {
+    let mut store = Store::default();
+    list_all(&mut store, "a", vec![service("one")], &[pool("lan")]);
+    store.take(SERVICES, News::Outdated);
+    assert!(!store.is_current() && store.problems().is_empty());
+    store.take(SERVICES, News::Reached);
+    assert!(store.is_current());
+    store.take(SERVICES, News::Listing("a".to_owned()));
+    store.take(SERVICES, News::Page(vec![service("two")]));
+    assert!(!store.is_current(), "what is gone is not known yet");
+    store.take(SERVICES, News::Listed);
+    store.take(SERVICES, News::Reached);
+    assert!(store.is_current());
+    assert_eq!(services(&store), ["two"]);
+}
+
+#[test]
 fn a_wiped_store_is_not_believed_until_there_is_a_pool_again() {
     let mut store = Store::default();
     list_all(&mut store, "a", vec![service("one")], &[pool("lan")]);

@@ -109,8 +109,8 @@ async fn watched(turns: Vec<Turn>, reached: usize) -> (Vec<News>, Vec<String>, u
     (news, server.asked.clone(), server.lists)
 }
 
-fn losses(news: &[News]) -> Vec<&String> {
-    news.iter().filter_map(|one| if let News::Lost(why) = one { Some(why) } else { None }).collect()
+fn losses(news: &[News]) -> Vec<&str> {
+    news.iter().filter_map(|one| if let News::Lost(why) = one { Some(why.as_str()) } else { None }).collect()
 }
 
 #[tokio::test]
@@ -134,6 +134,22 @@ async fn one_that_began_too_long_ago_lists_anew_and_blames_nobody() {
         let (news, asked, lists) = watched(vec![turn], reached).await;
         assert_eq!((asked, lists), (vec!["10".to_owned(), "10".to_owned()], 2), "{news:?}");
         assert!(losses(&news).is_empty());
+        assert_eq!(news.iter().filter(|one| matches!(one, News::Outdated)).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_always_too_old_says_so() {
+    let (news, _, lists) = watched(vec![Turn::Refused(410), Turn::Refused(410)], 1).await;
+    assert_eq!((losses(&news), lists), (vec!["services: too old"], 3));
+}
+
+#[tokio::test]
+async fn a_server_that_has_too_much_to_do_is_not_asked_for_everything() {
+    // Of these the client itself tries some again.
+    for code in [429, 500, 503] {
+        let (news, asked, lists) = watched(vec![Turn::Refused(code)], 1).await;
+        assert_eq!((asked, lists), (vec!["10".to_owned(), "10".to_owned()], 1), "{code}: {news:?}");
     }
 }
 

@@ -33,7 +33,7 @@ use plan::{Scene, Write};
 /// How many requests are under way at once.
 const AT_ONCE: usize = 16;
 /// How many are begun before it is looked again what is to be written.
-const ROUND: usize = 256;
+const ROUND: usize = 1024;
 /// Changes of a burst are waited for; and of the time at most one part in so many goes into planning.
 const QUIET: Duration = Duration::from_millis(50);
 const SHARE: u32 = 10;
@@ -62,7 +62,11 @@ pub async fn run(source: Source, mut inputs: Inputs) {
             let planned = plan::plan(&Scene::new(&picture, &owners, &view, SystemTime::now()));
             cost = begun.elapsed();
             let (due, wake) = pace.due(planned, turn::patience(&inputs.me, &view), Instant::now());
+            let more = due.len() > ROUND;
             let again = write(&access, due, &mut pace).await;
+            if more {
+                continue;
+            }
             again.into_iter().chain(wake).min()
         } else {
             None
@@ -71,18 +75,17 @@ pub async fn run(source: Source, mut inputs: Inputs) {
             changed = pictures.changed() => if changed.is_err() { return },
             changed = inputs.view.changed() => if changed.is_err() { return },
             changed = inputs.owners.changed() => if changed.is_err() { return },
-            () = crate::io::sleep_until(wake) => continue,
+            () = crate::io::sleep_until(wake) => {}
         }
         tokio::time::sleep(QUIET.max(cost * SHARE)).await;
     }
 }
 
-/// Writes what is due. When to look again: at once if not all was begun, else whether all of it was done.
+/// Writes what is due, a round of it. When to look whether all of it was done.
 async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<Instant> {
     if due.is_empty() {
         return None;
     }
-    let more = due.len() > ROUND;
     due.truncate(ROUND);
     let written = futures_util::stream::iter(due).map(|write| async move {
         let done = apply(access, &write).await;
@@ -111,6 +114,5 @@ async fn write(access: &Access, mut due: Vec<Write>, pace: &mut Pace) -> Option<
             }
         }
     }
-    let now = Instant::now();
-    Some(if more { now } else { now + AGAIN })
+    Some(Instant::now() + AGAIN)
 }

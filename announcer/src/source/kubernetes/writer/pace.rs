@@ -35,8 +35,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// What of the plan is to be written now by one who leaves it to others for `patience`; and when to ask again. What has no
-    /// echo is left to them altogether: nobody would see that they have written it, and so each would do it again.
+    /// What of the plan is to be written now by one who leaves it to others for `patience`; and when to ask again.
     pub(super) fn due(
         &mut self,
         planned: Vec<Write>,
@@ -47,7 +46,7 @@ impl Pace {
         self.calm.retain(|_, last| now < *last + CALM);
         let (mut due, mut wake) = (Vec::new(), None::<Instant>);
         for write in planned {
-            if !patience.is_zero() && !write.change.has_echo() {
+            if write.is_left && !patience.is_zero() {
                 continue;
             }
             let (key, content) = (write.change.key(), write.change.content());
@@ -108,7 +107,7 @@ mod tests {
     fn write(version: &str, can_wait: bool) -> Write {
         let service = ServiceName { namespace: "default".into(), name: "web".into() };
         let change = Change::Ingress { service, version: version.into(), addresses: Vec::new() };
-        Write { change, events: Vec::new(), can_wait }
+        Write { change, events: Vec::new(), can_wait, is_left: false }
     }
 
     #[test]
@@ -146,6 +145,7 @@ mod tests {
             change: Change::Pod { namespace: "default".into(), pod: "p".into(), uid: String::new(), healthy },
             events: Vec::new(),
             can_wait: false,
+            is_left: false,
         };
         let (due, _) = pace.due(vec![pod(true)], Duration::ZERO, start);
         pace.attempted(&due[0], start);
@@ -163,7 +163,7 @@ mod tests {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let service = ServiceName { namespace: "default".into(), name: "web".into() };
         let change = Change::Tell { service, note: "no pool".into() };
-        let tell = Write { change, events: Vec::new(), can_wait: false };
+        let tell = Write { change, events: Vec::new(), can_wait: false, is_left: true };
         let patience = Duration::from_secs(3);
         for later in 0..5 {
             let (due, wake) = pace.due(vec![tell.clone()], patience, start + patience * later);

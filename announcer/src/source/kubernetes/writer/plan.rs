@@ -57,6 +57,8 @@ pub(super) struct Write {
     pub(super) events: Vec<Event>,
     /// It changes often, and need not be written each time.
     pub(super) can_wait: bool,
+    /// Nobody would see that a second agent has written it, so it is left to the first.
+    pub(super) is_left: bool,
 }
 
 /// What is to be written.
@@ -132,14 +134,16 @@ pub(super) fn plan(scene: &Scene) -> Vec<Write> {
     let orphans = scene.picture.vips.keys().filter(|name| !scene.picture.services.contains_key(name));
     writes.extend(orphans.map(|name| quiet(Change::NoVip { service: name.clone() })));
     writes.extend(conditions::plan(scene.picture, scene.view, scene.now).into_iter().map(quiet));
-    for (GatedPod { namespace, name, uid }, healthy) in gate::verdicts(scene.picture, scene.view) {
-        writes.push(quiet(Change::Pod { namespace, pod: name, uid, healthy }));
+    for (GatedPod { namespace, name, uid, ready }, healthy) in gate::verdicts(scene.picture, scene.view) {
+        // Where the EndpointSlice says the same, somebody has written it already, as it seems.
+        let is_left = ready == healthy;
+        writes.push(Write { is_left, ..quiet(Change::Pod { namespace, pod: name, uid, healthy }) });
     }
     writes
 }
 
 fn quiet(change: Change) -> Write {
-    Write { change, events: Vec::new(), can_wait: false }
+    Write { change, events: Vec::new(), can_wait: false, is_left: false }
 }
 
 /// The addresses that a service should have: its own families' order.
@@ -179,7 +183,7 @@ fn ingress(scene: &Scene, name: &ServiceName, recorded: &Recorded) -> Option<Wri
         )
     };
     let change = Change::Ingress { service: name.clone(), version: recorded.version.clone(), addresses: wanted };
-    Some(Write { change, events: vec![event], can_wait: false })
+    Some(Write { change, events: vec![event], can_wait: false, is_left: false })
 }
 
 fn has(status: &VipStatus, address: IpAddr) -> bool {
@@ -191,7 +195,8 @@ fn refusal(scene: &Scene, name: &ServiceName, uid: &str, vips: &[Vip]) -> Option
     let note = scene.mistakes.get(name)?.advice();
     let reason = if vips.is_empty() { "AssignmentFailed" } else { "Mistake" };
     let event = Event::warning(Regarding::service(name, uid), reason, note.clone());
-    Some(Write { change: Change::Tell { service: name.clone(), note }, events: vec![event], can_wait: false })
+    let change = Change::Tell { service: name.clone(), note };
+    Some(Write { change, events: vec![event], can_wait: false, is_left: true })
 }
 
 fn list(addresses: &[IpAddr]) -> String {
@@ -223,7 +228,8 @@ fn vip(
     let counts = (status.healthy, status.total, status.backends.clone());
     let can_wait = VipStatus { healthy: counts.0, total: counts.1, backends: counts.2, ..before.clone() } == status;
     let events = moves(name, &recorded.uid, before, &status);
-    Some(Write { change: Change::Vip { service: name.clone(), uid: recorded.uid.clone(), status }, events, can_wait })
+    let change = Change::Vip { service: name.clone(), uid: recorded.uid.clone(), status };
+    Some(Write { change, events, can_wait, is_left: false })
 }
 
 fn status(scene: &Scene, vips: &[&Vip], health: Option<&BTreeMap<IpAddr, bool>>) -> VipStatus {

@@ -11,7 +11,7 @@ const STEP: Duration = Duration::from_secs(3);
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// Whether a node may write: it knows its cluster, and is of its greater part (one that is cut off would tell old news), and
-/// reaches the API server.
+/// knows what the API server says now.
 pub(super) fn may_write(me: &NodeName, view: &View) -> bool {
     view.members.get(me).is_some_and(|member| {
         let facts = &member.document.facts;
@@ -23,7 +23,8 @@ pub(super) fn may_write(me: &NodeName, view: &View) -> bool {
 pub(super) fn patience(me: &NodeName, view: &View) -> Duration {
     let rank = |node: &NodeName| (xxh3_64(node.as_str().as_bytes()), node.clone());
     let own = rank(me);
-    let before = view.up().filter(|(node, _)| may_write(node, view) && rank(node) < own).count();
+    let running = view.up().filter(|(_, member)| member.state.is_running());
+    let before = running.filter(|(node, _)| may_write(node, view) && rank(node) < own).count();
     STEP.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX)).min(LONGEST)
 }
 
