@@ -222,11 +222,7 @@ fn choose(
     wish: &Wish,
     mut addresses: Vec<Assignment>,
 ) -> Result<Vec<Assignment>, Box<Problem>> {
-    let pools = match candidates(world, name, source, wish) {
-        // What it has it keeps, also from a pool that gives nobody anything unasked any more.
-        Err(_) if !addresses.is_empty() => Vec::new(),
-        pools => pools?,
-    };
+    let pools = candidates(world, name, source, wish)?;
     let has =
         |family: Family| pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|pool| pool.addresses.has(family)));
     let tenant = tenant(name, wish);

@@ -353,18 +353,6 @@ fn a_pool_that_shrinks_moves_its_services_to_what_is_left() {
 }
 
 #[test]
-fn a_pool_that_gives_nothing_unasked_any_more_leaves_services_what_they_have() {
-    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
-    server.settle();
-    let before = server.ingress("web");
-    let mut on_request = pool("10.0.0.8/30");
-    on_request["spec"]["autoAssign"] = false.into();
-    server.store.take(POOLS, News::Changed(on_request));
-    server.settle();
-    assert_eq!((server.ingress("web"), before.len()), (before, 1));
-}
-
-#[test]
 fn an_object_with_a_mistake_is_told_the_field_and_what_to_write() {
     let mut server = Server::new(&[pool("10.0.0.8/30")], vec![]);
     server.settle();
