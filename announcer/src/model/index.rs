@@ -6,14 +6,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
     sync::Arc,
 };
 
 use super::{
+    ServiceName,
     objects::{Kind, Object, ObjectKey},
     parse::Document,
     problem::{Origin, Problem, Severity},
-    resolve::{Incumbents, Resolved, resolve},
+    resolve::{Given, Incumbents, Resolved, resolve},
 };
 
 /// What an error adds if an older version of the object stays in use.
@@ -51,6 +53,8 @@ pub struct Index {
     objects: usize,
     /// Who was served where by the last [`Self::settle`]; as many as there were services then.
     incumbents: Incumbents,
+    /// See [`Self::note_given`].
+    given: Given,
 }
 
 impl Index {
@@ -171,7 +175,7 @@ impl Index {
     fn resolve_with_last_good(&self, chosen: &BTreeMap<&ObjectKey, &Slot>) -> Resolved {
         let mut versions: BTreeMap<&ObjectKey, &Loaded> =
             chosen.iter().map(|(key, slot)| (*key, &*slot.current)).collect();
-        let mut resolved = resolve(&versions, &self.incumbents);
+        let mut resolved = resolve(&versions, &self.incumbents, &self.given);
         let mut fell_back: BTreeSet<ObjectKey> = BTreeSet::new();
         let mut why: Vec<Problem> = Vec::new();
         for _ in 0..MAX_ROUNDS {
@@ -190,7 +194,7 @@ impl Index {
             let of = |problem: &Problem, keys: &BTreeSet<ObjectKey>| {
                 problem.object.as_ref().is_some_and(|key| keys.contains(key))
             };
-            let first = std::mem::replace(&mut resolved, resolve(&versions, &self.incumbents));
+            let first = std::mem::replace(&mut resolved, resolve(&versions, &self.incumbents, &self.given));
             let new = first.problems.into_iter();
             why.extend(new.filter(|problem| of(problem, &falling) && of(problem, &fell_back)));
             // Of the version that is not the newest only what is an error is of interest.
@@ -199,6 +203,16 @@ impl Index {
         why.iter_mut().for_each(keep);
         resolved.problems.extend(why);
         resolved
+    }
+
+    /// Notes which of the addresses in a service's status Crier has given it, as the source remembers it; none: it forgets the
+    /// service. Others in the status are somebody else's.
+    pub fn note_given(&mut self, service: ServiceName, addresses: BTreeSet<IpAddr>) {
+        if addresses.is_empty() {
+            self.given.remove(&service);
+        } else {
+            self.given.insert(service, addresses);
+        }
     }
 
     /// Remembers the versions that [`Self::resolve`] had nothing against as the last good ones, and who is served where.

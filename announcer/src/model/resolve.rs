@@ -26,6 +26,7 @@ use super::{
     weight::{self, Weight},
 };
 use crate::ipam::PoolUsage;
+pub(super) use addresses::Given;
 use addresses::{Assigned, Assignment};
 pub(super) use incumbents::Incumbents;
 use world::{Source, World};
@@ -44,9 +45,9 @@ pub struct Resolved {
 }
 
 /// Resolves one version of every object, where others were served `before`.
-pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumbents) -> Resolved {
+pub(super) fn resolve(objects: &BTreeMap<&ObjectKey, &Loaded>, before: &Incumbents, given: &Given) -> Resolved {
     let mut world = World::read(objects);
-    let Assigned { addresses: assignments, pools, incumbents } = addresses::assign(&mut world, before);
+    let Assigned { addresses: assignments, pools, incumbents } = addresses::assign(&mut world, before, given);
     let mut services = BTreeMap::new();
     let mut gated = BTreeSet::new();
     let mut silent: BTreeMap<&str, Vec<(IpAddr, &ServiceName)>> = BTreeMap::new();

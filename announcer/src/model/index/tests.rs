@@ -123,7 +123,7 @@ fn put(index: &mut Index, file: &str, text: &str) -> (Vec<String>, Vec<String>) 
 fn answer(index: &mut Index) -> (Vec<String>, Vec<String>) {
     let resolved = index.resolve();
     index.settle(&resolved);
-    let line = |(name, service): (&crate::model::ServiceName, &crate::model::Service)| {
+    let line = |(name, service): (&ServiceName, &crate::model::Service)| {
         let vips: Vec<_> = service.vips.iter().map(|vip| vip.address.to_string()).collect();
         format!("{} {}", name.name, vips.join(" "))
     };

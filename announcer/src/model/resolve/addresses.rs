@@ -32,6 +32,9 @@ pub(super) struct Assignment {
     pub(super) pool: String,
 }
 
+/// Addresses of services that Crier has given them, as the source remembers.
+pub(in crate::model) type Given = BTreeMap<ServiceName, BTreeSet<IpAddr>>;
+
 /// A service that asks for addresses.
 type Asker<'a> = (Claim, &'a ServiceName, &'a Source, &'a Wish);
 
@@ -47,15 +50,15 @@ pub(super) struct Assigned {
 }
 
 /// Gives every service the addresses it asks for or chooses.
-pub(super) fn assign(world: &mut World, before: &Incumbents) -> Assigned {
+pub(super) fn assign(world: &mut World, before: &Incumbents, given: &Given) -> Assigned {
     let lost = |attempt: &Attempt| {
         let served = world.services.keys().filter(|name| !before.addresses(name).is_empty());
         served.filter(|name| !attempt.addresses.contains_key(*name)).count()
     };
-    let mut best = attempt(world, before, false);
+    let mut best = attempt(world, before, given, false);
     if lost(&best) > 0 {
         // Pools are too small for all. What is served need not suffer from it, as long as it still fits.
-        let sparing = attempt(world, before, true);
+        let sparing = attempt(world, before, given, true);
         if lost(&sparing) < lost(&best) {
             best = sparing;
         }
@@ -91,7 +94,7 @@ impl Attempt {
 
 /// Services for which a pool chose keep what they had `before` if `sparing`, else only if somebody new asks for it:
 /// without need, choices must not depend on what this agent saw earlier.
-fn attempt(world: &World, before: &Incumbents, sparing: bool) -> Attempt {
+fn attempt(world: &World, before: &Incumbents, given: &Given, sparing: bool) -> Attempt {
     let pools = world.pools.iter().map(|(name, pool)| (name.clone(), pool.addresses.clone())).collect();
     let mut done = Attempt { allocator: Allocator::new(pools), addresses: BTreeMap::new(), problems: Vec::new() };
     let mut by_age: Vec<_> = world.services.iter().collect();
@@ -118,7 +121,8 @@ fn attempt(world: &World, before: &Incumbents, sparing: bool) -> Attempt {
         keep(world, &mut done.allocator, name, wish, &wish.previous, kept.entry(name).or_default());
     }
     for (name, (source, wish)) in choosers {
-        match choose(world, &mut done.allocator, name, source, wish, kept.remove(name).unwrap_or_default()) {
+        let kept = kept.remove(name).unwrap_or_default();
+        match choose(world, &mut done.allocator, name, source, wish, kept, given.get(name)) {
             Ok(addresses) => drop(done.addresses.insert(name.clone(), addresses)),
             Err(problem) => done.problems.push(*problem),
         }
@@ -221,8 +225,15 @@ fn choose(
     source: &Source,
     wish: &Wish,
     mut addresses: Vec<Assignment>,
+    given: Option<&BTreeSet<IpAddr>>,
 ) -> Result<Vec<Assignment>, Box<Problem>> {
-    let pools = candidates(world, name, source, wish)?;
+    let is_given =
+        !addresses.is_empty() && addresses.iter().all(|one| given.is_some_and(|given| given.contains(&one.address)));
+    let pools = match candidates(world, name, source, wish) {
+        // What it was given it keeps, also from a pool that gives nobody anything unasked any more.
+        Err(_) if is_given => Vec::new(),
+        pools => pools?,
+    };
     let has =
         |family: Family| pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|pool| pool.addresses.has(family)));
     let tenant = tenant(name, wish);

@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
 
-use super::store::Objects;
-use crate::model::objects::{Kind, Object};
+use super::{store::Objects, vip, watched::Watched};
 
 const FILE: &str = "kubernetes.json";
 const VERSION: u32 = 1;
@@ -30,9 +29,9 @@ struct Header {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line<T> {
     kind: &'static str,
-    object: &'a Object,
+    object: T,
 }
 
 #[derive(Deserialize)]
@@ -42,7 +41,7 @@ struct ReadLine {
 }
 
 /// A cluster's identity, and its objects.
-pub(super) type Kept = (String, Vec<(Kind, Value)>);
+pub(super) type Kept = (String, Vec<(Watched, Value)>);
 
 /// What was kept; `None` if there is nothing.
 pub(super) fn load(state_dir: &Path) -> Option<Kept> {
@@ -64,8 +63,7 @@ pub(super) fn load(state_dir: &Path) -> Option<Kept> {
     let mut lost = 0_usize;
     let mut read = |line: String| {
         let line: Option<ReadLine> = serde_json::from_str(&line).ok();
-        let known =
-            line.and_then(|line| Some((Kind::ALL.into_iter().find(|kind| kind.name() == line.kind)?, line.object)));
+        let known = line.and_then(|line| Some((Watched::all().find(|what| what.name() == line.kind)?, line.object)));
         lost += usize::from(known.is_none());
         known
     };
@@ -100,6 +98,10 @@ pub(super) fn write(objects: &Objects) -> io::Result<Vec<u8>> {
         serde_json::to_writer(&mut out, &Line { kind: key.kind.name(), object })?;
         out.write_all(b"\n")?;
     }
+    for (name, record) in &objects.vips {
+        serde_json::to_writer(&mut out, &Line { kind: Watched::Vip.name(), object: vip::object(name, record) })?;
+        out.write_all(b"\n")?;
+    }
     out.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
@@ -112,7 +114,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::source::kubernetes::{store::Store, watch::News, watched::Watched};
+    use crate::{
+        model::objects::Kind,
+        source::kubernetes::{store::Store, watch::News},
+    };
 
     fn filled() -> Store {
         let mut store = Store::default();
@@ -129,6 +134,11 @@ mod tests {
             "spec": {"addresses": ["10.0.0.0/28"], "avoidBuggyIPs": true, "serviceAllocation": {"priority": 5}}
         });
         store.take(Watched::Model(Kind::IPAddressPool), News::Changed(pool));
+        let vip = json!({
+            "metadata": {"name": "web", "namespace": "default", "ownerReferences": [{"uid": "u"}]},
+            "status": {"owner": "n1", "addresses": [{"ip": "10.0.0.1"}]}
+        });
+        store.take(Watched::Vip, News::Changed(vip));
         store
     }
 
@@ -143,6 +153,7 @@ mod tests {
         assert_eq!(back.live.identity, "a");
         assert!(back.live.index.objects().eq(store.live.index.objects()));
         assert_eq!(back.live.index.objects().count(), 2);
+        assert_eq!((back.live.vips.len(), &back.live.vips), (1, &store.live.vips));
     }
 
     #[test]
@@ -151,10 +162,10 @@ mod tests {
         let text = String::from_utf8(write(&filled().live).unwrap()).unwrap();
         let torn = text.replacen("{\"kind\":\"Service\"", "{\"kind\":\"Serv", 1);
         save(folder.path(), torn.as_bytes()).unwrap();
-        assert_eq!(load(folder.path()).unwrap().1.len(), 1);
+        assert_eq!(load(folder.path()).unwrap().1.len(), 2);
         let cut = &text.as_bytes()[..text.len() - 20];
         save(folder.path(), cut).unwrap();
-        assert_eq!(load(folder.path()).unwrap().1.len(), 1);
+        assert_eq!(load(folder.path()).unwrap().1.len(), 2);
         save(folder.path(), text.replacen("\"version\":1", "\"version\":2", 1).as_bytes()).unwrap();
         assert!(load(folder.path()).is_none());
         save(folder.path(), &[0xff; 100]).unwrap();

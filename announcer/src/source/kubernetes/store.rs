@@ -51,6 +51,7 @@ impl Objects {
         let Watched::Model(kind) = what else {
             if let Some((name, record)) = vip::read(&object) {
                 self.note(what, service_key(&name));
+                self.index.note_given(name.clone(), record.status.addresses.iter().map(|one| one.ip).collect());
                 self.vips.insert(name, record);
             }
             return true;
@@ -81,6 +82,7 @@ impl Objects {
             Watched::Vip => {
                 if let Some((name, _)) = vip::read(object) {
                     self.vips.remove(&name);
+                    self.index.note_given(name, BTreeSet::new());
                 }
             }
             Watched::Model(kind) => {
@@ -97,7 +99,9 @@ impl Objects {
         let Some(seen) = self.listing.remove(&what) else { return };
         self.listed.insert(what);
         let Watched::Model(kind) = what else {
-            self.vips.retain(|name, _| seen.contains(&service_key(name)));
+            for (name, _) in self.vips.extract_if(.., |name, _| !seen.contains(&service_key(name))) {
+                self.index.note_given(name, BTreeSet::new());
+            }
             return;
         };
         self.mistaken.retain(|key, _| key.kind != kind || seen.contains(key));
@@ -159,10 +163,10 @@ pub(super) struct Store {
 
 impl Store {
     /// With what was kept on disk.
-    pub(super) fn remembering(identity: String, objects: Vec<(Kind, Value)>) -> Self {
+    pub(super) fn remembering(identity: String, objects: Vec<(Watched, Value)>) -> Self {
         let mut store = Self { live: Objects { identity, ..Objects::default() }, ..Self::default() };
-        for (kind, object) in objects {
-            store.live.put(Watched::Model(kind), object);
+        for (what, object) in objects {
+            store.live.put(what, object);
         }
         store
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::watched::metadata;
 use crate::model::ServiceName;
@@ -54,6 +54,14 @@ pub(super) struct VipRecord {
     /// The UID of the Service it belongs to.
     pub(super) service_uid: String,
     pub(super) status: VipStatus,
+}
+
+/// The object, as far as [`read`] reads it.
+pub(super) fn object(name: &ServiceName, record: &VipRecord) -> Value {
+    json!({
+        "metadata": {"name": name.name, "namespace": name.namespace, "ownerReferences": [{"uid": record.service_uid}]},
+        "status": record.status,
+    })
 }
 
 /// Reads the object; `None` if it has no name. What cannot be read of it is written anew.

@@ -19,6 +19,14 @@ impl Watched {
         Kind::ALL.into_iter().map(Self::Model).chain([Self::Vip])
     }
 
+    /// The kind's name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Model(kind) => kind.name(),
+            Self::Vip => "VIP",
+        }
+    }
+
     /// The plural in URLs.
     pub(super) fn plural(self) -> &'static str {
         match self {

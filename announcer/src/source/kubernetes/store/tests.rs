@@ -105,10 +105,26 @@ fn a_store_that_was_restored_is_the_same_cluster() {
 
 #[test]
 fn what_was_kept_on_disk_is_served_and_gives_way_to_what_the_server_says() {
-    let kept = vec![(Kind::Service, service("kept")), (Kind::IPAddressPool, pool("lan"))];
+    let kept = vec![(SERVICES, service("kept")), (Watched::Model(Kind::IPAddressPool), pool("lan"))];
     let mut store = Store::remembering("a".to_owned(), kept);
     assert_eq!(services(&store), ["kept"]);
     assert!(!store.is_connected() && !store.is_current());
     list_all(&mut store, "a", vec![service("one")], &[pool("lan")]);
     assert_eq!(services(&store), ["one"]);
+}
+
+#[test]
+fn what_crier_has_given_is_known_by_its_vips_also_from_disk() {
+    let on_request = json!({"metadata": {"name": "lan", "namespace": "crier-system"},
+        "spec": {"addresses": ["10.0.0.0/28"], "autoAssign": false}});
+    let mut web = service("web");
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.9"}]}});
+    let vip =
+        json!({"metadata": {"name": "web", "namespace": "default"}, "status": {"addresses": [{"ip": "10.0.0.9"}]}});
+    let served = |store: &Store| store.live.index.resolve().desired.services.len();
+    let kept = vec![(SERVICES, web), (Watched::Model(Kind::IPAddressPool), on_request), (Watched::Vip, vip.clone())];
+    let mut store = Store::remembering("a".to_owned(), kept);
+    assert_eq!(served(&store), 1);
+    store.take(Watched::Vip, News::Gone(vip));
+    assert_eq!(served(&store), 0);
 }

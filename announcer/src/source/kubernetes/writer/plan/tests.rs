@@ -353,6 +353,29 @@ fn a_pool_that_shrinks_moves_its_services_to_what_is_left() {
 }
 
 #[test]
+fn a_pool_that_gives_nothing_unasked_any_more_leaves_services_what_they_have() {
+    let mut server = Server::new(&[pool("10.0.0.8/30")], vec![service("web")]);
+    server.settle();
+    let before = server.ingress("web");
+    let mut on_request = pool("10.0.0.8/30");
+    on_request["spec"]["autoAssign"] = false.into();
+    server.store.take(POOLS, News::Changed(on_request));
+    server.settle();
+    assert_eq!((server.ingress("web"), before.len()), (before, 1));
+}
+
+#[test]
+fn a_pool_that_gives_nothing_unasked_takes_no_address_that_another_load_balancer_gave() {
+    let mut on_request = pool("10.0.0.8/30");
+    on_request["spec"]["autoAssign"] = false.into();
+    let mut web = service("web");
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.9"}]}});
+    let mut server = Server::new(&[on_request], vec![web]);
+    assert!(server.settle().iter().all(|write| matches!(write.change, Change::Status { .. })));
+    assert!(server.vips.is_empty());
+}
+
+#[test]
 fn an_object_with_a_mistake_is_told_the_field_and_what_to_write() {
     let mut server = Server::new(&[pool("10.0.0.8/30")], vec![]);
     server.settle();
