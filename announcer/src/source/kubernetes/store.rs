@@ -99,9 +99,13 @@ impl Objects {
         let Some(seen) = self.listing.remove(&what) else { return };
         self.listed.insert(what);
         let Watched::Model(kind) = what else {
-            for (name, _) in self.vips.extract_if(.., |name, _| !seen.contains(&service_key(name))) {
-                self.index.note_given(name, BTreeSet::new());
-            }
+            self.vips.retain(|name, _| {
+                let is_there = seen.contains(&service_key(name));
+                if !is_there {
+                    self.index.note_given(name.clone(), BTreeSet::new());
+                }
+                is_there
+            });
             return;
         };
         self.mistaken.retain(|key, _| key.kind != kind || seen.contains(key));
