@@ -148,8 +148,9 @@ impl Index {
         counts
     }
 
-    /// What is desired, and everything that is wrong. The same objects give the same answer on every node; only of two
-    /// services that want one address, the one that was served there at the last [`Self::settle`] keeps it.
+    /// What is desired, and everything that is wrong. The same objects, with the same addresses given ([`Self::note_given`]), give
+    /// the same answer on every node; only of two services that want one address, the one that was served there at the last
+    /// [`Self::settle`] keeps it.
     ///
     /// If a new version of an object is at odds with others (an address outside every pool), its last good version
     /// is tried instead.

@@ -47,6 +47,7 @@ const QUIET: Duration = Duration::from_millis(20);
 const BURST: Duration = Duration::from_millis(250);
 /// Of the time at most one part in so many goes into resolving.
 const SHARE: u32 = 4;
+
 /// What the source knows, whenever that changes.
 pub struct Source {
     /// What is served.

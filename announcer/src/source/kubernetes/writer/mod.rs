@@ -2,9 +2,9 @@
 //!
 //! `plan` compares what the API server has with what it should have, so what is written depends on nothing that was
 //! written before, by whichever agent. `turn` says whose turn it is: the first by rendezvous hashing of the members that reach
-//! the API server writes at once, the next ones only what is still missing after a while. So no lease is needed, an agent that has lost its way to
-//! the API server is stood in for, and should two write at once, they write the same, and resource versions keep the later from
-//! undoing what is newer.
+//! the API server writes at once, the next ones only what is still missing after a while. So no lease is needed, an agent that
+//! has lost its way to the API server is stood in for, and should two write at once, they write the same, and resource versions
+//! keep the later from undoing what is newer.
 #![expect(clippy::disallowed_methods, reason = "edge: waits, and tells the plan the time")]
 
 mod apply;
